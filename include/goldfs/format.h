@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The on-disk format of a goldfs store, version 1. man/goldfs-format.5 says the same in prose.
+ *
+ * Everything is little-endian and packed, and starts with or is covered by a checksum (XXH3-64,
+ * unkeyed, over the bytes named beside it). These structures are never used in memory: decoders
+ * turn them into structs of their own and trust nothing they read.
+ *
+ *   superblock            identity, secret, feature masks; replaced by rename, never in place
+ *   lock                  empty; an exclusive flock(2) on it is the right to use the store
+ *   catalog.0 catalog.1   two alternating checkpoints: a header and a stream of ops that rebuild
+ *                         the catalog; the valid one with the higher generation counts
+ *   journal/0             the ring of records; a record is a header and a stream of ops
+ *   layer/ID.data         guest offset = file offset
+ *   layer/ID.map          states of blocks, one page per region in one of two slots
+ *   layer/ID.sum          one 32-bit checksum per block at block * 4; 0 is "none"
+ *   layer/ID.loc          reserved for SHARED blocks: one struct gf_disk_location per block
+ *   golden/ID             the pinned bytes of a golden image
+ *   pool/N.data, index/ID reserved for content dedup
+ *
+ * The same ops stand in journal records and in the catalog, so that one decoder and one apply
+ * function serve running, checkpoint and recovery.
+ *
+ * Feature masks: a bit that is not known refuses the mount (incompatible), refuses nothing
+ * (compatible), or refuses nothing and is cleared by a mount for writing (autoclear).
+ */
+#ifndef GOLDFS_FORMAT_H
+#define GOLDFS_FORMAT_H
+
+#include <stdint.h>
+
+#define GF_FORMAT_VERSION 1
+
+#define GF_BLOCK_SHIFT 12
+#define GF_BLOCK_SIZE 4096u
+#define GF_REGION_BLOCKS 8192u /* 32 MiB of guest data per map page */
+#define GF_REGION_SIZE (GF_REGION_BLOCKS * (uint64_t)GF_BLOCK_SIZE)
+#define GF_STATE_BYTES (GF_REGION_BLOCKS / 4)
+#define GF_MAX_SIZE (UINT64_C(16) << 40) /* of one file, bytes */
+#define GF_NAME_MAX 255u
+#define GF_XATTR_VALUE_MAX 65536u
+#define GF_SYMLINK_MAX 4095u
+#define GF_PATH_MAX 4095u
+
+#define GF_SUPER_MAGIC "GOLDFS\r\n"
+#define GF_CATALOG_MAGIC "GOLDFCAT"
+#define GF_RECORD_MAGIC 0x314a5247u /* "GRJ1" */
+#define GF_PAGE_MAGIC 0x50414d47u   /* "GMAP" */
+
+#define GF_INCOMPAT_KNOWN UINT64_C(0)
+#define GF_COMPAT_KNOWN UINT64_C(0)
+#define GF_AUTOCLEAR_KNOWN UINT64_C(0)
+
+/* State of a block in a layer's map, two bits, block 0 in the low bits of byte 0. */
+enum gf_state {
+	GF_PARENT = 0,  /* look below; zeros past the layer's bound or without a parent */
+	GF_OVERLAY = 1, /* in this layer's data file at the same offset */
+	GF_ZERO = 2,
+	GF_SHARED = 3, /* where the location file says */
+};
+
+#define GF_PACKED __attribute__((packed))
+
+struct gf_disk_super {
+	uint8_t magic[8];
+	uint32_t version;
+	uint32_t length; /* of this structure, bytes, checksum included */
+	uint8_t uuid[16];
+	uint64_t incompat;
+	uint64_t compat;
+	uint64_t autoclear;
+	uint64_t created_ns;   /* since 1970 */
+	uint64_t journal_size; /* bytes of journal/0, a multiple of 4096 */
+	uint32_t host;	       /* id of the host that owns journal/0 */
+	uint32_t reserved;
+	uint8_t secret[192]; /* key of all content hashes of this store */
+	uint64_t sum;	     /* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_super) == 280, "superblock");
+
+/*
+ * Ring positions count bytes since the store was made and never wrap; the place in the file is
+ * position % journal_size. A record never wraps around the end of the file: the writer fills the
+ * rest with a record of the single op GF_OP_PAD. Lengths are multiples of 64, as is the ring.
+ */
+struct gf_disk_record {
+	uint32_t magic;
+	uint32_t length; /* header, ops and padding, bytes, a multiple of 64 */
+	uint64_t epoch;	 /* of the mount that wrote it; never falls along the chain */
+	uint64_t seq;	 /* one more than its predecessor's */
+	uint64_t prev;	 /* `sum` of its predecessor: what makes it one chain */
+	uint32_t used;	 /* bytes of ops after this header; the rest is padding */
+	uint32_t host;
+	uint64_t reserved;
+	uint64_t ops_sum; /* of the `used` bytes after this header */
+	uint64_t sum;	  /* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_record) == 64, "record");
+
+struct gf_disk_catalog {
+	uint8_t magic[8];
+	uint32_t version;
+	uint32_t reserved;
+	uint64_t generation;
+	uint64_t length; /* of the ops that follow at offset 4096, bytes */
+	uint64_t ops_sum;
+	uint64_t tail_pos; /* replay starts with the record here: */
+	uint64_t tail_seq; /* with this sequence number, */
+	uint64_t tail_prev; /* whose predecessor had this sum */
+	uint64_t epoch;	    /* highest epoch in use when it was written */
+	uint64_t meta_seq;  /* catalog effects of records up to here are contained */
+	uint64_t next_ino;
+	uint64_t next_layer;
+	uint64_t next_golden;
+	uint8_t uuid[16]; /* of the store */
+	uint64_t sum;	  /* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_catalog) == 128, "catalog");
+
+/* Page of region R, generation G: at (R * 2 + G % 2) * 4096 of the map file. */
+struct gf_disk_page {
+	uint32_t magic;
+	uint32_t region;
+	uint64_t layer;
+	uint64_t generation; /* the catalog names the one that counts */
+	uint8_t reserved[32];
+	uint64_t sum; /* of the whole page with this field zero */
+	uint8_t states[GF_STATE_BYTES];
+	uint8_t padding[4096 - 64 - GF_STATE_BYTES];
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_page) == 4096, "page");
+
+struct gf_disk_location {
+	uint64_t place; /* bit 63: pool; 40..62: pool file or golden id; 0..39: block there */
+	uint32_t block_sum;
+	uint32_t sum; /* low half of XXH3-64 over layer id, block number and the fields before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_location) == 16, "location");
+
+enum gf_op_type {
+	GF_OP_PAD = 1,
+	GF_OP_EPOCH = 2,
+	/* Blocks. */
+	GF_OP_WRITE = 16,  /* blocks with their bytes */
+	GF_OP_LARGE = 17,  /* announces blocks that go straight to the layer's data file */
+	GF_OP_COMMIT = 18, /* LARGE ops of a layer up to a sequence number are in place, synced */
+	GF_OP_CLEAR = 19,  /* blocks become ZERO or PARENT */
+	GF_OP_INTENT = 20, /* blocks of a region may be overwritten in place unsynced */
+	/* Catalog. */
+	GF_OP_INODE = 32,
+	GF_OP_ATTR = 33,
+	GF_OP_RENAME = 34,
+	GF_OP_UNLINK = 35,
+	GF_OP_DROP = 36,
+	GF_OP_SIZE = 37,
+	GF_OP_XATTR = 38,
+	GF_OP_LAYER = 39,
+	GF_OP_HEAD = 40,
+	GF_OP_GOLDEN = 41,
+	GF_OP_PAGES = 42, /* catalog file only: generations of a layer's map pages */
+	GF_OP_BOUND = 43,
+};
+
+/* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
+struct gf_disk_op {
+	uint16_t type;
+	uint16_t flags;
+	uint32_t length;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_op) == 8, "op");
+
+struct gf_op_epoch {
+	struct gf_disk_op op;
+	uint64_t epoch;
+	uint64_t time_ns;
+	uint8_t boot_id[16];
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_epoch) == 40, "epoch");
+
+/* WRITE: followed by count * 4096 bytes. LARGE: by count 32-bit checksums, padded to 8. */
+struct gf_op_blocks {
+	struct gf_disk_op op;
+	uint64_t ino; /* whose size and times change; 0 for none */
+	uint64_t layer;
+	uint64_t block; /* first */
+	uint64_t size;	/* of the file afterwards, bytes */
+	int64_t time_ns;
+	uint32_t count;
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_blocks) == 56, "blocks");
+
+struct gf_op_commit {
+	struct gf_disk_op op;
+	uint64_t layer;
+	uint64_t upto; /* sequence number, included */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_commit) == 24, "commit");
+
+/* flags: the new state, GF_ZERO or GF_PARENT. */
+struct gf_op_clear {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t layer;
+	uint64_t block;
+	uint64_t count;
+	int64_t time_ns;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_clear) == 48, "clear");
+
+struct gf_op_intent {
+	struct gf_disk_op op;
+	uint64_t layer;
+	uint32_t region;
+	uint32_t count; /* of regions */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_intent) == 24, "intent");
+
+/* Followed by name_len and target_len bytes, padded to 8. */
+struct gf_op_inode {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t parent; /* 0: unlinked */
+	uint64_t layer;	 /* writable layer of a file, 0 for others */
+	uint64_t size;	 /* bytes */
+	int64_t atime_ns;
+	int64_t mtime_ns;
+	int64_t ctime_ns;
+	int64_t btime_ns;
+	uint32_t mode; /* type and permission bits as in stat(2) */
+	uint32_t uid;
+	uint32_t gid;
+	uint16_t name_len;
+	uint16_t target_len; /* of a symbolic link, or a golden node's path below IMAGES */
+	uint32_t kind;	     /* enum gf_inode_kind */
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_inode) == 96, "inode");
+
+enum gf_inode_kind {
+	GF_KIND_USER = 0,   /* clone, folder or symbolic link */
+	GF_KIND_GOLDEN = 1, /* only holds the number of something below IMAGES */
+	GF_KIND_SNAPSHOT = 2,
+};
+
+struct gf_op_attr {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint32_t mode;
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t reserved;
+	int64_t atime_ns;
+	int64_t mtime_ns;
+	int64_t ctime_ns;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_attr) == 56, "attr");
+
+/* Moves ino to (parent, name); what stands there is unlinked first. Followed by the name.
+ * flags 1: exchange, ino takes the place of `other` and the other way round. */
+struct gf_op_rename {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t parent;
+	uint64_t other; /* unlinked or exchanged; 0 for none */
+	int64_t time_ns;
+	uint32_t name_len;
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_rename) == 48, "rename");
+
+/* UNLINK takes the name away, DROP forgets an inode without a name. */
+struct gf_op_ino {
+	struct gf_disk_op op;
+	uint64_t ino;
+	int64_t time_ns;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_ino) == 24, "ino");
+
+/* New size of a file. Shrinking also lowers the layer's bound and clears blocks past the end. */
+struct gf_op_size {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t layer;
+	uint64_t size;
+	int64_t time_ns;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_size) == 40, "size");
+
+/* flags 1: remove. Followed by name_len and value_len bytes, padded to 8. */
+struct gf_op_xattr {
+	struct gf_disk_op op;
+	uint64_t ino;
+	int64_t time_ns;
+	uint32_t name_len;
+	uint32_t value_len;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_xattr) == 32, "xattr");
+
+struct gf_op_layer {
+	struct gf_disk_op op;
+	uint64_t layer;
+	uint64_t parent; /* layer below, 0 for none */
+	uint64_t golden; /* golden image below when there is no layer below, 0 for blank */
+	uint64_t bound;	 /* bytes of what is below that show through */
+	uint64_t epoch;	 /* of clones, for stores that several hosts share */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_layer) == 48, "layer");
+
+/* HEAD: the file's writable layer is another one from now on; the old one is frozen.
+ * BOUND: the layer's visible bound moves (a copy that grows), value in bytes. */
+struct gf_op_pair {
+	struct gf_disk_op op;
+	uint64_t id; /* ino, or layer for BOUND */
+	uint64_t value;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_pair) == 24, "pair");
+
+enum gf_pin_kind {
+	GF_PIN_NONE = 0, /* forgotten: nothing refers to it any more */
+	GF_PIN_REFLINK = 1,
+	GF_PIN_LINK = 2,
+	GF_PIN_COPY = 3,
+	GF_PIN_COPYING = 4, /* the folder's own file serves until the copy is complete */
+	GF_PIN_FENCED = 5,  /* its bytes changed: clones of it are not served */
+};
+
+/* Followed by path_len bytes: where it was below IMAGES. */
+struct gf_op_golden {
+	struct gf_disk_op op;
+	uint64_t golden;
+	uint64_t size;
+	int64_t mtime_ns;
+	uint64_t sample; /* hash of samples of its content */
+	uint64_t dev;	 /* of the file in IMAGES: recognises "the same image" */
+	uint64_t node;
+	uint32_t pin; /* enum gf_pin_kind */
+	uint32_t path_len;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_golden) == 64, "golden");
+
+/* Followed by count pairs of 32-bit region number and generation. */
+struct gf_op_pages {
+	struct gf_disk_op op;
+	uint64_t layer;
+	uint32_t count;
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_pages) == 24, "pages");
+
+#endif

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An open goldfs: the tree of files over one store and one folder of golden images.
+ *
+ * This is everything that lies above the store knows of it. It speaks in inode numbers, which are
+ * persistent and serve as FUSE node ids; it keeps no file handles, so that a successor process can
+ * go on where this one died. It checks no permissions (the kernel does, and service/authorise.c
+ * for control requests) but it does refuse what the tree's rules forbid: reserved names, writes to
+ * golden images, hard links.
+ *
+ * Threads: every function may be called by any number of threads at once unless it says otherwise.
+ * Errors: 0 or a count, or a negative errno. Times are nanoseconds since 1970, sizes are bytes.
+ *
+ * Durability: a call that returned has put its change into the page cache of the file system
+ * below, so it survives the death of this process; it survives power loss after fs_fsync() on the
+ * file (data, size, and everything the name space did before), or fs_sync().
+ */
+#ifndef GOLDFS_CORE_FS_H
+#define GOLDFS_CORE_FS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "base/io.h"
+
+struct fs;
+struct folder;
+struct image;
+
+/* Numbers below FS_INO_FIRST are fixed; FUSE's own tree of virtual files uses 16 to 63. */
+enum {
+	FS_INO_ROOT = 1,
+	FS_INO_GOLDEN = 2,
+	FS_INO_SNAPSHOTS = 3,
+	FS_INO_VIRTUAL = 16, /* .goldfs; 17 and up are what it contains */
+	FS_INO_FIRST = 64,
+};
+
+enum fs_dedup { FS_DEDUP_OFF, FS_DEDUP_GOLDEN, FS_DEDUP_ALL };
+
+struct fs_hooks {
+	/* Content of ino changed behind the kernel's back: drop its cached pages. Any thread. */
+	void (*invalidate)(void *arg, uint64_t ino);
+	void *arg;
+};
+
+struct fs_options {
+	uint64_t journal_size; /* for a new store; 0: a sixteenth of the file system, 16..256 MiB */
+	uint64_t reserve;      /* bytes kept free below; 0: max of 32 MiB and 1 % */
+	bool read_only;	       /* nothing in the store is written, the journal is replayed in memory */
+	bool no_background;    /* no threads: the caller destages by fs_settle() (tests) */
+	bool verify_reads;
+	enum fs_dedup dedup;
+	struct fs_hooks hooks;
+	/*
+	 * Where golden images come from. images is the live folder (may be NULL: no golden tree);
+	 * store_fd the store's folder as a real directory, for pins. Tests with a simulated store
+	 * set golden_test instead: it gives the image for a golden id (1, 2, ...), lent for ever.
+	 */
+	struct folder *images;
+	int store_fd;
+	struct image *(*golden_test)(void *arg, uint64_t id);
+	void *golden_test_arg;
+};
+
+/*
+ * Opens the store behind io, making it when the folder is empty, and recovers it. Takes ownership
+ * of neither io nor images. The caller holds the store's lock (store/superblock.h).
+ * -EPROTONOSUPPORT: newer format. -EUCLEAN: damage, named in the log. -EROFS: needs writing.
+ */
+int fs_open(struct fs **fs, struct io *io, const struct fs_options *options);
+/* Destages, checkpoints and closes. 0, or the first error; fs is gone in both cases. */
+int fs_close(struct fs *fs);
+/* Closes without writing anything, as if the process had died (tests). */
+void fs_abandon(struct fs *fs);
+
+struct fs_attr {
+	uint64_t ino;
+	uint32_t mode; /* type and permissions */
+	uint32_t nlink;
+	uint32_t uid;
+	uint32_t gid;
+	uint64_t size;
+	uint64_t blocks; /* of 512 bytes, as st_blocks */
+	int64_t atime_ns;
+	int64_t mtime_ns;
+	int64_t ctime_ns;
+	int64_t btime_ns;
+};
+
+/* Who makes something: owner of new files. */
+struct fs_owner {
+	uint32_t uid;
+	uint32_t gid;
+};
+
+/*
+ * References: a successful fs_lookup and every function that makes a file count one reference for
+ * the kernel, as FUSE does; fs_forget() gives n back. An inode without a name lives as long as it
+ * is referenced; a mount after a crash removes those that are left.
+ */
+int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *attr);
+void fs_forget(struct fs *fs, uint64_t ino, uint64_t n);
+int fs_getattr(struct fs *fs, uint64_t ino, struct fs_attr *attr);
+
+enum fs_set {
+	FS_SET_MODE = 1,
+	FS_SET_UID = 2,
+	FS_SET_GID = 4,
+	FS_SET_SIZE = 8,
+	FS_SET_ATIME = 16,
+	FS_SET_MTIME = 32,
+	FS_SET_CTIME = 64,
+};
+/* Sets what mask names from attr (the caller resolves "now"); attr then holds the result. */
+int fs_setattr(struct fs *fs, uint64_t ino, unsigned mask, struct fs_attr *attr);
+
+/* mode has S_IFREG or S_IFDIR; anything else is -EPERM. -EPERM also for reserved names. */
+int fs_make(struct fs *fs, uint64_t parent, const char *name, uint32_t mode, struct fs_owner owner,
+	struct fs_attr *attr);
+int fs_symlink(struct fs *fs, uint64_t parent, const char *name, const char *target,
+	struct fs_owner owner, struct fs_attr *attr);
+/* The target, malloc'ed, owned by the caller. */
+int fs_readlink(struct fs *fs, uint64_t ino, char **target);
+int fs_unlink(struct fs *fs, uint64_t parent, const char *name);
+int fs_rmdir(struct fs *fs, uint64_t parent, const char *name);
+/* flags: RENAME_NOREPLACE, RENAME_EXCHANGE. */
+int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
+	const char *new_name, unsigned flags);
+
+/*
+ * Calls cb for each entry of a folder after cookie (0: from the start) in a stable order, without
+ * "." and ".."; stops when cb returns non-zero. `next` continues after that entry. Takes no
+ * references. In the root, golden and .snapshots are included, .goldfs is not.
+ */
+int fs_list(struct fs *fs, uint64_t ino, uint64_t cookie,
+	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
+	void *arg);
+/* The folder that holds ino (FS_INO_ROOT for the root itself), or -ESTALE without a name. */
+int64_t fs_parent(struct fs *fs, uint64_t ino);
+/* The path below the mount point, without a leading slash, malloc'ed. -ESTALE without a name. */
+int fs_path(struct fs *fs, uint64_t ino, char **path);
+
+/* user.* only: others are -EOPNOTSUPP. Values of at most 64 KiB. fs_getxattr and fs_listxattr
+ * return the length, and copy when size is not 0 (-ERANGE when it is too small). */
+ssize_t fs_getxattr(struct fs *fs, uint64_t ino, const char *name, void *value, size_t size);
+ssize_t fs_listxattr(struct fs *fs, uint64_t ino, char *list, size_t size);
+/* flags as setxattr(2). user.goldfs.* cannot be set: -EPERM. */
+int fs_setxattr(struct fs *fs, uint64_t ino, const char *name, const void *value, size_t size,
+	int flags);
+int fs_removexattr(struct fs *fs, uint64_t ino, const char *name);
+
+/* ---- content ---- */
+
+/*
+ * Says that ino is open: what open(2) refuses is refused here (-EROFS for writing to golden or a
+ * read-only mount, -ESTALE-fenced images -EIO). *keep_cache: what the kernel has cached of it is
+ * still right. fs_open_file/fs_close_file pair up; reads and writes work without them too, for
+ * files that were opened before a restart.
+ */
+int fs_open_file(struct fs *fs, uint64_t ino, int flags, bool *keep_cache);
+void fs_close_file(struct fs *fs, uint64_t ino, int flags);
+
+/* Returns bytes read: fewer than len only at the end of the file. */
+ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off);
+/* Writes all or fails; grows the file when needed. Returns len. */
+ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off);
+/* fallocate(2): mode of FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; others -EOPNOTSUPP. */
+int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t len);
+/* SEEK_DATA and SEEK_HOLE over everything merged. Returns the offset, -ENXIO past the end. */
+int64_t fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence);
+
+/*
+ * Makes what was written to ino durable, and the name space with it. done(arg, result) is called
+ * exactly once, on this or another thread, perhaps before fs_fsync returns.
+ */
+void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg);
+/* All of the store's journal, waiting. */
+int fs_sync(struct fs *fs);
+
+/*
+ * copy_file_range(2). task identifies the calling thread: a copy of a whole file from 0 to 0 into
+ * an empty one becomes a clone under a bound that contiguous calls of the same task move.
+ * Returns bytes copied, at most len.
+ */
+ssize_t fs_copy_range(struct fs *fs, uint64_t src, uint64_t src_off, uint64_t dst,
+	uint64_t dst_off, size_t len, uint64_t task);
+
+/* ---- clones ---- */
+
+struct fs_clone_target {
+	uint64_t parent;
+	const char *name;
+};
+
+/*
+ * Makes count clones of ino (golden image, clone or snapshot) as one instant and one record: all
+ * or none. Not yet durable: fs_sync(). With replace, existing files are replaced as by rename,
+ * else -EEXIST with *failed set to the index. Takes no references.
+ * -EMEDIUMTYPE: not a raw image, and not opaque (fs_golden_format says which).
+ * -EBUSY: the image is open for writing. -EISDIR, -EINVAL: not something that can be cloned.
+ */
+int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets, size_t count,
+	struct fs_owner owner, uint32_t mode, bool replace, bool opaque, size_t *failed);
+/* "raw", "qcow2", ... of a golden image. */
+const char *fs_golden_format(struct fs *fs, uint64_t ino);
+
+/* ---- figures ---- */
+
+enum fs_kind { FS_KIND_FOLDER, FS_KIND_GOLDEN, FS_KIND_CLONE, FS_KIND_SNAPSHOT, FS_KIND_SYMLINK };
+
+/* interface.md, JSON, per file. */
+struct fs_figures {
+	uint64_t virtual_bytes;
+	uint64_t data_bytes;
+	uint64_t zero_bytes;
+	uint64_t unique_bytes;
+	uint64_t shared_golden_bytes;
+	uint64_t shared_clone_bytes;
+	uint64_t shared_snapshot_bytes;
+	uint64_t shared_self_bytes;
+	uint64_t pinned_golden_bytes;
+};
+
+struct fs_info {
+	enum fs_kind kind;
+	const char *mode;   /* "snapshot", "thin", "full"; "" when it does not apply */
+	const char *format; /* "raw", ... */
+	char *base;	    /* path of the golden image below the mount point, "" for none; malloc'ed */
+	uint64_t snapshots;
+	int64_t created_ns;
+	const char *state; /* "ok", "fenced", "copying", "read-only", ... */
+	struct fs_figures figures;
+};
+
+int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info);
+void fs_info_release(struct fs_info *info);
+/* What removing this set together frees, golden images that go with it included. */
+int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);
+
+struct fs_store_figures {
+	uint64_t virtual_bytes;
+	uint64_t data_bytes;
+	uint64_t unique_bytes;
+	uint64_t pool_bytes;
+	uint64_t golden_bytes;
+	uint64_t journal_bytes;
+	uint64_t metadata_bytes;
+	uint64_t physical_bytes;
+	uint64_t free_bytes;
+	uint64_t saved_clone_bytes;
+	uint64_t saved_dedup_bytes;
+	uint64_t saved_zero_bytes;
+	double ratio; /* data and zeros that clones show, per byte stored */
+	uint64_t clones;
+	uint64_t snapshots;
+};
+
+int fs_store_figures(struct fs *fs, struct fs_store_figures *figures);
+
+/* Counters since this process started; one table, rendered as JSON and as metrics. */
+#define FS_COUNTERS(X) \
+	X(read_ops, "Reads of clones and golden images") \
+	X(read_bytes, "Bytes read from clones and golden images") \
+	X(write_ops, "Writes to clones") \
+	X(write_bytes, "Bytes written to clones") \
+	X(large_write_bytes, "Bytes that went straight to layer files") \
+	X(discard_bytes, "Bytes discarded or zeroed by range") \
+	X(flushes, "Flush requests of clients") \
+	X(journal_syncs, "Syncs of the journal, each serving one or more flushes") \
+	X(journal_records, "Records appended to the journal") \
+	X(journal_record_bytes, "Bytes appended to the journal") \
+	X(destaged_blocks, "Blocks moved from the journal to their place") \
+	X(zero_blocks, "Written blocks found to be all zero and not stored") \
+	X(parent_blocks, "Written blocks found equal to what is below and not stored") \
+	X(checkpoints, "Checkpoints of maps and catalog") \
+	X(clones_made, "Clones made") \
+	X(errors, "Requests that failed because the store could not be read or written")
+
+struct fs_counters {
+#define X(name, help) uint64_t name;
+	FS_COUNTERS(X)
+#undef X
+};
+void fs_counters(struct fs *fs, struct fs_counters *counters);
+
+struct fs_statfs {
+	uint64_t total_bytes;
+	uint64_t free_bytes;
+	uint64_t files;
+};
+int fs_statfs(struct fs *fs, struct fs_statfs *st);
+
+/* Destages and reclaims everything; figures are exact when it returns. */
+int fs_settle(struct fs *fs);
+
+/* 16 bytes. */
+void fs_uuid(struct fs *fs, uint8_t uuid[16]);
+
+/* Resolves names from the root: "golden/debian.img", "web1.img". Takes no reference. */
+int fs_resolve(struct fs *fs, const char *path, uint64_t *ino);
+
+#endif
