@@ -29,6 +29,9 @@
 
 #include <stdint.h>
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+	"the structures below are read as they stand, so the host must be little-endian");
+
 #define GF_FORMAT_VERSION 1
 
 #define GF_BLOCK_SHIFT 12
@@ -343,9 +346,10 @@ _Static_assert(sizeof(struct gf_op_golden) == 64, "golden");
 struct gf_op_pages {
 	struct gf_disk_op op;
 	uint64_t layer;
+	uint64_t overlay_blocks; /* OVERLAY states in all of the layer's pages */
 	uint32_t count;
 	uint32_t reserved;
 } GF_PACKED;
-_Static_assert(sizeof(struct gf_op_pages) == 24, "pages");
+_Static_assert(sizeof(struct gf_op_pages) == 32, "pages");
 
 #endif

@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The ring; see the header for what it promises.
+ *
+ * Locks: `lock` covers head, tail, reservations and the appending write; `sync_lock` covers the
+ * queue of sync requests. `lock` is never taken while sync_lock is held for longer than to read
+ * the head; neither is held over a sync.
+ */
+#include "store/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "goldfs/format.h"
+#include "store/ops.h"
+
+#define XXH_STATIC_LINKING_ONLY /* the state on the stack */
+#include <xxhash.h>
+
+#define JOURNAL_PATH "journal/0"
+#define RECORD_ALIGN 64
+#define MAX_OPS_PARTS 3
+
+struct sync_request {
+	uint64_t seq;
+	void (*done)(void *arg, int result);
+	void *arg;
+	struct sync_request *next;
+};
+
+struct journal {
+	struct io *io;
+	int fd;
+	uint64_t size;
+	uint64_t epoch;
+	bool read_only;
+
+	pthread_mutex_t lock;
+	pthread_cond_t room;
+	struct journal_mark head; /* lock */
+	uint64_t tail_pos;	  /* lock */
+	uint64_t reserved;	  /* lock; bytes promised to appenders */
+	unsigned waiting;	  /* lock; reservations that wait for room */
+	int stuck;		  /* lock; errno of the destager, 0 when it works */
+	void (*pressure)(void *arg);
+	void *pressure_arg;
+	struct journal_counts counts; /* lock, but for syncs: sync_lock */
+
+	pthread_mutex_t sync_lock;
+	struct sync_request *queue; /* sync_lock */
+	bool leading;		    /* sync_lock */
+	uint64_t durable_seq;	    /* sync_lock */
+	atomic_int failed;	    /* errno of the sync that failed, 0 */
+};
+
+int journal_create(struct io *io, uint64_t size)
+{
+	CLEANUP_FREE uint8_t *zeros = calloc(1, MIB);
+	int fd, r = 0;
+
+	if (!zeros)
+		return -ENOMEM;
+	fd = io->ops->open(io, JOURNAL_PATH, O_RDWR | O_CREAT | O_TRUNC);
+	if (fd < 0)
+		return fd;
+	for (uint64_t off = 0; off < size && !r; off += MIB)
+		r = io_pwrite(io, fd, zeros, min_u64(MIB, size - off), off);
+	if (!r)
+		r = io->ops->fdatasync(io, fd);
+	io->ops->close(io, fd);
+	return r ? r : io->ops->syncdir(io, "journal");
+}
+
+int journal_open(struct journal **journal, struct io *io, uint64_t size, bool read_only)
+{
+	struct journal *j = calloc(1, sizeof(*j));
+	struct io_stat st;
+	int r;
+
+	if (!j)
+		return -ENOMEM;
+	j->fd = io->ops->open(io, JOURNAL_PATH, read_only ? O_RDONLY : O_RDWR);
+	if (j->fd < 0) {
+		r = log_error(j->fd, "cannot open the store's \"%s\"", JOURNAL_PATH);
+		free(j);
+		return r;
+	}
+	r = io->ops->stat(io, j->fd, &st);
+	if (!r && st.size != size)
+		r = log_error(-EUCLEAN, "the store's \"%s\" has %llu bytes instead of %llu",
+			JOURNAL_PATH, (unsigned long long)st.size, (unsigned long long)size);
+	if (r) {
+		io->ops->close(io, j->fd);
+		free(j);
+		return r;
+	}
+	j->io = io;
+	j->size = size;
+	j->read_only = read_only;
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_mutex_init(&j->sync_lock, NULL);
+	pthread_cond_init(&j->room, NULL);
+	*journal = j;
+	return 0;
+}
+
+void journal_close(struct journal *j)
+{
+	if (!j)
+		return;
+	j->io->ops->close(j->io, j->fd);
+	pthread_cond_destroy(&j->room);
+	pthread_mutex_destroy(&j->sync_lock);
+	pthread_mutex_destroy(&j->lock);
+	free(j);
+}
+
+/* ---- reading the chain ---- */
+
+/* Whether bytes can be the header of the record that follows mark. Pure. */
+static bool record_follows(const struct gf_disk_record *rec, const struct journal_mark *mark,
+	uint64_t epoch, uint64_t room)
+{
+	return rec->magic == GF_RECORD_MAGIC && rec->length >= sizeof(*rec) &&
+	       rec->length % RECORD_ALIGN == 0 && rec->length <= room &&
+	       rec->used <= rec->length - sizeof(*rec) && rec->seq == mark->seq &&
+	       rec->prev == mark->prev && rec->epoch >= epoch &&
+	       rec->sum == hash_struct(rec, offsetof(struct gf_disk_record, sum));
+}
+
+/*
+ * Reads the record at mark into *buf (grown as needed). 1 when it is there and whole, 0 when the
+ * chain ends, or -errno when the file cannot be read.
+ */
+static int read_record(struct journal *j, const struct journal_mark *mark, uint64_t epoch,
+	uint8_t **buf, size_t *capacity)
+{
+	uint64_t place = mark->pos % j->size;
+	struct gf_disk_record rec;
+	int r;
+
+	r = io_pread_full(j->io, j->fd, &rec, sizeof(rec), place);
+	if (r)
+		return r;
+	if (!record_follows(&rec, mark, epoch, j->size - place))
+		return 0;
+	if (rec.length > *capacity) {
+		uint8_t *bigger = realloc(*buf, rec.length);
+
+		if (!bigger)
+			return -ENOMEM;
+		*buf = bigger;
+		*capacity = rec.length;
+	}
+	r = io_pread_full(j->io, j->fd, *buf, rec.length, place);
+	if (r)
+		return r;
+	return hash_struct(*buf + sizeof(rec), rec.used) == rec.ops_sum;
+}
+
+int journal_scan(struct journal *j, struct journal_mark tail,
+	int (*cb)(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len),
+	void *arg, uint64_t *epoch)
+{
+	CLEANUP_FREE uint8_t *buf = NULL;
+	struct journal_mark mark = tail;
+	size_t capacity = 0;
+	uint64_t last_epoch = 0;
+	int r;
+
+	/* The bound on the walk: a chain can never be longer than the ring. */
+	while (mark.pos - tail.pos < j->size &&
+		(r = read_record(j, &mark, last_epoch, &buf, &capacity)) != 0) {
+		const struct gf_disk_record *rec = (const struct gf_disk_record *)buf;
+
+		if (r < 0)
+			return log_error(r, "cannot read the journal at %llu",
+				(unsigned long long)mark.pos);
+		if (mark.pos + rec->length - tail.pos > j->size)
+			break;
+		if (cb) {
+			r = cb(arg, rec->seq, mark.pos + sizeof(*rec), buf + sizeof(*rec),
+				rec->used);
+			if (r)
+				return r;
+		}
+		last_epoch = rec->epoch;
+		mark.pos += rec->length;
+		mark.seq++;
+		mark.prev = rec->sum;
+	}
+	if (epoch)
+		*epoch = last_epoch;
+	j->tail_pos = tail.pos;
+	j->head = mark;
+	return 0;
+}
+
+int journal_read(struct journal *j, uint64_t pos, void *buf, size_t len)
+{
+	return io_pread_full(j->io, j->fd, buf, len, pos % j->size);
+}
+
+/* ---- appending ---- */
+
+void journal_set_epoch(struct journal *j, uint64_t epoch)
+{
+	j->epoch = epoch;
+}
+
+size_t journal_max_ops(const struct journal *j)
+{
+	return min_u64(j->size / 8, 8 * MIB) - sizeof(struct gf_disk_record);
+}
+
+static uint64_t record_length(size_t ops_len)
+{
+	return round_up(sizeof(struct gf_disk_record) + ops_len, RECORD_ALIGN);
+}
+
+int64_t journal_reserve(struct journal *j, size_t len)
+{
+	/* Twice: the end of the ring may have to be skipped by a record of nearly that length. */
+	uint64_t need = 2 * record_length(len);
+	bool pressed = false;
+
+	if (len > journal_max_ops(j))
+		return -EFBIG;
+	MUTEX_GUARD(&j->lock);
+	while (j->head.pos - j->tail_pos + j->reserved + need > j->size) {
+		if (atomic_load(&j->failed))
+			return -EIO;
+		if (j->stuck)
+			return j->stuck;
+		j->waiting++;
+		if (j->pressure && !pressed) {
+			pressed = true;
+			j->pressure(j->pressure_arg);
+		}
+		pthread_cond_wait(&j->room, &j->lock);
+		j->waiting--;
+	}
+	j->reserved += need;
+	return need;
+}
+
+void journal_unreserve(struct journal *j, int64_t token)
+{
+	MUTEX_GUARD(&j->lock);
+	j->reserved -= token;
+	if (j->waiting)
+		pthread_cond_broadcast(&j->room);
+}
+
+static void fill_header(struct journal *j, struct gf_disk_record *rec, uint64_t length,
+	uint64_t used, uint64_t ops_sum)
+{
+	*rec = (struct gf_disk_record){
+		.magic = GF_RECORD_MAGIC,
+		.length = length,
+		.epoch = j->epoch,
+		.seq = j->head.seq,
+		.prev = j->head.prev,
+		.used = used,
+		.ops_sum = ops_sum,
+	};
+	rec->sum = hash_struct(rec, offsetof(struct gf_disk_record, sum));
+}
+
+static void advance_head_locked(struct journal *j, const struct gf_disk_record *rec)
+{
+	j->head.pos += rec->length;
+	j->head.seq++;
+	j->head.prev = rec->sum;
+	j->counts.records++;
+	j->counts.bytes += rec->length;
+}
+
+/* Fills the rest of the ring, too short for the next record, with one that says nothing. */
+static int append_pad_locked(struct journal *j, uint64_t length)
+{
+	struct {
+		struct gf_disk_record rec;
+		struct gf_disk_op op;
+	} GF_PACKED pad = {.op = {.type = GF_OP_PAD, .length = sizeof(struct gf_disk_op)}};
+	/* The very last 64 bytes have room for a header only: a record without any op. */
+	uint64_t used = length > sizeof(pad.rec) ? sizeof(pad.op) : 0;
+	int r;
+
+	fill_header(j, &pad.rec, length, used, hash_struct(&pad.op, used));
+	r = io_pwrite(j->io, j->fd, &pad, sizeof(pad.rec) + used, j->head.pos % j->size);
+	if (!r)
+		advance_head_locked(j, &pad.rec);
+	return r;
+}
+
+static uint64_t hash_parts(const struct iovec *iov, int count, size_t *len)
+{
+	XXH3_state_t state;
+
+	*len = 0;
+	XXH3_64bits_reset(&state);
+	for (int i = 0; i < count; i++) {
+		XXH3_64bits_update(&state, iov[i].iov_base, iov[i].iov_len);
+		*len += iov[i].iov_len;
+	}
+	return XXH3_64bits_digest(&state);
+}
+
+int journal_append(struct journal *j, const struct iovec *iov, int count, uint64_t *seq,
+	uint64_t *ops_pos)
+{
+	struct iovec parts[MAX_OPS_PARTS + 1];
+	struct gf_disk_record rec;
+	uint64_t ops_sum, length, left;
+	size_t used;
+	int r;
+
+	if (j->read_only)
+		return -EROFS;
+	if (count > MAX_OPS_PARTS)
+		return -EINVAL;
+	ops_sum = hash_parts(iov, count, &used);
+	length = record_length(used);
+	memcpy(parts + 1, iov, count * sizeof(*iov));
+	parts[0] = (struct iovec){.iov_base = &rec, .iov_len = sizeof(rec)};
+
+	MUTEX_GUARD(&j->lock);
+	if (atomic_load(&j->failed))
+		return -EIO;
+	left = j->size - j->head.pos % j->size;
+	if (left < length) {
+		r = append_pad_locked(j, left);
+		if (r)
+			return r;
+	}
+	fill_header(j, &rec, length, used, ops_sum);
+	r = j->io->ops->pwritev(j->io, j->fd, parts, count + 1, j->head.pos % j->size);
+	if (r)
+		return r;
+	*seq = j->head.seq;
+	*ops_pos = j->head.pos + sizeof(rec);
+	advance_head_locked(j, &rec);
+	return 0;
+}
+
+/* ---- syncing ---- */
+
+static struct sync_request *take_queue_locked(struct journal *j)
+{
+	struct sync_request *list = j->queue;
+
+	j->queue = NULL;
+	return list;
+}
+
+static void finish_requests(struct sync_request *list, int result)
+{
+	while (list) {
+		struct sync_request *next = list->next;
+
+		list->done(list->arg, result);
+		free(list);
+		list = next;
+	}
+}
+
+/* Serves the queue until it is empty. Every request in a batch was made, and so its record
+ * appended, before the sync of that batch starts. */
+static void lead(struct journal *j)
+{
+	pthread_mutex_lock(&j->sync_lock);
+	while (j->queue) {
+		struct sync_request *batch = take_queue_locked(j);
+		uint64_t target;
+		int r;
+
+		pthread_mutex_unlock(&j->sync_lock);
+		target = journal_last_seq(j);
+		r = atomic_load(&j->failed);
+		if (!r) {
+			r = j->io->ops->fdatasync(j->io, j->fd);
+			if (r)
+				log_error(r, "cannot sync the journal; the store is read-only now, "
+					     "look at the disk below, then mount again");
+		}
+		pthread_mutex_lock(&j->sync_lock);
+		if (r) {
+			atomic_store(&j->failed, r);
+		} else if (target > j->durable_seq) {
+			j->durable_seq = target;
+		}
+		j->counts.syncs++;
+		pthread_mutex_unlock(&j->sync_lock);
+		finish_requests(batch, r ? -EIO : 0);
+		pthread_mutex_lock(&j->sync_lock);
+	}
+	j->leading = false;
+	pthread_mutex_unlock(&j->sync_lock);
+}
+
+void journal_sync_async(struct journal *j, uint64_t seq, void (*done)(void *, int), void *arg)
+{
+	struct sync_request *request = NULL;
+	bool leader = false;
+	int result = 0;
+
+	pthread_mutex_lock(&j->sync_lock);
+	if (atomic_load(&j->failed)) {
+		result = -EIO;
+	} else if (seq > j->durable_seq) {
+		request = malloc(sizeof(*request));
+		result = request ? 0 : -ENOMEM;
+	}
+	if (request) {
+		*request = (struct sync_request){
+			.seq = seq, .done = done, .arg = arg, .next = j->queue};
+		j->queue = request;
+		leader = !j->leading;
+		j->leading = true;
+	}
+	pthread_mutex_unlock(&j->sync_lock);
+	if (!request)
+		done(arg, result);
+	else if (leader)
+		lead(j);
+}
+
+struct sync_wait {
+	pthread_mutex_t lock;
+	pthread_cond_t done;
+	bool finished;
+	int result;
+};
+
+static void wake_waiter(void *arg, int result)
+{
+	struct sync_wait *wait = arg;
+
+	MUTEX_GUARD(&wait->lock);
+	wait->finished = true;
+	wait->result = result;
+	pthread_cond_signal(&wait->done);
+}
+
+int journal_sync(struct journal *j, uint64_t seq)
+{
+	struct sync_wait wait = {
+		.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+
+	journal_sync_async(j, seq, wake_waiter, &wait);
+	pthread_mutex_lock(&wait.lock);
+	while (!wait.finished)
+		pthread_cond_wait(&wait.done, &wait.lock);
+	pthread_mutex_unlock(&wait.lock);
+	return wait.result;
+}
+
+/* ---- state ---- */
+
+struct journal_mark journal_head(struct journal *j)
+{
+	MUTEX_GUARD(&j->lock);
+	return j->head;
+}
+
+uint64_t journal_last_seq(struct journal *j)
+{
+	MUTEX_GUARD(&j->lock);
+	return j->head.seq - 1;
+}
+
+void journal_set_tail(struct journal *j, struct journal_mark mark)
+{
+	MUTEX_GUARD(&j->lock);
+	j->tail_pos = mark.pos;
+	j->stuck = 0;
+	pthread_cond_broadcast(&j->room);
+}
+
+uint64_t journal_used(struct journal *j)
+{
+	MUTEX_GUARD(&j->lock);
+	return j->head.pos - j->tail_pos;
+}
+
+uint64_t journal_size(const struct journal *j)
+{
+	return j->size;
+}
+
+bool journal_is_short(struct journal *j)
+{
+	MUTEX_GUARD(&j->lock);
+	return j->waiting || j->head.pos - j->tail_pos > j->size / 2;
+}
+
+void journal_set_stuck(struct journal *j, int err)
+{
+	MUTEX_GUARD(&j->lock);
+	j->stuck = err;
+	pthread_cond_broadcast(&j->room);
+}
+
+void journal_set_pressure(struct journal *j, void (*cb)(void *), void *arg)
+{
+	MUTEX_GUARD(&j->lock);
+	j->pressure = cb;
+	j->pressure_arg = arg;
+}
+
+void journal_counts(struct journal *j, struct journal_counts *counts)
+{
+	MUTEX_GUARD(&j->lock);
+	*counts = j->counts;
+}
+
+int journal_error(struct journal *j)
+{
+	return atomic_load(&j->failed);
+}

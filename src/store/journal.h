@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The journal: one ring of records for all clones, the place where small writes and all changes of
+ * the catalog become durable.
+ *
+ * Positions count bytes since the store was made; the file is preallocated by writing zeros, so
+ * that a sync of an append touches no metadata of the file system below.
+ *
+ * Append happens under one mutex: header and ops go to the page cache by one pwritev, then the
+ * head moves. So an acknowledged record never has an unwritten one before it, and a failed append
+ * leaves no hole: the next one takes its place. (A lock-free append with fillers was not needed:
+ * the file system below serialises writers of one file anyway.) Checksums of the ops are computed
+ * before the mutex is taken.
+ *
+ * Space: whoever appends reserves first, before it takes any lock that the destager needs. A
+ * reservation waits for the destager to free the tail; when destaging fails for want of space
+ * below, it fails with -ENOSPC instead.
+ *
+ * Sync: requests that come while a sync is running are served together by the next one. The
+ * thread that finds none running leads; it never waits for the destager. A failed sync is final:
+ * the journal refuses everything from then on.
+ */
+#ifndef GOLDFS_STORE_JOURNAL_H
+#define GOLDFS_STORE_JOURNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/io.h"
+
+struct journal;
+
+/* A point between two records: the next one has this place, number and predecessor. */
+struct journal_mark {
+	uint64_t pos;
+	uint64_t seq;
+	uint64_t prev;
+};
+
+/* Creates journal/0 of size bytes (a multiple of 4096), full of zeros, synced. */
+int journal_create(struct io *io, uint64_t size);
+
+int journal_open(struct journal **journal, struct io *io, uint64_t size, bool read_only);
+void journal_close(struct journal *journal);
+
+/*
+ * Walks the chain of whole records from tail and calls cb with the ops of each; ops_pos is the
+ * ring position of the first op. Afterwards, the journal's tail is `tail` and its head is behind
+ * the last record of the chain. cb may be NULL. Stops with cb's error. *epoch: the highest seen.
+ */
+int journal_scan(struct journal *journal, struct journal_mark tail,
+	int (*cb)(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len),
+	void *arg, uint64_t *epoch);
+
+/* Records written from now on carry this epoch. */
+void journal_set_epoch(struct journal *journal, uint64_t epoch);
+
+/* The largest ops that one record may carry, bytes. */
+size_t journal_max_ops(const struct journal *journal);
+
+/*
+ * Room for one record with len bytes of ops. Waits for the destager unless destaging is stuck:
+ * then -ENOSPC. -EIO: the journal has failed. -EFBIG: can never fit. Give it back with
+ * journal_unreserve() after appending or instead of it. Returns the amount as a token, or < 0.
+ */
+int64_t journal_reserve(struct journal *journal, size_t len);
+void journal_unreserve(struct journal *journal, int64_t token);
+
+/*
+ * Appends one record with the bytes of iov as ops (at most 3 parts). On success *seq is its
+ * number and *ops_pos the ring position of its first op byte.
+ */
+int journal_append(struct journal *journal, const struct iovec *iov, int count, uint64_t *seq,
+	uint64_t *ops_pos);
+
+/* Calls done(arg, result) once, here or on another thread, when everything up to seq is durable. */
+void journal_sync_async(struct journal *journal, uint64_t seq, void (*done)(void *, int),
+	void *arg);
+/* The same, waiting. */
+int journal_sync(struct journal *journal, uint64_t seq);
+
+/* Reads len bytes at ring position pos, which must not wrap. The caller keeps the tail away. */
+int journal_read(struct journal *journal, uint64_t pos, void *buf, size_t len);
+
+struct journal_mark journal_head(struct journal *journal);
+uint64_t journal_last_seq(struct journal *journal);
+/* Frees everything before mark. */
+void journal_set_tail(struct journal *journal, struct journal_mark mark);
+/* Bytes between tail and head. */
+uint64_t journal_used(struct journal *journal);
+uint64_t journal_size(const struct journal *journal);
+/* Whether records are waiting for room: the destager should hurry. */
+bool journal_is_short(struct journal *journal);
+/* While stuck, a reservation that finds no room fails with err at once instead of waiting. */
+void journal_set_stuck(struct journal *journal, int err);
+/* Called (on any thread) when the destager should start. */
+void journal_set_pressure(struct journal *journal, void (*cb)(void *), void *arg);
+
+struct journal_counts {
+	uint64_t syncs;
+	uint64_t records;
+	uint64_t bytes;
+};
+void journal_counts(struct journal *journal, struct journal_counts *counts);
+/* 0, or the error that ended it. */
+int journal_error(struct journal *journal);
+
+#endif

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Layers in memory: regions, states, counters, and resolving a block through the chain of layers.
+ * Pages on disk are in layer_pages.c, bytes in layer_data.c.
+ *
+ * Regions hang in leaves of 16 (512 MiB of guest data), so that an untouched layer costs nothing
+ * and a 16 TiB one finds a region in two steps.
+ */
+#include "store/layer.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "image/image.h"
+#include "store/layer_internal.h"
+
+int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
+	struct layer *parent, struct image *image, uint64_t golden, uint64_t bound)
+{
+	struct layer *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return -ENOMEM;
+	l->env = env;
+	l->id = id;
+	l->parent = parent;
+	l->image = image;
+	l->golden = golden;
+	l->bound = bound;
+	l->data_fd = -1;
+	l->sum_fd = -1;
+	pthread_mutex_init(&l->lock, NULL);
+	rangelock_init(&l->ranges);
+	*layer = l;
+	return 0;
+}
+
+static void forget_region(struct layer *l, uint32_t number, struct region *r)
+{
+	uint64_t first = (uint64_t)number * GF_REGION_BLOCKS;
+
+	for (uint32_t i = 0; r->journaled && i < GF_REGION_BLOCKS; i++) {
+		if (region_journaled(r, i)) {
+			jindex_remove(l->env->jindex, l->id, first + i);
+			region_clear_journaled(r, i);
+		}
+	}
+	region_release(r);
+}
+
+void layer_free(struct layer *l)
+{
+	if (!l)
+		return;
+	for (uint32_t i = 0; i < l->leaf_count; i++) {
+		for (uint32_t k = 0; l->leaves[i] && k < LEAF_REGIONS; k++)
+			forget_region(l, i * LEAF_REGIONS + k, &l->leaves[i][k]);
+		free(l->leaves[i]);
+	}
+	free(l->leaves);
+	free(l->marks);
+	while (l->punches) {
+		struct punch *next = l->punches->next;
+
+		free(l->punches);
+		l->punches = next;
+	}
+	if (l->data_fd >= 0)
+		l->env->io->ops->close(l->env->io, l->data_fd);
+	if (l->sum_fd >= 0)
+		l->env->io->ops->close(l->env->io, l->sum_fd);
+	rangelock_release(&l->ranges);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+}
+
+/* ---- regions ---- */
+
+static bool region_is_empty(const struct region *r)
+{
+	return !r->states && !r->journal && r->loaded && r->uniform == GF_PARENT &&
+	       r->generation == 0 && !r->dirty;
+}
+
+struct region *layer_find_region_locked(struct layer *l, uint32_t number)
+{
+	uint32_t leaf = number / LEAF_REGIONS;
+	struct region *r;
+
+	if (leaf >= l->leaf_count || !l->leaves[leaf])
+		return NULL;
+	r = &l->leaves[leaf][number % LEAF_REGIONS];
+	return region_is_empty(r) ? NULL : r;
+}
+
+struct region *layer_make_region_locked(struct layer *l, uint32_t number)
+{
+	uint32_t leaf = number / LEAF_REGIONS;
+
+	if (leaf >= l->leaf_count) {
+		uint32_t count = max_u64(leaf + 1, 2 * (uint64_t)l->leaf_count);
+		struct region **leaves = realloc(l->leaves, count * sizeof(*leaves));
+
+		if (!leaves)
+			return NULL;
+		memset(leaves + l->leaf_count, 0, (count - l->leaf_count) * sizeof(*leaves));
+		l->leaves = leaves;
+		l->leaf_count = count;
+	}
+	if (!l->leaves[leaf]) {
+		struct region *regions = calloc(LEAF_REGIONS, sizeof(*regions));
+
+		if (!regions)
+			return NULL;
+		for (int i = 0; i < LEAF_REGIONS; i++)
+			regions[i].loaded = true;
+		l->leaves[leaf] = regions;
+	}
+	return &l->leaves[leaf][number % LEAF_REGIONS];
+}
+
+/* A region ready to be changed: made, loaded, and counted as dirty. */
+static int writable_region_locked(struct layer *l, uint32_t number, struct region **region)
+{
+	struct region *r = layer_make_region_locked(l, number);
+
+	if (!r)
+		return -ENOMEM;
+	*region = r;
+	return layer_load_region_locked(l, number, r);
+}
+
+/* ---- resolving ---- */
+
+/*
+ * What this layer alone says of blocks from `block` on: *count blocks (<= max) in one place.
+ * Returns whether the layer owns them; < 0 on error.
+ */
+static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct extent *x)
+{
+	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
+	struct region *r = layer_find_region_locked(l, number);
+	struct jentry entry, next;
+	uint32_t run;
+	int e;
+
+	run = min_u64(max, GF_REGION_BLOCKS - i);
+	x->count = run;
+	if (!r)
+		return 0;
+	e = layer_load_region_locked(l, number, r);
+	if (e)
+		return e;
+	run = region_run(r, i, run);
+	x->count = run;
+	x->layer = l;
+	if (!region_journaled(r, i)) {
+		switch (region_state(r, i)) {
+		case GF_PARENT:
+			return 0;
+		case GF_OVERLAY:
+			x->kind = EXTENT_DATA;
+			return 1;
+		case GF_ZERO:
+			x->kind = EXTENT_ZERO;
+			return 1;
+		case GF_SHARED:
+			return log_error(-EUCLEAN, "layer %" PRIu64 " has a shared block, which "
+						   "this version does not write", l->id);
+		}
+	}
+	if (!jindex_get(l->env->jindex, l->id, block, &entry))
+		return log_error(-EUCLEAN, "layer %" PRIu64 " lost a journaled block", l->id);
+	x->kind = EXTENT_JOURNAL;
+	x->pos = entry.pos;
+	for (x->count = 1; x->count < run; x->count++)
+		if (!jindex_get(l->env->jindex, l->id, block + x->count, &next) ||
+			next.pos != entry.pos + x->count * GF_BLOCK_SIZE)
+			break;
+	return 1;
+}
+
+int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, struct extent *x)
+{
+	int owned = 0;
+
+	*x = (struct extent){.kind = EXTENT_ZERO, .count = max, .limit = GF_MAX_SIZE};
+	for (;;) {
+		if (!below) {
+			MUTEX_GUARD(&l->lock);
+			owned = run_locked(l, block, x->count, x);
+		}
+		if (owned)
+			return owned < 0 ? owned : 0;
+		below = false;
+		x->layer = NULL;
+		x->limit = min_u64(x->limit, l->bound);
+		if (block * GF_BLOCK_SIZE >= x->limit)
+			return 0; /* zeros: nothing shows through from here on */
+		x->count = min_u64(x->count,
+			round_up(x->limit, GF_BLOCK_SIZE) / GF_BLOCK_SIZE - block);
+		if (!l->parent) {
+			x->kind = l->image ? EXTENT_IMAGE : EXTENT_ZERO;
+			x->image = l->image;
+			return 0;
+		}
+		l = l->parent;
+	}
+}
+
+/* ---- changing states ---- */
+
+static void note_punch_locked(struct layer *l, uint64_t block, uint64_t count)
+{
+	struct punch *p = l->punches;
+
+	if (p && p->block + p->count == block) {
+		p->count += count;
+		return;
+	}
+	p = malloc(sizeof(*p));
+	if (!p)
+		return; /* the space comes back with the next layer_reclaim() */
+	*p = (struct punch){.block = block, .count = count, .next = l->punches};
+	l->punches = p;
+}
+
+static uint32_t count_owned(const struct region *r, uint32_t first, uint32_t count)
+{
+	uint32_t n = 0;
+
+	if (!r->journal)
+		return region_count(r, first, count, GF_OVERLAY) +
+		       region_count(r, first, count, GF_SHARED);
+	for (uint32_t i = first; i < first + count; i++)
+		n += region_journaled(r, i) || region_state(r, i) == GF_OVERLAY;
+	return n;
+}
+
+/* Blocks that are OVERLAY now and will not be: their bytes are to be punched. */
+static void note_given_up_locked(struct layer *l, const struct region *r, uint64_t base,
+	uint32_t first, uint32_t count)
+{
+	for (uint32_t i = first; i < first + count;) {
+		uint32_t run = region_run(r, i, first + count - i);
+
+		if (region_state(r, i) == GF_OVERLAY)
+			note_punch_locked(l, base + i, run);
+		i += run;
+	}
+}
+
+static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
+	uint32_t count, enum gf_state state)
+{
+	uint64_t base = (uint64_t)number * GF_REGION_BLOCKS;
+	struct region *r;
+	uint32_t owned, overlay;
+	int e;
+
+	if (state == GF_PARENT && !layer_find_region_locked(l, number))
+		return 0;
+	e = writable_region_locked(l, number, &r);
+	if (e)
+		return e;
+	owned = count_owned(r, first, count);
+	overlay = region_count(r, first, count, GF_OVERLAY);
+	if (state != GF_OVERLAY && overlay)
+		note_given_up_locked(l, r, base, first, count);
+	e = region_put(r, first, count, state);
+	if (e)
+		return e;
+	for (uint32_t i = first; r->journal && i < first + count; i++) {
+		if (region_journaled(r, i)) {
+			jindex_remove(l->env->jindex, l->id, base + i);
+			region_clear_journaled(r, i);
+		}
+	}
+	l->overlay_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)overlay;
+	l->owned_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)owned;
+	r->dirty = true;
+	l->dirty = true;
+	return 0;
+}
+
+int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_state state)
+{
+	MUTEX_GUARD(&l->lock);
+	while (count) {
+		uint32_t first = block % GF_REGION_BLOCKS;
+		uint32_t n = min_u64(count, GF_REGION_BLOCKS - first);
+		int e = set_state_in_region_locked(l, block / GF_REGION_BLOCKS, first, n, state);
+
+		if (e)
+			return e;
+		block += n;
+		count -= n;
+	}
+	return 0;
+}
+
+static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
+	uint32_t count, uint64_t pos, uint64_t seq)
+{
+	struct jentry entry = {.layer = l->id, .seq = seq};
+	struct region *r;
+	uint32_t owned;
+	int e = writable_region_locked(l, number, &r);
+
+	if (e)
+		return e;
+	for (uint32_t i = 0; i < count; i++) {
+		entry.block = (uint64_t)number * GF_REGION_BLOCKS + first + i;
+		entry.pos = pos + (uint64_t)i * GF_BLOCK_SIZE;
+		e = jindex_set(l->env->jindex, &entry);
+		if (e)
+			return e;
+		owned = count_owned(r, first + i, 1);
+		e = region_set_journaled(r, first + i, 1);
+		if (e)
+			return e;
+		l->owned_blocks += 1 - owned;
+	}
+	return 0;
+}
+
+int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_t pos, uint64_t seq)
+{
+	MUTEX_GUARD(&l->lock);
+	while (count) {
+		uint32_t first = block % GF_REGION_BLOCKS;
+		uint32_t n = min_u64(count, GF_REGION_BLOCKS - first);
+		int e = set_journaled_in_region_locked(
+			l, block / GF_REGION_BLOCKS, first, n, pos, seq);
+
+		if (e)
+			return e;
+		block += n;
+		count -= n;
+		pos += (uint64_t)n * GF_BLOCK_SIZE;
+	}
+	return 0;
+}
+
+int layer_clear_from(struct layer *l, uint64_t block)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
+		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS; k++) {
+			uint32_t number = leaf * LEAF_REGIONS + k;
+			uint64_t base = (uint64_t)number * GF_REGION_BLOCKS;
+			uint32_t first;
+			int e;
+
+			if (base + GF_REGION_BLOCKS <= block)
+				continue;
+			first = block > base ? block - base : 0;
+			e = set_state_in_region_locked(
+				l, number, first, GF_REGION_BLOCKS - first, GF_PARENT);
+			if (e)
+				return e;
+		}
+	}
+	return 0;
+}
+
+int layer_any_overlay(struct layer *l, uint64_t block, uint64_t count)
+{
+	MUTEX_GUARD(&l->lock);
+	while (count) {
+		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
+		uint32_t n = min_u64(count, GF_REGION_BLOCKS - first);
+		struct region *r = layer_find_region_locked(l, number);
+		int e = r ? layer_load_region_locked(l, number, r) : 0;
+
+		if (e)
+			return e;
+		if (r && region_count(r, first, n, GF_OVERLAY))
+			return 1;
+		block += n;
+		count -= n;
+	}
+	return 0;
+}
+
+/* ---- looking at whole regions ---- */
+
+uint32_t layer_region_end(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t leaf = l->leaf_count; leaf-- > 0;)
+		for (uint32_t k = LEAF_REGIONS; l->leaves[leaf] && k-- > 0;)
+			if (!region_is_empty(&l->leaves[leaf][k]))
+				return leaf * LEAF_REGIONS + k + 1;
+	return 0;
+}
+
+int layer_region_states(struct layer *l, uint32_t number, uint8_t states[GF_STATE_BYTES], bool *any)
+{
+	struct region *r;
+	int e;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, number);
+	*any = r != NULL;
+	if (!r) {
+		memset(states, 0, GF_STATE_BYTES);
+		return 0;
+	}
+	e = layer_load_region_locked(l, number, r);
+	if (e)
+		return e;
+	if (r->states)
+		memcpy(states, r->states, GF_STATE_BYTES);
+	else
+		memset(states, r->uniform * 0x55, GF_STATE_BYTES);
+	for (uint32_t i = 0; r->journal && i < GF_REGION_BLOCKS; i++)
+		if (region_journaled(r, i))
+			states_put(states, i, GF_OVERLAY);
+	return 0;
+}
+
+/* ---- intent marks ---- */
+
+bool layer_is_marked(struct layer *l, uint64_t block, uint64_t count)
+{
+	uint32_t first = block / GF_REGION_BLOCKS;
+	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
+
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t i = first; i <= last; i++)
+		if (i >= l->mark_count || !(l->marks[i / 8] >> (i % 8) & 1))
+			return false;
+	return true;
+}
+
+int layer_mark(struct layer *l, uint32_t region, uint32_t count)
+{
+	uint32_t need = round_up((uint64_t)region + count, 64);
+
+	MUTEX_GUARD(&l->lock);
+	if (need > l->mark_count) {
+		uint8_t *marks = realloc(l->marks, need / 8);
+
+		if (!marks)
+			return -ENOMEM;
+		memset(marks + l->mark_count / 8, 0, (need - l->mark_count) / 8);
+		l->marks = marks;
+		l->mark_count = need;
+	}
+	for (uint32_t i = region; i < region + count; i++)
+		l->marks[i / 8] |= 1u << (i % 8);
+	return 0;
+}
+
+void layer_clear_marks(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	if (l->marks)
+		memset(l->marks, 0, l->mark_count / 8);
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Layers: who owns a block.
+ *
+ * A layer is a writable or frozen overlay over another layer or over a golden image. For every
+ * block it knows a state (enum gf_state), kept in regions of 8192 blocks that are loaded from the
+ * map file when first touched, and whether the newest version of the block is still in the
+ * journal. The bytes of OVERLAY blocks stand in the layer's data file at the block's own offset.
+ *
+ * What protects what: `lock` covers regions, counters and descriptors. Whoever changes blocks
+ * holds their range in `ranges` from before it looks at them until the new state is set, so that
+ * writers, the destager and hole punching never act on the same block at once. Readers take no
+ * range: they resolve under `lock`, read, and are waited for (base/drain.h) before a place that
+ * they may have found is reused. A frozen layer's blocks never change in content; destaging only
+ * moves them from the journal to the data file.
+ *
+ * Invariants (layer_assert in debug builds):
+ *   owned_blocks   = blocks that are OVERLAY or journaled
+ *   overlay_blocks = blocks whose state is OVERLAY
+ *   a journaled block has an entry in the journal index, and no other block of the layer has
+ *   a page on disk says OVERLAY only for blocks whose bytes were synced before
+ */
+#ifndef GOLDFS_STORE_LAYER_H
+#define GOLDFS_STORE_LAYER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/io.h"
+#include "base/rangelock.h"
+#include "goldfs/format.h"
+#include "store/jindex.h"
+
+struct image;
+struct region;
+struct page_write;
+
+/* What all layers of a store share. */
+struct layer_env {
+	struct io *io;
+	struct jindex *jindex;
+	const uint8_t *secret;
+};
+
+/* A large write on its way: its announcement is in the journal, its bytes may not be in place. */
+struct large_ticket {
+	uint64_t lower; /* its record's number is at least this */
+	struct large_ticket *next;
+};
+
+struct punch {
+	uint64_t block;
+	uint64_t count;
+	struct punch *next;
+};
+
+struct layer {
+	const struct layer_env *env;
+	uint64_t id;
+	struct layer *parent; /* below; NULL: image or nothing */
+	struct image *image;  /* below, when parent is NULL; lent */
+	uint64_t golden;      /* its id, 0 for none */
+	_Atomic uint64_t bound; /* bytes of what is below that show through */
+	uint32_t refs;	      /* of the catalog: heads and layers above; catalog lock */
+	uint64_t head_of;     /* inode that writes to it, 0: frozen; catalog lock */
+
+	struct rangelock ranges;
+	pthread_mutex_t lock;
+	struct region **leaves; /* lock */
+	uint32_t leaf_count;	/* lock */
+	uint64_t overlay_blocks; /* lock */
+	_Atomic uint64_t owned_blocks; /* changed under lock */
+	bool dirty;	    /* lock; regions differ from their pages */
+	bool in_dirty_list; /* of the owner of the env; its lock */
+	int data_fd;	    /* lock; -1: not open */
+	int sum_fd;	    /* lock */
+	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
+	struct large_ticket *large; /* lock; in flight */
+	_Atomic uint64_t large_seq;	/* newest large write that is in place */
+	_Atomic uint64_t committed_seq; /* large writes up to here need no commit record */
+	_Atomic uint64_t poison_seq; /* a large write failed: no commit until a checkpoint passes */
+	atomic_bool data_dirty;	     /* bytes written since the data file's last sync */
+	atomic_bool sums_dirty;
+	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
+	uint8_t *marks;		     /* lock; bit per region with an intent mark */
+	uint32_t mark_count;	     /* lock; regions that `marks` has room for */
+};
+
+enum extent_kind {
+	EXTENT_ZERO,
+	EXTENT_IMAGE,	/* of `image`, at the same offset */
+	EXTENT_DATA,	/* of `layer`'s data file, at the same offset */
+	EXTENT_JOURNAL, /* in the ring at `pos` */
+};
+
+/* count blocks that stand in one place. */
+struct extent {
+	enum extent_kind kind;
+	uint64_t count;
+	struct layer *layer; /* that owns them; NULL for image and zeros of no layer */
+	struct image *image;
+	uint64_t pos;
+	uint64_t limit; /* guest offset from which on bytes read as zeros whatever stands there */
+};
+
+int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
+	struct layer *parent, struct image *image, uint64_t golden, uint64_t bound);
+/* Forgets it and its journal entries; closes its files, leaves them on disk. */
+void layer_free(struct layer *layer);
+/* Removes the files of layer id. Missing ones are no error. */
+int layer_unlink_files(const struct layer_env *env, uint64_t id);
+
+/*
+ * Where blocks [block, block + count of the result) of the merged view stand, count <= max.
+ * below: start under this layer, as if it owned nothing. -EUCLEAN, -EIO: a map page cannot be used.
+ */
+int layer_resolve(struct layer *layer, uint64_t block, uint64_t max, bool below,
+	struct extent *extent);
+/* ---- changes; the caller holds the range ---- */
+
+/* The newest version of each block now stands in the ring, from pos on. */
+int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uint64_t pos,
+	uint64_t seq);
+/* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
+ * will be punched after the next checkpoint. */
+int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
+/* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
+int layer_clear_from(struct layer *layer, uint64_t block);
+/* Whether any of the blocks is OVERLAY in place (not only journaled). < 0: error. */
+int layer_any_overlay(struct layer *layer, uint64_t block, uint64_t count);
+
+/* ---- bytes ---- */
+
+int layer_write_data(struct layer *layer, const struct iovec *iov, int count, uint64_t off);
+int layer_read_data(struct layer *layer, void *buf, size_t len, uint64_t off);
+/* Records checksums of blocks at rest. */
+int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count);
+/* Makes data (and its name) durable; not the sums. */
+int layer_sync_data(struct layer *layer);
+int layer_sync_sums(struct layer *layer);
+
+/* ---- large writes in flight ---- */
+void layer_large_begin(struct layer *layer, struct large_ticket *ticket, uint64_t lower);
+/* ok: the bytes are in place; seq is the announcing record. */
+void layer_large_end(struct layer *layer, struct large_ticket *ticket, uint64_t seq, bool ok);
+/* The newest number up to which every large write is in place. */
+uint64_t layer_large_settled(struct layer *layer);
+
+/* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
+bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
+int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
+void layer_clear_marks(struct layer *layer);
+
+/* ---- pages ---- */
+
+/* Recovery: region has a page of this generation on disk. */
+int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation);
+/*
+ * A picture of all changed regions, taken while nothing changes; the regions count as clean from
+ * then on, with the generation that their new pages will have. NULL when nothing changed.
+ * pages_free() afterwards; when writing failed, layer_pages_failed() makes them dirty again.
+ */
+int layer_take_pages(struct layer *layer, struct page_write **pages);
+int layer_write_pages(struct layer *layer, struct page_write *pages);
+void layer_pages_failed(struct layer *layer, struct page_write *pages);
+void pages_free(struct page_write *pages);
+/* Calls cb for each region that has a page, with the generation that counts. */
+int layer_each_page(struct layer *layer,
+	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
+/* Checks and decodes one page. Pure. -EUCLEAN. */
+int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
+	uint8_t states[GF_STATE_BYTES]);
+
+/* ---- space ---- */
+
+/* Takes over the blocks to be punched; to be called while nothing changes. */
+struct punch *layer_take_punches(struct layer *layer);
+/* Punches what is still not OVERLAY of them and frees the list. Takes ranges. */
+void layer_punch(struct layer *layer, struct punch *list);
+/* Punches everything in the data file that no OVERLAY state refers to. */
+int layer_reclaim(struct layer *layer);
+/* Copies the states of one region as they are, journaled blocks counting as OVERLAY; false:
+ * the layer owns nothing there. */
+int layer_region_states(struct layer *layer, uint32_t region, uint8_t states[GF_STATE_BYTES],
+	bool *any);
+/* One more than the highest region that has anything. */
+uint32_t layer_region_end(struct layer *layer);
+
+#endif

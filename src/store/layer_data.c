@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The bytes of a layer: its sparse data file, the checksums beside it, large writes in flight, and
+ * giving space back.
+ *
+ * Checksums are written in place, four bytes per block: a sector of them never changes but for
+ * blocks whose own records are still in the journal or whose region carries an intent mark, so a
+ * torn write is healed by replay.
+ *
+ * A commit record makes every large write up to a number authoritative, so that number must not
+ * pass one that is still on its way or that failed: tickets of those in flight tell.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "store/layer_internal.h"
+
+/* Opens *fd when that was not done yet. */
+static int open_file(struct layer *l, int *fd, enum layer_file file, bool create)
+{
+	const struct io_ops *ops = l->env->io->ops;
+	char path[40];
+
+	MUTEX_GUARD(&l->lock);
+	if (*fd >= 0)
+		return *fd;
+	layer_path(path, l->id, file);
+	*fd = ops->open(l->env->io, path, O_RDWR);
+	if (*fd == -EROFS || *fd == -EACCES)
+		*fd = ops->open(l->env->io, path, O_RDONLY);
+	if (*fd == -ENOENT && create) {
+		*fd = ops->open(l->env->io, path, O_RDWR | O_CREAT);
+		if (*fd >= 0)
+			l->name_unsynced = true;
+	}
+	return *fd;
+}
+
+static int sync_names(struct layer *l)
+{
+	bool unsynced;
+	int e;
+
+	pthread_mutex_lock(&l->lock);
+	unsynced = l->name_unsynced;
+	l->name_unsynced = false;
+	pthread_mutex_unlock(&l->lock);
+	if (!unsynced)
+		return 0;
+	e = l->env->io->ops->syncdir(l->env->io, "layer");
+	if (e) {
+		pthread_mutex_lock(&l->lock);
+		l->name_unsynced = true;
+		pthread_mutex_unlock(&l->lock);
+	}
+	return e;
+}
+
+int layer_write_data(struct layer *l, const struct iovec *iov, int count, uint64_t off)
+{
+	int fd = open_file(l, &l->data_fd, LAYER_DATA, true);
+
+	if (fd < 0)
+		return fd;
+	atomic_store(&l->data_dirty, true);
+	return l->env->io->ops->pwritev(l->env->io, fd, iov, count, off);
+}
+
+int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
+{
+	int fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+
+	if (fd == -ENOENT)
+		return log_error(-EUCLEAN, "layer %" PRIu64 " lost its data file", l->id);
+	return fd < 0 ? fd : io_pread_full(l->env->io, fd, buf, len, off);
+}
+
+int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint64_t count)
+{
+	int fd = open_file(l, &l->sum_fd, LAYER_SUM, true);
+
+	if (fd < 0)
+		return fd;
+	atomic_store(&l->sums_dirty, true);
+	return io_pwrite(l->env->io, fd, sums, count * sizeof(*sums), block * sizeof(*sums));
+}
+
+int layer_sync_data(struct layer *l)
+{
+	int fd, e = 0;
+
+	if (atomic_exchange(&l->data_dirty, false)) {
+		fd = open_file(l, &l->data_fd, LAYER_DATA, true);
+		e = fd < 0 ? fd : l->env->io->ops->fdatasync(l->env->io, fd);
+	}
+	return e ? e : sync_names(l);
+}
+
+int layer_sync_sums(struct layer *l)
+{
+	int fd, e = 0;
+
+	if (atomic_exchange(&l->sums_dirty, false)) {
+		fd = open_file(l, &l->sum_fd, LAYER_SUM, true);
+		e = fd < 0 ? fd : l->env->io->ops->fdatasync(l->env->io, fd);
+	}
+	return e ? e : sync_names(l);
+}
+
+int layer_unlink_files(const struct layer_env *env, uint64_t id)
+{
+	int result = 0;
+
+	for (int file = LAYER_DATA; file <= LAYER_SUM; file++) {
+		char path[40];
+		int e;
+
+		layer_path(path, id, file);
+		e = env->io->ops->unlink(env->io, path);
+		if (e && e != -ENOENT && !result)
+			result = e;
+	}
+	return result;
+}
+
+/* ---- large writes in flight ---- */
+
+void layer_large_begin(struct layer *l, struct large_ticket *ticket, uint64_t lower)
+{
+	MUTEX_GUARD(&l->lock);
+	ticket->lower = lower;
+	ticket->next = l->large;
+	l->large = ticket;
+}
+
+static void raise_to(_Atomic uint64_t *value, uint64_t to)
+{
+	uint64_t old = atomic_load(value);
+
+	while (old < to && !atomic_compare_exchange_weak(value, &old, to))
+		;
+}
+
+void layer_large_end(struct layer *l, struct large_ticket *ticket, uint64_t seq, bool ok)
+{
+	MUTEX_GUARD(&l->lock);
+	for (struct large_ticket **p = &l->large; *p; p = &(*p)->next) {
+		if (*p == ticket) {
+			*p = ticket->next;
+			break;
+		}
+	}
+	raise_to(ok ? &l->large_seq : &l->poison_seq, seq);
+}
+
+uint64_t layer_large_settled(struct layer *l)
+{
+	uint64_t settled = atomic_load(&l->large_seq);
+
+	MUTEX_GUARD(&l->lock);
+	for (const struct large_ticket *t = l->large; t; t = t->next)
+		settled = min_u64(settled, t->lower - 1);
+	return settled;
+}
+
+/* ---- giving space back ---- */
+
+struct punch *layer_take_punches(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	return steal_pointer(&l->punches);
+}
+
+/* Punches what is not OVERLAY of [block, block + count); the caller holds the range. Journaled
+ * blocks are punched too: their bytes stand in the ring. */
+static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
+{
+	while (count) {
+		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
+		uint64_t n = min_u64(count, GF_REGION_BLOCKS - first);
+		bool keep = false;
+		struct region *r;
+		int e = 0;
+
+		pthread_mutex_lock(&l->lock);
+		r = layer_find_region_locked(l, number);
+		if (r)
+			e = layer_load_region_locked(l, number, r);
+		if (r && !e) {
+			n = region_run(r, first, n);
+			keep = region_state(r, first) == GF_OVERLAY;
+		}
+		pthread_mutex_unlock(&l->lock);
+		if (!e && !keep)
+			e = l->env->io->ops->punch(
+				l->env->io, fd, block * GF_BLOCK_SIZE, n * GF_BLOCK_SIZE);
+		if (e)
+			return e;
+		block += n;
+		count -= n;
+	}
+	return 0;
+}
+
+static int punch_range(struct layer *l, int fd, uint64_t block, uint64_t count)
+{
+	struct range range;
+	int e;
+
+	rangelock_lock(&l->ranges, &range, block, block + count - 1);
+	e = punch_unused(l, fd, block, count);
+	rangelock_unlock(&l->ranges, &range);
+	return e;
+}
+
+void layer_punch(struct layer *l, struct punch *list)
+{
+	int fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+
+	while (list) {
+		struct punch *next = list->next;
+		int e = fd < 0 ? 0 : punch_range(l, fd, list->block, list->count);
+
+		if (e && e != -EOPNOTSUPP)
+			log_error(e, "cannot give back space of layer %" PRIu64, l->id);
+		free(list);
+		list = next;
+	}
+}
+
+int layer_reclaim(struct layer *l)
+{
+	int fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+	uint64_t start, end, off = 0;
+	int e;
+
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	while ((e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
+		uint64_t block = start / GF_BLOCK_SIZE;
+		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+
+		e = punch_range(l, fd, block, last - block);
+		if (e)
+			return e;
+		off = last * GF_BLOCK_SIZE;
+	}
+	return e == -ENXIO ? 0 : e;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the layer module share; nobody else includes this. */
+#ifndef GOLDFS_STORE_LAYER_INTERNAL_H
+#define GOLDFS_STORE_LAYER_INTERNAL_H
+
+#include "store/layer.h"
+#include "store/region.h"
+
+#define LEAF_REGIONS 16
+
+/* The region, or NULL when the layer has nothing there. Not necessarily loaded. */
+struct region *layer_find_region_locked(struct layer *layer, uint32_t number);
+/* The region, made when it is not there. NULL: out of memory. */
+struct region *layer_make_region_locked(struct layer *layer, uint32_t number);
+/* Reads the region's page when that was not done yet. 0 or -errno. */
+int layer_load_region_locked(struct layer *layer, uint32_t number, struct region *region);
+
+enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM };
+void layer_path(char path[40], uint64_t id, enum layer_file file);
+
+#endif

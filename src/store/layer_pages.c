@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Map pages on disk. A page is written to the slot of its generation's parity, so the page that
+ * the last checkpoint names is never touched by the next one; which generation counts stands in
+ * the catalog. Checkpoint takes a picture of the changed regions while nothing changes, syncs the
+ * data they refer to, and only then writes them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "store/layer_internal.h"
+
+struct page_write {
+	uint32_t region;
+	uint32_t generation;
+	uint8_t states[GF_STATE_BYTES];
+	struct page_write *next;
+};
+
+void layer_path(char path[40], uint64_t id, enum layer_file file)
+{
+	static const char *const suffix[] = {"data", "map", "sum"};
+
+	snprintf(path, 40, "layer/%" PRIu64 ".%s", id, suffix[file]);
+}
+
+static uint64_t page_offset(uint32_t region, uint64_t generation)
+{
+	return ((uint64_t)region * 2 + generation % 2) * sizeof(struct gf_disk_page);
+}
+
+int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
+	uint8_t states[GF_STATE_BYTES])
+{
+	struct gf_disk_page page;
+	uint64_t sum;
+
+	memcpy(&page, buf, sizeof(page));
+	sum = page.sum;
+	page.sum = 0;
+	if (page.magic != GF_PAGE_MAGIC || page.layer != layer || page.region != region ||
+		page.generation != generation || sum != hash_struct(&page, sizeof(page)))
+		return -EUCLEAN;
+	memcpy(states, page.states, GF_STATE_BYTES);
+	return 0;
+}
+
+static void page_encode(const struct page_write *w, uint64_t layer, struct gf_disk_page *page)
+{
+	memset(page, 0, sizeof(*page));
+	page->magic = GF_PAGE_MAGIC;
+	page->region = w->region;
+	page->layer = layer;
+	page->generation = w->generation;
+	memcpy(page->states, w->states, GF_STATE_BYTES);
+	page->sum = hash_struct(page, sizeof(*page));
+}
+
+int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
+{
+	const struct io_ops *ops = l->env->io->ops;
+	uint8_t buf[sizeof(struct gf_disk_page)];
+	char path[40];
+	int fd, e;
+
+	if (r->loaded)
+		return 0;
+	layer_path(path, l->id, LAYER_MAP);
+	fd = ops->open(l->env->io, path, O_RDONLY);
+	if (fd < 0)
+		return log_error(fd, "cannot open the store's \"%s\"", path);
+	e = io_pread_full(l->env->io, fd, buf, sizeof(buf), page_offset(number, r->generation));
+	ops->close(l->env->io, fd);
+	if (e)
+		return log_error(e, "cannot read the store's \"%s\"", path);
+	r->states = malloc(GF_STATE_BYTES);
+	if (!r->states)
+		return -ENOMEM;
+	e = page_decode(buf, l->id, number, r->generation, r->states);
+	if (e) {
+		free(r->states);
+		r->states = NULL;
+		return log_error(e, "the store's \"%s\" is damaged at region %u", path, number);
+	}
+	r->loaded = true;
+	region_compact(r);
+	return 0;
+}
+
+int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
+{
+	struct region *r;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_make_region_locked(l, number);
+	if (!r)
+		return -ENOMEM;
+	r->generation = generation;
+	r->loaded = false;
+	return 0;
+}
+
+static struct page_write *take_page_locked(struct region *r, uint32_t number)
+{
+	struct page_write *w = malloc(sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->region = number;
+	w->generation = ++r->generation;
+	if (r->states)
+		memcpy(w->states, r->states, GF_STATE_BYTES);
+	else
+		memset(w->states, r->uniform * 0x55, GF_STATE_BYTES);
+	r->dirty = false;
+	return w;
+}
+
+int layer_take_pages(struct layer *l, struct page_write **pages)
+{
+	*pages = NULL;
+	MUTEX_GUARD(&l->lock);
+	if (!l->dirty)
+		return 0;
+	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
+		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS; k++) {
+			struct region *r = &l->leaves[leaf][k];
+			struct page_write *w;
+
+			if (!r->dirty)
+				continue;
+			w = take_page_locked(r, leaf * LEAF_REGIONS + k);
+			if (!w)
+				return -ENOMEM;
+			w->next = *pages;
+			*pages = w;
+			region_compact(r);
+		}
+	}
+	l->dirty = false;
+	return 0;
+}
+
+int layer_write_pages(struct layer *l, struct page_write *pages)
+{
+	const struct io_ops *ops = l->env->io->ops;
+	char path[40];
+	bool fresh = false;
+	int fd, e = 0;
+
+	if (!pages)
+		return 0;
+	layer_path(path, l->id, LAYER_MAP);
+	fd = ops->open(l->env->io, path, O_RDWR);
+	if (fd == -ENOENT) {
+		fresh = true;
+		fd = ops->open(l->env->io, path, O_RDWR | O_CREAT);
+	}
+	if (fd < 0)
+		return fd;
+	for (struct page_write *w = pages; w && !e; w = w->next) {
+		struct gf_disk_page page;
+
+		page_encode(w, l->id, &page);
+		e = io_pwrite(l->env->io, fd, &page, sizeof(page),
+			page_offset(w->region, w->generation));
+	}
+	if (!e)
+		e = ops->fdatasync(l->env->io, fd);
+	ops->close(l->env->io, fd);
+	if (!e && fresh) {
+		MUTEX_GUARD(&l->lock);
+		l->name_unsynced = true;
+	}
+	return e;
+}
+
+/* The generation stays counted up: the slot of the last good page must not be written. Two steps
+ * keep the parity. */
+void layer_pages_failed(struct layer *l, struct page_write *pages)
+{
+	MUTEX_GUARD(&l->lock);
+	for (struct page_write *w = pages; w; w = w->next) {
+		struct region *r = layer_find_region_locked(l, w->region);
+
+		if (r && r->generation == w->generation) {
+			r->generation = w->generation + 1;
+			r->dirty = true;
+			l->dirty = true;
+		}
+	}
+}
+
+void pages_free(struct page_write *pages)
+{
+	while (pages) {
+		struct page_write *next = pages->next;
+
+		free(pages);
+		pages = next;
+	}
+}
+
+int layer_each_page(struct layer *l, int (*cb)(void *arg, uint32_t region, uint32_t generation),
+	void *arg)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
+		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS; k++) {
+			struct region *r = &l->leaves[leaf][k];
+			int e;
+
+			if (r->generation == 0)
+				continue;
+			e = cb(arg, leaf * LEAF_REGIONS + k, r->generation);
+			if (e)
+				return e;
+		}
+	}
+	return 0;
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Building and checking ops. The check is one table-like switch: for each type the size of its
+ * fixed part and the length that its own counters promise. Types that are not known are damage,
+ * not something to skip: a change that is not applied would leave later ones on wrong ground.
+ */
+#include "store/ops.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sizes.h"
+
+void opbuf_init(struct opbuf *buf)
+{
+	memset(buf, 0, sizeof(*buf));
+}
+
+void opbuf_release(struct opbuf *buf)
+{
+	free(buf->bytes);
+	opbuf_init(buf);
+}
+
+static bool opbuf_grow(struct opbuf *buf, size_t more)
+{
+	size_t capacity = buf->capacity ? buf->capacity : 512;
+	uint8_t *bytes;
+
+	while (capacity < buf->len + more)
+		capacity *= 2;
+	if (capacity == buf->capacity)
+		return true;
+	bytes = realloc(buf->bytes, capacity);
+	if (!bytes)
+		return false;
+	buf->bytes = bytes;
+	buf->capacity = capacity;
+	return true;
+}
+
+void *opbuf_add(struct opbuf *buf, enum gf_op_type type, unsigned flags, size_t size, size_t tail)
+{
+	size_t len = round_up(size + tail, 8);
+	struct gf_disk_op *op;
+
+	if (buf->failed || len > UINT32_MAX || !opbuf_grow(buf, len)) {
+		buf->failed = true;
+		return NULL;
+	}
+	op = (struct gf_disk_op *)(buf->bytes + buf->len);
+	memset(op, 0, len);
+	op->type = type;
+	op->flags = flags;
+	op->length = len;
+	buf->len += len;
+	return op;
+}
+
+/* The length that op must have by its own counters; 0 when it cannot be right. avail >= 8. */
+static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
+{
+	const void *p = op;
+	uint64_t fixed = 0, tail = 0;
+
+#define OP_FIXED(kind) \
+	do { \
+		fixed = sizeof(struct kind); \
+		if (avail < fixed) \
+			return 0; \
+	} while (0)
+
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_PAD:
+		fixed = sizeof(struct gf_disk_op);
+		break;
+	case GF_OP_EPOCH:
+		OP_FIXED(gf_op_epoch);
+		break;
+	case GF_OP_WRITE:
+		OP_FIXED(gf_op_blocks);
+		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * GF_BLOCK_SIZE;
+		break;
+	case GF_OP_LARGE:
+		OP_FIXED(gf_op_blocks);
+		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * sizeof(uint32_t);
+		break;
+	case GF_OP_COMMIT:
+		OP_FIXED(gf_op_commit);
+		break;
+	case GF_OP_CLEAR:
+		OP_FIXED(gf_op_clear);
+		break;
+	case GF_OP_INTENT:
+		OP_FIXED(gf_op_intent);
+		break;
+	case GF_OP_INODE:
+		OP_FIXED(gf_op_inode);
+		tail = (uint64_t)((const struct gf_op_inode *)p)->name_len +
+		       ((const struct gf_op_inode *)p)->target_len;
+		break;
+	case GF_OP_ATTR:
+		OP_FIXED(gf_op_attr);
+		break;
+	case GF_OP_RENAME:
+		OP_FIXED(gf_op_rename);
+		tail = ((const struct gf_op_rename *)p)->name_len;
+		break;
+	case GF_OP_UNLINK:
+	case GF_OP_DROP:
+		OP_FIXED(gf_op_ino);
+		break;
+	case GF_OP_SIZE:
+		OP_FIXED(gf_op_size);
+		break;
+	case GF_OP_XATTR:
+		OP_FIXED(gf_op_xattr);
+		tail = (uint64_t)((const struct gf_op_xattr *)p)->name_len +
+		       ((const struct gf_op_xattr *)p)->value_len;
+		break;
+	case GF_OP_LAYER:
+		OP_FIXED(gf_op_layer);
+		break;
+	case GF_OP_HEAD:
+	case GF_OP_BOUND:
+		OP_FIXED(gf_op_pair);
+		break;
+	case GF_OP_GOLDEN:
+		OP_FIXED(gf_op_golden);
+		tail = ((const struct gf_op_golden *)p)->path_len;
+		break;
+	case GF_OP_PAGES:
+		OP_FIXED(gf_op_pages);
+		tail = (uint64_t)((const struct gf_op_pages *)p)->count * 8;
+		break;
+	}
+#undef OP_FIXED
+	return fixed ? round_up(fixed + tail, 8) : 0;
+}
+
+static bool name_is_valid(const char *name, size_t len)
+{
+	return len > 0 && len <= GF_NAME_MAX && !memchr(name, '\0', len) &&
+	       !memchr(name, '/', len);
+}
+
+/* Ranges and names that the apply functions rely on. */
+static bool op_is_sane(const struct gf_disk_op *op)
+{
+	const void *p = op;
+	const struct gf_op_blocks *blocks = p;
+	const struct gf_op_clear *clear = p;
+	const struct gf_op_inode *inode = p;
+	const struct gf_op_rename *rename = p;
+	const uint64_t max_block = GF_MAX_SIZE / GF_BLOCK_SIZE;
+
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_WRITE:
+	case GF_OP_LARGE:
+		return blocks->block < max_block && blocks->count <= max_block - blocks->block &&
+		       blocks->size <= GF_MAX_SIZE;
+	case GF_OP_CLEAR:
+		return clear->block <= max_block && clear->count <= max_block - clear->block &&
+		       (op->flags == GF_ZERO || op->flags == GF_PARENT);
+	case GF_OP_INODE:
+		return inode->size <= GF_MAX_SIZE && inode->target_len <= GF_PATH_MAX &&
+		       (inode->name_len == 0 ||
+			       name_is_valid(op_tail(p, sizeof(*inode)), inode->name_len));
+	case GF_OP_RENAME:
+		return name_is_valid(op_tail(p, sizeof(*rename)), rename->name_len);
+	case GF_OP_SIZE:
+		return ((const struct gf_op_size *)p)->size <= GF_MAX_SIZE;
+	case GF_OP_XATTR:
+		return ((const struct gf_op_xattr *)p)->name_len <= GF_NAME_MAX &&
+		       ((const struct gf_op_xattr *)p)->value_len <= GF_XATTR_VALUE_MAX;
+	case GF_OP_GOLDEN:
+		return ((const struct gf_op_golden *)p)->path_len <= GF_PATH_MAX;
+	default:
+		return true;
+	}
+}
+
+const struct gf_disk_op *ops_next(const void *ops, size_t len, size_t *pos, int *error)
+{
+	const struct gf_disk_op *op;
+	size_t avail = len - *pos;
+
+	*error = 0;
+	if (avail == 0)
+		return NULL;
+	op = (const struct gf_disk_op *)((const uint8_t *)ops + *pos);
+	if (avail < sizeof(*op) || op->length > avail || op->length < sizeof(*op) ||
+		op_expected(op, op->length) != op->length || !op_is_sane(op)) {
+		*error = -EUCLEAN;
+		return NULL;
+	}
+	*pos += op->length;
+	return op;
+}
