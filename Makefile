@@ -1,58 +1,182 @@
 # SPDX-License-Identifier: MIT
+#
 # goldfs. `make list` shows the targets; README.md says what they are for.
+#
+# Variables, all on the command line or in the environment:
+#   CC=clang CFLAGS=… LDFLAGS=…   as usual; a change rebuilds what it concerns
+#   BUILD=folder                  where everything that is made goes
+#   DEVELOPER=1                   a warning is an error
+#   SANITIZE=address,undefined    instrumented, in a folder of its own below BUILD
+#   DESTDIR= PREFIX= SBINDIR=     for install and uninstall
+#   CI=true                       a test that is skipped counts as failed
+#   V=1                           print whole commands
+#   TESTS="word …"                only tests whose path contains one of the words
+#   LIB_DIRS="base store"         parts that are linked into unit and crash tests
+#   IMAGES=folder MOUNT=folder    for demo and demo-stop
 
-CC ?= cc
-PREFIX ?= /usr/local
-PKGS = fuse3 libxxhash jansson smartcols
-BUILD ?= build
-
-CFLAGS ?= -O2 -g
-WARN = -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
-	-Wno-unused-parameter
-override CPPFLAGS += -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 -Isrc -Iinclude \
-	-DGOLDFS_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-override CFLAGS += -std=gnu11 $(WARN) -fno-strict-aliasing -pthread
-LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -pthread
 VERSION := 0.1.0
+PREFIX ?= /usr/local
+# mount(8) looks for its helpers in /sbin only, whatever PREFIX is.
+SBINDIR ?= /sbin
+BUILD ?= build
+CFLAGS ?= -O2 -g
+
+comma := ,
+quiet = $(if $(V),,@echo '  $(1)' '$@';)
+flavour := $(subst $(comma),-,$(SANITIZE))
+OBJ := $(BUILD)/obj$(if $(flavour),-$(flavour))
+BIN := $(BUILD)$(if $(flavour),/$(flavour))
+
+# Nothing here may fail without pkg-config: `make deps` is what installs it.
+PKGS := fuse3 libxxhash jansson smartcols
+pkg_cflags := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+pkg_libs := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+
+warnings := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
+	-Wno-unused-parameter
+all_cppflags = -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFUSE_USE_VERSION=314 -Isrc -Iinclude \
+	-DGOLDFS_VERSION='"$(VERSION)"' $(pkg_cflags) $(CPPFLAGS)
+all_cflags = -std=gnu11 $(warnings) -fno-strict-aliasing -pthread $(CFLAGS)
+all_ldflags = $(LDFLAGS)
+all_libs = $(pkg_libs) -pthread $(LDLIBS)
 
 ifeq ($(DEVELOPER),1)
-override CFLAGS += -Werror
+all_cflags += -Werror
 endif
 ifneq ($(SANITIZE),)
-override CFLAGS += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -O1 -g
-override LDFLAGS += -fsanitize=$(SANITIZE)
-OBJ = $(BUILD)/obj-$(subst $(comma),-,$(SANITIZE))
-BIN = $(BUILD)/$(subst $(comma),-,$(SANITIZE))
-else
-OBJ = $(BUILD)/obj
-BIN = $(BUILD)
+all_cflags += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -O1
+all_ldflags += -fsanitize=$(SANITIZE)
 endif
-comma := ,
 
 LIB_DIRS = base image store core service fuse daemon cli
-LIB_SRCS = $(sort $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c)))
-MAIN_SRC = src/cli/main.c
-LIB_OBJS = $(patsubst %.c,$(OBJ)/%.o,$(filter-out $(MAIN_SRC),$(LIB_SRCS)))
-MAIN_OBJ = $(patsubst %.c,$(OBJ)/%.o,$(MAIN_SRC))
+main_src := src/cli/main.c
+main_obj := $(OBJ)/src/cli/main.o
+lib_srcs = $(filter-out $(main_src),$(sort $(foreach dir,$(LIB_DIRS),$(wildcard src/$(dir)/*.c))))
+lib_objs = $(lib_srcs:%.c=$(OBJ)/%.o)
+
+# A unit test is a program: test_NAME.c, with what is not named so shared by all. A crash test is
+# the same with helpers of its own. Tools of mounted tests stand alone.
+unit_tests := $(sort $(wildcard tests/unit/test_*.c))
+unit_helpers := $(filter-out $(unit_tests),$(wildcard tests/unit/*.c))
+crash_tests := $(sort $(wildcard tests/crash/test_*.c))
+crash_helpers := $(filter-out $(crash_tests),$(wildcard tests/crash/*.c))
+mount_tests := $(filter-out tests/mount/lib.sh,$(sort $(wildcard tests/mount/*.sh)))
+mount_tools := $(sort $(wildcard tests/mount/*.c))
+boot_tests := $(sort $(wildcard tests/boot/test_*.sh))
+
+unit_bins := $(unit_tests:%.c=$(BIN)/%)
+crash_bins := $(crash_tests:%.c=$(BIN)/%)
+tool_bins := $(mount_tools:%.c=$(BIN)/%)
+only = $(if $(TESTS),$(foreach test,$(1),$(if $(strip $(foreach word,$(TESTS),\
+	$(findstring $(word),$(test)))),$(test))),$(1))
+
+# A make that was not told -j builds on all processors below the targets that install first.
+jobs = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
 
 ## all: build the goldfs binary
 all: $(BIN)/goldfs
 
-$(BIN)/goldfs: $(MAIN_OBJ) $(LIB_OBJS)
+$(BIN)/goldfs: $(main_obj) $(lib_objs) $(OBJ)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $(filter %.o,$^) $(all_libs)
 
-$(OBJ)/%.o: %.c
+$(OBJ)/%.o: %.c $(OBJ)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call quiet,CC  )$(CC) $(all_cppflags) $(all_cflags) -MMD -MP -c -o $@ $<
+
+$(unit_bins): $(BIN)/%: $(OBJ)/%.o $(unit_helpers:%.c=$(OBJ)/%.o) $(lib_objs)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs) -lcmocka
+
+$(crash_bins): $(BIN)/%: $(OBJ)/%.o $(crash_helpers:%.c=$(OBJ)/%.o) $(lib_objs)
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs) -lcmocka
+
+$(tool_bins): $(BIN)/%: $(OBJ)/%.o
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ -pthread
+
+# What the compiler is called with; only a change touches the file, which rebuilds the objects.
+$(OBJ)/flags: force
+	@pkg-config --exists $(PKGS) || { \
+		echo "make: something to build with is missing: type 'make deps' as root" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(CC) $(all_cppflags) $(all_cflags) $(all_ldflags) $(all_libs))' >$@.new
+	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+
+## check: all tests, after installing what they need
+check:
+	+@tests/deps check
+	+@$(MAKE) --no-print-directory $(jobs) test-programs
+	+@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(crash_bins) \
+		$(mount_tests) $(boot_tests))
+
+test-programs: all $(unit_bins) $(crash_bins) $(tool_bins)
+
+## check-unit: tests of single parts
+check-unit: $(call only,$(unit_bins))
+	+@tests/run $(BIN)/goldfs $^
+
+## check-crash: the store on a simulated disk that loses power
+check-crash: $(call only,$(crash_bins))
+	+@tests/run $(BIN)/goldfs $^
+
+## check-mount: tests on a real mount
+check-mount: all $(tool_bins)
+	+@tests/run $(BIN)/goldfs $(call only,$(mount_tests))
+
+## check-boot: real guests on clones of a Debian image
+check-boot: all
+	+@tests/run $(BIN)/goldfs $(call only,$(boot_tests))
+
+## check-layers: no include points upward
+check-layers:
+	@tests/check-layers
+
+## demo: mount a golden image, clone it and show what the clones cost
+demo:
+	+@tests/deps demo
+	+@$(MAKE) --no-print-directory $(jobs) all
+	+@tests/demo start $(BIN)/goldfs $(abspath $(BUILD)) '$(IMAGES)' '$(MOUNT)'
+
+## demo-stop: unmount what demo mounted
+demo-stop:
+	+@tests/demo stop $(BIN)/goldfs $(abspath $(BUILD)) '$(IMAGES)' '$(MOUNT)'
+
+## deps: install what building and testing need (Debian packages, as root or with sudo)
+deps:
+	@tests/deps check
+
+man_pages = $(wildcard man/*.[1-9])
+bindir = $(DESTDIR)$(PREFIX)/bin
+mandir = $(DESTDIR)$(PREFIX)/share/man
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+man_targets = $(foreach page,$(man_pages),$(mandir)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+
+## install: to DESTDIR and PREFIX
+install: all
+	install -D -m 755 $(BIN)/goldfs $(bindir)/goldfs
+	install -D -m 755 mount-helpers/mount.goldfs $(DESTDIR)$(SBINDIR)/mount.goldfs
+	@mkdir -p $(unitdir)
+	sed 's|/usr/local/bin|$(PREFIX)/bin|g' mount-helpers/goldfs@.service >$(unitdir)/goldfs@.service
+	chmod 644 $(unitdir)/goldfs@.service
+	$(foreach page,$(man_targets),install -D -m 644 man/$(notdir $(page)) $(page) &&) :
+
+## uninstall: remove what install put there
+uninstall:
+	rm -f $(bindir)/goldfs $(DESTDIR)$(SBINDIR)/mount.goldfs $(unitdir)/goldfs@.service $(man_targets)
 
 ## list: show the targets
 list:
 	@sed -n 's/^## //p' Makefile
 
-## clean: remove what was built
+## clean: remove what was built; images that were downloaded or made stay
 clean:
-	rm -rf $(BUILD)/obj* $(BUILD)/goldfs
+	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all list clean
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+.PHONY: all check test-programs check-unit check-crash check-mount check-boot check-layers demo \
+	demo-stop deps install uninstall list clean force
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+-include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
