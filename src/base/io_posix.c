@@ -85,8 +85,8 @@ static int posix_punch(struct io *io, int fd, uint64_t off, uint64_t len)
 	int rc;
 
 	do {
-		rc = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off,
-			(off_t)len);
+		rc = fallocate(
+			fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len);
 	} while (rc < 0 && errno == EINTR);
 	return result(rc);
 }
@@ -135,8 +135,8 @@ static int posix_syncdir(struct io *io, const char *path)
 	return fd_syncdir(dirfd_of(io), path);
 }
 
-static int posix_list(struct io *io, const char *path, int (*cb)(void *arg, const char *name),
-	void *arg)
+static int posix_list(
+	struct io *io, const char *path, int (*cb)(void *arg, const char *name), void *arg)
 {
 	CLEANUP_CLOSE int fd = -1;
 	struct dirent *entry;

@@ -2,10 +2,10 @@
 /*
  * The log: one message is one line, written by one call.
  *
- * Until log_open() says otherwise messages go to stderr, so that a failing start is seen. A log file
- * is opened for appending and each line is a single write(2), so supervisor and worker may share
- * it. Messages carry names that users chose: control characters in them are written as \ooo, for a
- * file name must not be able to forge a line of the log or drive a terminal.
+ * Until log_open() says otherwise messages go to stderr, so that a failing start is seen. A log
+ * file is opened for appending and each line is a single write(2), so supervisor and worker may
+ * share it. Messages carry names that users chose: control characters in them are written as \ooo,
+ * for a file name must not be able to forge a line of the log or drive a terminal.
  *
  * The mutex protects the target and the file; log_open() may replace them at any time (rotation).
  * A message never changes errno.
