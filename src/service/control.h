@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The protocol of .goldfs/control.
+ *
+ * A client opens the file, writes one request with one write(2) and reads one reply from the same
+ * descriptor until it reads nothing. Both are JSON objects (UTF-8).
+ *
+ * Request: "verb" and the keys of that verb. An unknown key is an error: it might have meant
+ * something. Every request may have "client", a string of at most 128 bytes that names this
+ * request for ever: it is kept for replies that survive a restart, and ignored today.
+ *
+ * Reply: {"status":0, ...} when it was done, {"status":1,"errno":"EEXIST","error":"message"} when
+ * not; then nothing was changed, except where the message says so. errno is the name of the error
+ * that the equivalent system call would give, EINVAL for a request that is not understood.
+ *
+ * Paths start at the mount's root, with or without a leading slash; ".." and symbolic links on the
+ * way are refused. A path that is not UTF-8 is sent as {"escaped": "a%FFb"}; in replies it stands
+ * percent-escaped. Sizes are bytes.
+ *
+ * | verb       | keys                                          | reply                        |
+ * | ---------- | --------------------------------------------- | ---------------------------- |
+ * | clone      | source; targets [path, ...], or folder,       | clones: how many were made   |
+ * |            | pattern, count, start (1); mode ("snapshot"), |                              |
+ * |            | replace (false), opaque (false), umask (18)   |                              |
+ * | list       | path (""), types ["golden", "clone",          | goldfs [{...}, ...]          |
+ * |            | "snapshot", "folder"]                         |                              |
+ * | stat       | paths [path, ...], if_removed (false)         | goldfs [{...}, ...],         |
+ * |            |                                               | if_removed_bytes             |
+ * | df         |                                               | store {...}                  |
+ * | settle     | background (false)                            | job: its id                  |
+ * | job-list   |                                               | jobs [{...}, ...]            |
+ * | job-show   | id                                            | job {...}                    |
+ * | job-wait   | id, timeout_ms (for ever)                     | job {...}, running or ended  |
+ * | job-cancel | id                                            | job {...}                    |
+ *
+ * Who may: clone needs what open(source, O_RDONLY) and creating the targets need; the new files
+ * belong to the caller (and to the folder's group where the folder is set-group-ID) and get the
+ * source's permissions less umask, as with cp. list and stat need search permission on the folders
+ * of a path, list leaves out folders that the caller may not read and search. df is everyone's.
+ * settle is root's and the mount owner's. A job is seen and cancelled by who started it, by root
+ * and by the mount's owner.
+ */
+#ifndef GOLDFS_SERVICE_CONTROL_H
+#define GOLDFS_SERVICE_CONTROL_H
+
+/* Longest request, bytes. */
+#define CONTROL_REQUEST_MAX (1u << 20)
+/* Most clones that one request makes. */
+#define CONTROL_CLONES_MAX 100000u
+#define CONTROL_CLIENT_MAX 128u
+
+#endif

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/* The verbs about the store as a whole, df and settle, and those about jobs. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "service/internal.h"
+#include "service/names.h"
+#include "service/report.h"
+
+int control_df(struct request *rq)
+{
+	struct fs_store_figures figures;
+	int r = fs_store_figures(rq->service->fs, &figures);
+
+	if (r < 0)
+		return request_fail_path(rq, r, "cannot look at", "");
+	return request_reply(rq, "store", report_store(&figures));
+}
+
+static int run_settle(void *arg, struct job *job)
+{
+	struct service *service = arg;
+
+	return fs_settle(service->fs);
+}
+
+/*
+ * Settling is a job, so that others see it and its starter may leave; a request that does not ask
+ * for the background waits for it.
+ */
+int control_settle(struct request *rq)
+{
+	struct job_spec spec = {
+		.kind = "settle",
+		.target = rq->service->info.mountpoint,
+		.uid = rq->access.uid,
+		.gid = rq->access.gid,
+		.run = run_settle,
+		.arg = rq->service,
+	};
+	struct job_view view = {.error = 0};
+	bool background = false;
+	uint64_t id;
+	int r;
+
+	if (request_owner_only(rq) < 0 || request_bool(rq, "background", &background) < 0)
+		return rq->error;
+	r = jobs_start(rq->service->jobs, &spec, &id);
+	if (r < 0)
+		return request_fail(rq, r, "too many jobs run already, wait for one of them");
+	if (!background && jobs_wait(rq->service->jobs, id, UINT64_MAX, &view) == 0) {
+		r = view.error;
+		job_view_release(&view);
+		if (r < 0)
+			return request_fail_path(rq, r, "cannot settle", "");
+	}
+	return request_reply(rq, "job", json_integer((json_int_t)id));
+}
+
+json_t *job_json(const struct job_view *view)
+{
+	char started[TIME_TEXT_LEN];
+
+	time_text(view->started_ns, started);
+	return json_pack("{s:I, s:s, s:o, s:s, s:I, s:I, s:I, s:s, s:s}", "id",
+		(json_int_t)view->id, "kind", view->kind, "target", name_json(view->target),
+		"state", job_state_name(view->state), "done_bytes", (json_int_t)view->done_bytes,
+		"total_bytes", (json_int_t)view->total_bytes, "rate", (json_int_t)view->rate,
+		"error", view->state == JOB_FAILED ? strerror(-view->error) : "", "started",
+		started);
+}
+
+static bool may_see(const struct request *rq, const struct job_view *view)
+{
+	return request_is_owner(rq) || rq->access.uid == view->uid;
+}
+
+int control_job_list(struct request *rq)
+{
+	json_t *list = json_array();
+	struct job_view view;
+
+	for (unsigned int slot = 0; slot < JOBS_MAX; slot++) {
+		if (jobs_slot(rq->service->jobs, slot, &view) < 0)
+			continue;
+		if (may_see(rq, &view))
+			json_array_append_new(list, job_json(&view));
+		job_view_release(&view);
+	}
+	return request_reply(rq, "jobs", list);
+}
+
+/* Takes "id" and copies that job. A job that the caller may not see is none to him. */
+static int take_job(struct request *rq, uint64_t *id, struct job_view *view)
+{
+	int r;
+
+	if (request_number(rq, "id", false, INT64_MAX, id) < 0)
+		return rq->error;
+	r = jobs_get(rq->service->jobs, *id, view);
+	if (r == 0 && !may_see(rq, view)) {
+		job_view_release(view);
+		r = -ENOENT;
+	}
+	if (r < 0)
+		return request_fail(rq, r, "there is no job %llu", (unsigned long long)*id);
+	return 0;
+}
+
+static int reply_job(struct request *rq, struct job_view *view)
+{
+	json_t *json = job_json(view);
+
+	job_view_release(view);
+	return request_reply(rq, "job", json);
+}
+
+int control_job_show(struct request *rq)
+{
+	struct job_view view;
+	uint64_t id;
+
+	if (take_job(rq, &id, &view) < 0)
+		return rq->error;
+	return reply_job(rq, &view);
+}
+
+int control_job_wait(struct request *rq)
+{
+	uint64_t timeout_ms = UINT64_MAX;
+	struct job_view view;
+	uint64_t id;
+	int r;
+
+	if (request_number(rq, "timeout_ms", true, INT64_MAX, &timeout_ms) < 0 ||
+		take_job(rq, &id, &view) < 0)
+		return rq->error;
+	job_view_release(&view);
+	r = jobs_wait(rq->service->jobs, id, timeout_ms, &view);
+	if (r < 0)
+		return request_fail(rq, r, "there is no job %llu", (unsigned long long)id);
+	return reply_job(rq, &view);
+}
+
+int control_job_cancel(struct request *rq)
+{
+	struct job_view view;
+	uint64_t id;
+	int r;
+
+	if (take_job(rq, &id, &view) < 0)
+		return rq->error;
+	job_view_release(&view);
+	r = jobs_cancel(rq->service->jobs, id);
+	if (r < 0)
+		return request_fail(rq, r, "job %llu has ended already", (unsigned long long)id);
+	r = jobs_get(rq->service->jobs, id, &view);
+	if (r < 0)
+		return request_fail(rq, r, "there is no job %llu", (unsigned long long)id);
+	return reply_job(rq, &view);
+}

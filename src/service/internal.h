@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of the service share; for src/service only. */
+#ifndef GOLDFS_SERVICE_INTERNAL_H
+#define GOLDFS_SERVICE_INTERNAL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "service/authorise.h"
+#include "service/jobs.h"
+#include "service/service.h"
+
+struct service {
+	struct fs *fs;
+	struct service_info info; /* its strings are owned */
+	struct jobs *jobs;
+	int64_t started_ns; /* CLOCK_MONOTONIC */
+};
+
+/*
+ * One control request on its way. A verb takes its fields from args, writes the members of its
+ * reply to out (each with a comma before it) and returns 0; or it returns request_fail().
+ */
+struct request {
+	struct service *service;
+	struct access access;
+	json_t *args; /* an object */
+	FILE *out;
+	int error; /* negative errno of the failure that message is about */
+	char *message;
+};
+
+/* Records why the request fails: returns err, a negative errno. The first message counts. */
+int request_fail(struct request *rq, int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* The same for something that went wrong with a file: `what "ABSOLUTE PATH": REASON`. */
+int request_fail_path(struct request *rq, int err, const char *what, const char *path);
+/* A path below the root as messages show it: absolute, UTF-8, malloc'ed. NULL without memory. */
+char *request_name(struct request *rq, const char *path);
+
+/* Writes `,"key":value`; takes value over. */
+int request_reply(struct request *rq, const char *key, json_t *value);
+
+/*
+ * Fields. A missing one leaves *value as it is when optional, and fails the request with what is
+ * wrong otherwise, as does one of another type. Strings are owned by the caller.
+ */
+int request_string(struct request *rq, const char *key, bool optional, const char **value);
+int request_bool(struct request *rq, const char *key, bool *value);
+int request_number(struct request *rq, const char *key, bool optional, uint64_t max,
+	uint64_t *value);
+/* A path, malloc'ed: a string as it is, or {"escaped": "..."} unescaped. */
+int request_path(struct request *rq, const char *key, char **path);
+int request_path_value(struct request *rq, const char *key, json_t *value, char **path);
+/* A list that must be there. It stays args' own. */
+int request_list(struct request *rq, const char *key, json_t **list);
+
+/* Follows path with the caller's rights; a failure is recorded. */
+int request_walk(struct request *rq, const char *path, struct node *node);
+/* Fails the request when the caller is neither root nor the owner of the mount. */
+int request_owner_only(struct request *rq);
+bool request_is_owner(const struct request *rq);
+
+/* The verbs. */
+int control_clone(struct request *rq);
+int control_list(struct request *rq);
+int control_stat(struct request *rq);
+int control_df(struct request *rq);
+int control_settle(struct request *rq);
+int control_job_list(struct request *rq);
+int control_job_show(struct request *rq);
+int control_job_wait(struct request *rq);
+int control_job_cancel(struct request *rq);
+
+json_t *job_json(const struct job_view *view);
+uint64_t service_uptime(const struct service *service);
+
+#endif

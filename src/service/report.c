@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+#include "service/report.h"
+
+#include <math.h>
+
+#include "base/sizes.h"
+#include "service/names.h"
+#include "service/service.h"
+
+/* A member, or the loss of the whole object: no reader can use a part of it. */
+static void set(json_t **object, const char *key, json_t *value)
+{
+	if (*object && value && json_object_set(*object, key, value) == 0) {
+		json_decref(value);
+		return;
+	}
+	json_decref(value);
+	json_decref(*object);
+	*object = NULL;
+}
+
+static void set_bytes(json_t **object, const char *key, uint64_t bytes)
+{
+	set(object, key, json_integer((json_int_t)min_u64(bytes, INT64_MAX)));
+}
+
+const char *report_kind(enum fs_kind kind)
+{
+	switch (kind) {
+	case FS_KIND_FOLDER:
+		return "folder";
+	case FS_KIND_GOLDEN:
+		return "golden";
+	case FS_KIND_CLONE:
+		return "clone";
+	case FS_KIND_SNAPSHOT:
+		return "snapshot";
+	case FS_KIND_SYMLINK:
+		return "symlink";
+	}
+	return "";
+}
+
+json_t *report_file(const char *path, const struct fs_info *info)
+{
+	json_t *object = json_object();
+	char created[TIME_TEXT_LEN];
+
+	time_text(info->created_ns, created);
+	set(&object, "path", name_json(path));
+	set(&object, "kind", json_string(report_kind(info->kind)));
+	set(&object, "mode", json_string(info->mode ? info->mode : ""));
+	set(&object, "format", json_string(info->format ? info->format : ""));
+	set(&object, "base", name_json(info->base ? info->base : ""));
+#define X(name) set_bytes(&object, #name, info->figures.name);
+	REPORT_FIGURES(X)
+#undef X
+	set_bytes(&object, "snapshots", info->snapshots);
+	set(&object, "created", json_string(created));
+	set(&object, "state", json_string(info->state ? info->state : ""));
+	return object;
+}
+
+json_t *report_store(const struct fs_store_figures *figures)
+{
+	json_t *object = json_object();
+
+#define X(name, help) set_bytes(&object, #name, figures->name);
+	REPORT_STORE(X)
+#undef X
+	set(&object, "ratio", json_real(isfinite(figures->ratio) ? figures->ratio : 0));
+	set_bytes(&object, "clones", figures->clones);
+	set_bytes(&object, "snapshots", figures->snapshots);
+	return object;
+}
+
+json_t *report_daemon(const struct service_info *info, uint64_t uptime_seconds)
+{
+	json_t *object = json_object();
+
+	set_bytes(&object, "worker_pid", (uint64_t)info->worker_pid);
+	set_bytes(&object, "supervisor_pid", (uint64_t)info->supervisor_pid);
+	set_bytes(&object, "restarts", info->restarts);
+	set_bytes(&object, "last_pause_ms", info->last_pause_ms);
+	set_bytes(&object, "uptime_seconds", uptime_seconds);
+	return object;
+}
+
+json_t *report_counters(const struct fs_counters *counters)
+{
+	json_t *object = json_object();
+
+#define X(name, help) set_bytes(&object, #name, counters->name);
+	FS_COUNTERS(X)
+#undef X
+	return object;
+}
+
+void report_add(struct fs_figures *sum, const struct fs_figures *figures)
+{
+#define X(name) sum->name += figures->name;
+	REPORT_FIGURES(X)
+#undef X
+}
+
+/* Takes up to *want from *from. */
+static uint64_t take(uint64_t *from, uint64_t *want)
+{
+	uint64_t taken = min_u64(*from, *want);
+
+	*from -= taken;
+	*want -= taken;
+	return taken;
+}
+
+void report_fold(struct fs_figures *sum, uint64_t freed)
+{
+	uint64_t more = freed > sum->unique_bytes ? freed - sum->unique_bytes : 0;
+
+	sum->unique_bytes += take(&sum->shared_clone_bytes, &more);
+	sum->unique_bytes += take(&sum->shared_snapshot_bytes, &more);
+	/* What is left is no block of any of them: golden images that go with the last clone. */
+	sum->pinned_golden_bytes = more;
+}
