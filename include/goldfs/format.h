@@ -16,6 +16,7 @@
  *   layer/ID.sum          one 32-bit checksum per block at block * 4; 0 is "none"
  *   layer/ID.loc          reserved for SHARED blocks: one struct gf_disk_location per block
  *   golden/ID             the pinned bytes of a golden image
+ *   golden/ID.sums        sums of its chunks, for linked ones
  *   pool/N.data, index/ID reserved for content dedup
  *
  * The same ops stand in journal records and in the catalog, so that one decoder and one apply
@@ -351,5 +352,27 @@ struct gf_op_pages {
 	uint32_t reserved;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_pages) == 32, "pages");
+
+/*
+ * golden/ID.sums: what the whole content of a linked golden image was, for the question whether it
+ * is still the same after somebody touched it unmounted. Followed by count 64-bit sums, one per
+ * chunk: XXH3-64, unkeyed, of the chunk's bytes (the last chunk ends with the image), 1 where that
+ * would be 0; 0 for a chunk that reads as zeros. A hint: rebuilt when missing or damaged.
+ */
+struct gf_disk_sums {
+	uint8_t magic[8];
+	uint32_t version; /* 1 */
+	uint32_t chunk;	  /* bytes, GF_SUMS_CHUNK */
+	uint64_t golden;
+	uint64_t size; /* of the image, bytes */
+	uint64_t count;
+	uint64_t sums_sum; /* of what follows this header */
+	uint64_t reserved;
+	uint64_t sum; /* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_sums) == 64, "sums");
+
+#define GF_SUMS_MAGIC "GOLDSUMS"
+#define GF_SUMS_CHUNK (1u << 20)
 
 #endif

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * golden/ID.sums: one checksum per MiB of a linked image.
+ *
+ * A linked pin shares its bytes with a file that anybody with the rights may open while nothing is
+ * mounted. Afterwards the mtime says "perhaps", and samples miss a small edit; these sums decide.
+ * They cost one pass over the data, made in the background after the first clone, and 8 bytes per
+ * MiB. Holes cost nothing: a chunk without data has the sum 0, as has one that is all zeros.
+ *
+ * The pass must not push what guests use out of the page cache, hence RWF_DONTCACHE where the
+ * kernel knows it. The file is a hint: it is replaced whole, and when it is damaged it is as if it
+ * did not exist.
+ */
+#include "image/pin.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "image/pin_file.h"
+
+#ifndef RWF_DONTCACHE
+#define RWF_DONTCACHE 0x80
+#endif
+
+static uint64_t chunks_of(uint64_t size)
+{
+	return size / GF_SUMS_CHUNK + (size % GF_SUMS_CHUNK != 0);
+}
+
+uint64_t pin_chunk_sum(const void *chunk, size_t len)
+{
+	const uint8_t *bytes = chunk;
+	uint64_t sum;
+
+	/* is_zero() wants whole words; what is left of a last chunk is looked at by itself. */
+	if (is_zero(chunk, len & ~(size_t)7)) {
+		size_t i = len & ~(size_t)7;
+
+		while (i < len && bytes[i] == 0)
+			i++;
+		if (i == len)
+			return 0;
+	}
+	sum = hash_struct(chunk, len);
+	return sum ? sum : 1;
+}
+
+/* Reads len bytes without leaving them in the page cache, if that is possible. */
+static int read_past_cache(int fd, void *buf, size_t len, uint64_t off)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+	ssize_t n = preadv2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE);
+
+	if (n < 0)
+		n = 0; /* not supported, or an error that the plain read will meet again */
+	if ((size_t)n == len)
+		return 0;
+	return fd_pread_full(fd, (char *)buf + n, len - (size_t)n, off + (uint64_t)n);
+}
+
+int pin_for_each_chunk(int fd, uint64_t size,
+	int (*cb)(void *arg, uint64_t chunk, const void *buf, size_t len), void *arg)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(GF_SUMS_CHUNK);
+	uint64_t pos = 0, end;
+	int rc = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	while (rc == 0 && pos < size) {
+		size_t len;
+
+		rc = fd_next_data(fd, pos, &pos, &end);
+		if (rc == -ENXIO)
+			return 0;
+		if (rc < 0 && rc != -EINVAL && rc != -EOPNOTSUPP)
+			return rc;
+		pos = round_down(pos, GF_SUMS_CHUNK);
+		if (pos >= size)
+			return 0;
+		len = (size_t)min_u64(GF_SUMS_CHUNK, size - pos);
+		rc = read_past_cache(fd, buf, len, pos);
+		if (rc == 0)
+			rc = cb(arg, pos / GF_SUMS_CHUNK, buf, len);
+		pos += GF_SUMS_CHUNK;
+	}
+	return rc;
+}
+
+void pin_sums_release(struct pin_sums *sums)
+{
+	free(sums->sum);
+	sums->sum = NULL;
+}
+
+/* Pure: takes the sums out of len bytes that may be anything. */
+static int decode(const uint8_t *bytes, size_t len, uint64_t id, struct pin_sums *sums)
+{
+	struct gf_disk_sums disk;
+	uint64_t i;
+
+	if (len < sizeof(disk))
+		return -EUCLEAN;
+	memcpy(&disk, bytes, sizeof(disk));
+	if (memcmp(disk.magic, GF_SUMS_MAGIC, sizeof(disk.magic)) != 0 ||
+		le64toh(disk.sum) != hash_struct(&disk, offsetof(struct gf_disk_sums, sum)) ||
+		le32toh(disk.version) != 1 || le32toh(disk.chunk) != GF_SUMS_CHUNK ||
+		le64toh(disk.golden) != id)
+		return -EUCLEAN;
+	sums->size = le64toh(disk.size);
+	sums->count = le64toh(disk.count);
+	if (sums->count != chunks_of(sums->size) || sums->count != (len - sizeof(disk)) / 8 ||
+		le64toh(disk.sums_sum) != hash_struct(bytes + sizeof(disk), len - sizeof(disk)))
+		return -EUCLEAN;
+	sums->sum = calloc(sums->count + 1, sizeof(*sums->sum));
+	if (!sums->sum)
+		return -ENOMEM;
+	memcpy(sums->sum, bytes + sizeof(disk), sums->count * 8);
+	for (i = 0; i < sums->count; i++)
+		sums->sum[i] = le64toh(sums->sum[i]);
+	return 0;
+}
+
+int pin_sums_load(int store_fd, uint64_t id, struct pin_sums *sums)
+{
+	const uint64_t most = sizeof(struct gf_disk_sums) + chunks_of(GF_MAX_SIZE) * 8;
+	CLEANUP_FREE uint8_t *bytes = NULL;
+	CLEANUP_CLOSE int fd = -1;
+	char name[PIN_NAME_MAX];
+	struct stat st;
+	int rc;
+
+	pin_name(name, id, ".sums");
+	fd = openat(store_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size > most)
+		return -EUCLEAN;
+	bytes = malloc((size_t)st.st_size + 1);
+	if (!bytes)
+		return -ENOMEM;
+	rc = fd_pread_full(fd, bytes, (size_t)st.st_size, 0);
+	return rc < 0 ? rc : decode(bytes, (size_t)st.st_size, id, sums);
+}
+
+int pin_sums_exist(int store_fd, uint64_t id)
+{
+	struct pin_sums sums = {0};
+	int rc = pin_sums_load(store_fd, id, &sums);
+
+	pin_sums_release(&sums);
+	return rc;
+}
+
+struct check {
+	const struct pin_sums *sums;
+	uint64_t next; /* first chunk not seen yet */
+};
+
+/* Chunks that were passed over are holes, so they have to be zeros. */
+static int check_holes(struct check *check, uint64_t upto)
+{
+	while (check->next < upto)
+		if (check->sums->sum[check->next++] != 0)
+			return -ESTALE;
+	return 0;
+}
+
+static int check_chunk(void *arg, uint64_t chunk, const void *buf, size_t len)
+{
+	struct check *check = arg;
+	int rc = check_holes(check, chunk);
+
+	if (rc < 0)
+		return rc;
+	check->next = chunk + 1;
+	return check->sums->sum[chunk] == pin_chunk_sum(buf, len) ? 0 : -ESTALE;
+}
+
+int pin_sums_verify(int store_fd, uint64_t id, int fd)
+{
+	struct pin_sums sums = {0};
+	struct check check = {.sums = &sums};
+	struct stat st;
+	int rc;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	rc = pin_sums_load(store_fd, id, &sums);
+	if (rc == 0 && sums.size != (uint64_t)st.st_size)
+		rc = -ESTALE;
+	if (rc == 0)
+		rc = pin_for_each_chunk(fd, sums.size, check_chunk, &check);
+	if (rc == 0)
+		rc = check_holes(&check, sums.count);
+	pin_sums_release(&sums);
+	return rc;
+}
+
+struct making {
+	struct pin_sums sums;
+	int (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+};
+
+static int make_chunk(void *arg, uint64_t chunk, const void *buf, size_t len)
+{
+	struct making *making = arg;
+
+	making->sums.sum[chunk] = htole64(pin_chunk_sum(buf, len));
+	if (making->progress &&
+		making->progress(making->arg, chunk * GF_SUMS_CHUNK + len, making->sums.size))
+		return -ECANCELED;
+	return 0;
+}
+
+/* Here the sums are in disk order already. */
+static int write_sums(int store_fd, uint64_t id, const struct pin_sums *sums)
+{
+	struct gf_disk_sums disk = {
+		.version = htole32(1),
+		.chunk = htole32(GF_SUMS_CHUNK),
+		.golden = htole64(id),
+		.size = htole64(sums->size),
+		.count = htole64(sums->count),
+		.sums_sum = htole64(hash_struct(sums->sum, sums->count * 8)),
+	};
+	struct iovec iov[2] = {
+		{.iov_base = &disk, .iov_len = sizeof(disk)},
+		{.iov_base = sums->sum, .iov_len = sums->count * 8},
+	};
+	CLEANUP_CLOSE int fd = -1;
+	int rc;
+
+	memcpy(disk.magic, GF_SUMS_MAGIC, sizeof(disk.magic));
+	disk.sum = htole64(hash_struct(&disk, offsetof(struct gf_disk_sums, sum)));
+	fd = pin_tmp_open(store_fd, id, ".sums");
+	if (fd < 0)
+		return fd;
+	rc = fd_pwritev(fd, iov, 2, 0);
+	if (rc == 0)
+		rc = pin_tmp_publish(store_fd, id, ".sums", fd);
+	if (rc < 0)
+		pin_tmp_drop(store_fd, id, ".sums");
+	return rc;
+}
+
+int pin_sums_make(int store_fd, uint64_t id, int fd,
+	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
+{
+	struct making making = {.progress = progress, .arg = arg};
+	struct pin_print before, after;
+	int rc;
+
+	rc = pin_print_fd(fd, &before);
+	if (rc < 0)
+		return rc;
+	making.sums.size = before.size;
+	making.sums.count = chunks_of(before.size);
+	making.sums.sum = calloc(making.sums.count + 1, sizeof(*making.sums.sum));
+	if (!making.sums.sum)
+		return -ENOMEM;
+	rc = pin_for_each_chunk(fd, before.size, make_chunk, &making);
+	if (rc == 0)
+		rc = pin_print_fd(fd, &after);
+	if (rc == 0 && (before.size != after.size || before.mtime_ns != after.mtime_ns ||
+			       before.sample != after.sample))
+		rc = -ESTALE;
+	if (rc == 0)
+		rc = write_sums(store_fd, id, &making.sums);
+	pin_sums_release(&making.sums);
+	return rc;
+}
