@@ -70,6 +70,9 @@ tool_bins := $(mount_tools:%.c=$(BIN)/%)
 only = $(if $(TESTS),$(foreach test,$(1),$(if $(strip $(foreach word,$(TESTS),\
 	$(findstring $(word),$(test)))),$(test))),$(1))
 
+# Where the Debian image of the boot tests and the demo is kept.
+export BOOT_CACHE := $(abspath $(BUILD))/boot-cache
+
 # A make that was not told -j builds on all processors below the targets that install first.
 jobs = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc 2>/dev/null || echo 1))
 

@@ -1,0 +1,44 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Time limit: 540 s
+#
+# Four guests at once on four clones of one image, with the cache modes and kinds of asynchronous
+# I/O that people use. Each disk is clean afterwards and holds what its own guest wrote.
+. "$(dirname "$0")/lib.sh"
+
+ways=(
+	cache=none,aio=native,discard=unmap
+	cache=none,aio=io_uring,discard=unmap
+	cache=writeback,aio=threads,discard=unmap
+	cache=writeback,aio=io_uring,discard=unmap,detect-zeroes=unmap
+)
+if [ "$(cat /proc/sys/kernel/io_uring_disabled 2>/dev/null || echo 0)" -ne 0 ]; then
+	skip 'io_uring is switched off on this machine'
+fi
+
+mount_goldfs
+"$goldfs" clone -n 4 "$mnt/golden/debian.img" "$mnt/vm%d.img" || fail 'clone -n 4'
+run=$RANDOM$RANDOM
+for n in 1 2 3 4; do
+	chown $guest_id:$guest_id "$mnt/vm$n.img"
+	guest "$n" "$mnt/vm$n.img" "vm$n-$run" "${ways[n - 1]}" &
+	pids+=($!)
+done
+bad=0
+for n in 1 2 3 4; do
+	wait "${pids[n - 1]}" || { echo "guest $n with ${ways[n - 1]} failed"; bad=1; }
+done
+pids=()
+[ $bad -eq 0 ] || fail 'not all guests came through'
+
+for n in 1 2 3 4; do
+	check_disk "$mnt/vm$n.img" "vm$n-$run"
+done
+umount_goldfs
+mount_goldfs
+for n in 1 2 3 4; do
+	check_disk "$mnt/vm$n.img" "vm$n-$run"
+done
+check_golden
+"$goldfs" list "$mnt"
+umount_goldfs
