@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of src/fuse share: the server, its threads, and the operations table.
+ *
+ * Each request is served from start to end by one worker thread, which `me` names; only the answer
+ * to an fsync may come from a thread of the core. All shared fields of struct fuse_server are
+ * either set before the threads start, or have a lock of their own inside.
+ */
+#ifndef GOLDFS_FUSE_INTERNAL_H
+#define GOLDFS_FUSE_INTERNAL_H
+
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "core/fs.h"
+#include "fuse/cp_detect.h"
+#include "fuse/fuse_server.h"
+#include "fuse/notify.h"
+#include "fuse/virtual.h"
+
+/* A request of this size makes a thread's buffers worth emptying when it idles. */
+#define FAT_FROM (128 * 1024)
+
+struct worker {
+	struct fuse_server *server;
+	pthread_t thread;
+	bool started;
+	char *in;		   /* one request, IN_SIZE bytes, mapped */
+	char *out;		   /* what a read returns, FUSE_SERVER_IO_MAX bytes, mapped */
+	atomic_bool reading;	   /* waits for a request, or is about to */
+	atomic_bool fat;	   /* has touched much of its buffers since they were given back */
+	atomic_uint_fast64_t rounds; /* times it went to wait */
+	uint64_t rounds_seen;	   /* by fuse_server_tick() */
+	/* About the request being served, from its raw form: */
+	bool kill_suidgid;
+	atomic_uint_fast64_t counts[FUSE_OP_COUNT];
+};
+
+struct fuse_server {
+	struct fs *fs;
+	struct service *service;
+	struct fuse_session *session;
+	int fd; /* the session's, lent */
+	char *store;
+	void (*ready)(void *arg);
+	void (*ended)(void *arg);
+	void *arg;
+	struct fuse_agreement agreement;
+	atomic_bool init_answered;
+	atomic_bool stopping;
+	atomic_uint running; /* worker threads not yet ended */
+	unsigned threads;
+	struct worker *workers;
+	struct cp_detect *cp;
+	struct virtual_files *virtual_files;
+	struct notifier *notifier;
+	/* Inodes that may have set-id bits: a Bloom filter of one hash. Starts empty; a successor
+	 * process that has not seen their attributes would start with all bits set. */
+	atomic_uint_fast64_t set_id[16];
+};
+
+extern __thread struct worker *me;
+extern const struct fuse_lowlevel_ops server_ops;
+
+/* ---- wire.c: what libfuse does not do, on the raw form ---- */
+
+/* Notes what the raw request says that libfuse drops, and counts it. */
+void wire_look(struct worker *worker, const void *request, size_t len);
+/* The session's own read and writev. */
+extern const struct fuse_custom_io wire_io;
+
+/* ---- attr.c ---- */
+
+static inline struct fuse_server *server_of(fuse_req_t req)
+{
+	return fuse_req_userdata(req);
+}
+
+/* The calling thread, as the kernel names it; 0: not known here. */
+static inline uint64_t task_of(fuse_req_t req)
+{
+	return (uint64_t)fuse_req_ctx(req)->pid;
+}
+
+static inline bool is_virtual(fuse_ino_t ino)
+{
+	return virtual_has(ino);
+}
+
+/* A clock that does not jump, good to a few milliseconds and cheap. */
+static inline int64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* r is 0 or a negative errno. */
+static inline void reply_status(fuse_req_t req, int64_t r)
+{
+	fuse_reply_err(req, r < 0 ? (int)-r : 0);
+}
+
+void attr_to_stat(struct fuse_server *server, const struct fs_attr *attr, struct stat *st);
+/* Answers a lookup or a creation; the reference is given back when the kernel does not take it. */
+void reply_entry(fuse_req_t req, const struct fs_attr *attr);
+void fill_entry(struct fuse_server *server, const struct fs_attr *attr,
+	struct fuse_entry_param *entry);
+/* Takes set-id bits off a file that was written to by somebody who may not keep them. */
+void kill_set_id(struct fuse_server *server, uint64_t ino);
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_set,
+	struct fuse_file_info *fi);
+void op_statfs(fuse_req_t req, fuse_ino_t ino);
+void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+	int flags);
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+
+/* ---- names.c ---- */
+
+void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n);
+void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
+void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);
+void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
+void op_readlink(fuse_req_t req, fuse_ino_t ino);
+void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+	const char *new_name, unsigned flags);
+void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const char *new_name);
+void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	struct fuse_file_info *fi);
+void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+	struct fuse_file_info *fi);
+
+/* ---- content.c ---- */
+
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+	struct fuse_file_info *fi);
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+	struct fuse_file_info *fi);
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off, struct fuse_file_info *src_fi,
+	fuse_ino_t dst, off_t dst_off, struct fuse_file_info *dst_fi, size_t len, int flags);
+
+#endif

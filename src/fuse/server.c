@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The session and its threads.
+ *
+ * Each thread reads a request into its own buffer, serves it to the end and reads the next; the
+ * kernel hands each request to one of them. There is no queue of ours between and no lock: a
+ * request costs one read and one writev. The number of threads bounds how many requests wait for
+ * the disk below at once; an fsync does not hold its thread (content.c).
+ *
+ * Memory: a thread has two buffers of a megabyte, for what a write brings and what a read takes.
+ * They are mapped, not touched, until a large request comes. A thread that then idles for a second
+ * or two is woken by a signal (fuse_server_tick()) and gives the pages back itself: nobody else
+ * may, because the kernel could be writing a request there at that moment. The signal has no
+ * SA_RESTART so that it ends the read; it is sent only to a thread that waits in read.
+ *
+ * The end: an unmounted connection gives ENODEV to every thread. To stop before that, `stopping`
+ * is set and threads are woken by the same signal, again and again until all have seen it, because
+ * a signal that comes just before the read does not end it.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "fuse/internal.h"
+
+#define HEADER_ROOM 4096
+#define IN_SIZE (FUSE_SERVER_IO_MAX + HEADER_ROOM)
+#define WAKE_SIGNAL SIGUSR1
+#define THREADS_MAX 256u
+
+#define BACKGROUND 512 /* requests in flight; the kernel's default of 12 caps a guest's queue */
+
+__thread struct worker *me;
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	conn->max_write = FUSE_SERVER_IO_MAX;
+	conn->max_read = FUSE_SERVER_IO_MAX;
+	conn->max_background = BACKGROUND;
+	conn->congestion_threshold = BACKGROUND * 3 / 4;
+	conn->time_gran = 1;
+	/*
+	 * Not AUTO_INVAL_DATA: with attributes of no lifetime it asks GETATTR at every cached read
+	 * (35,000 instead of 1,050,000 reads per second); notify.c does what is needed. Not
+	 * ATOMIC_O_TRUNC: a separate SETATTR is what op_setattr handles anyway. Not splice: replies
+	 * from memory are six times as fast. Not READDIRPLUS: what it brings would be out of date
+	 * on arrival, as nothing here has a lifetime, and each name would be asked for once more.
+	 * Not HANDLE_KILLPRIV: its second version, see wire.c.
+	 */
+	conn->want &= FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS;
+	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
+					      FUSE_CAP_PARALLEL_DIROPS);
+}
+
+const struct fuse_lowlevel_ops server_ops = {
+	.init = op_init,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.symlink = op_symlink,
+	.rename = op_rename,
+	.link = op_link,
+	.open = op_open,
+	.read = op_read,
+	.write = op_write,
+	.flush = op_flush,
+	.release = op_release,
+	.fsync = op_fsync,
+	.opendir = op_opendir,
+	.readdir = op_readdir,
+	.fsyncdir = op_fsync,
+	.statfs = op_statfs,
+	.setxattr = op_setxattr,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.removexattr = op_removexattr,
+	.create = op_create,
+	.fallocate = op_fallocate,
+	.lseek = op_lseek,
+	.copy_file_range = op_copy_file_range,
+};
+
+static void libfuse_log(enum fuse_log_level level, const char *fmt, va_list ap)
+{
+	char text[512];
+
+	if (level > FUSE_LOG_WARNING)
+		return;
+	vsnprintf(text, sizeof(text), fmt, ap);
+	text[strcspn(text, "\n")] = '\0';
+	log_warning("libfuse: %s", text);
+}
+
+static void wake_handler(int signal)
+{
+}
+
+static unsigned default_threads(void)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	uint64_t wanted = cpus > 0 ? 2 * (uint64_t)cpus : 0;
+
+	return (unsigned)min_u64(max_u64(wanted, 8), 32);
+}
+
+static int make_parts(struct fuse_server *server)
+{
+	int r;
+
+	server->workers = calloc(server->threads, sizeof(*server->workers));
+	if (!server->workers)
+		return -ENOMEM;
+	r = cp_detect_new(&server->cp);
+	if (r == 0)
+		r = virtual_files_new(&server->virtual_files);
+	if (r == 0)
+		r = notifier_new(&server->notifier);
+	return r;
+}
+
+int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *options)
+{
+	struct fuse_server *server = calloc(1, sizeof(*server));
+	int r = 0;
+
+	if (!server)
+		return -ENOMEM;
+	server->fd = -1;
+	server->ready = options->ready;
+	server->ended = options->ended;
+	server->arg = options->arg;
+	server->threads = options->threads ? options->threads : default_threads();
+	if (server->threads > THREADS_MAX)
+		server->threads = THREADS_MAX;
+	server->store = strdup(options->store ? options->store : "");
+	if (!server->store)
+		r = -ENOMEM;
+	if (r == 0)
+		r = make_parts(server);
+	if (r < 0) {
+		fuse_server_free(server);
+		return r;
+	}
+	*out = server;
+	return 0;
+}
+
+static int map_buffers(struct worker *worker)
+{
+	char *all = mmap(NULL, IN_SIZE + FUSE_SERVER_IO_MAX, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (all == MAP_FAILED)
+		return -errno;
+	worker->in = all;
+	worker->out = all + IN_SIZE;
+	return 0;
+}
+
+static void slim(struct worker *worker)
+{
+	madvise(worker->in, IN_SIZE + FUSE_SERVER_IO_MAX, MADV_DONTNEED);
+	atomic_store(&worker->fat, false);
+}
+
+/* Reads one request. Returns its length; 0 when the caller is to try again; -1: the end. */
+static ssize_t next_request(struct worker *worker)
+{
+	ssize_t n;
+
+	atomic_fetch_add(&worker->rounds, 1);
+	atomic_store(&worker->reading, true);
+	n = read(worker->server->fd, worker->in, IN_SIZE);
+	atomic_store(&worker->reading, false);
+	if (n >= (ssize_t)FAT_FROM)
+		atomic_store(&worker->fat, true);
+	if (n > 0)
+		return n;
+	if (n < 0 && errno == EINTR) {
+		if (atomic_load(&worker->fat))
+			slim(worker);
+		return 0;
+	}
+	/* ENOENT: the request was withdrawn while we took it. */
+	if (n < 0 && (errno == ENOENT || errno == EAGAIN))
+		return 0;
+	if (n < 0 && errno != ENODEV && errno != ECONNABORTED)
+		log_error(-errno, "cannot read requests from the kernel");
+	return -1;
+}
+
+static void *worker_run(void *arg)
+{
+	struct worker *worker = arg;
+	struct fuse_server *server = worker->server;
+	ssize_t n;
+
+	me = worker;
+	while (!atomic_load(&server->stopping) && (n = next_request(worker)) >= 0) {
+		struct fuse_buf buf = {.size = (size_t)n, .mem = worker->in};
+
+		if (n == 0)
+			continue;
+		wire_look(worker, worker->in, (size_t)n);
+		fuse_session_process_buf(server->session, &buf);
+	}
+	if (atomic_fetch_sub(&server->running, 1) == 1 && server->ended)
+		server->ended(server->arg);
+	return NULL;
+}
+
+static int make_session(struct fuse_server *server, int fd)
+{
+	char *argv[] = {(char *)"goldfs", NULL};
+	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+	int r;
+
+	fuse_set_log_func(libfuse_log);
+	server->session = fuse_session_new(&args, &server_ops, sizeof(server_ops), server);
+	fuse_opt_free_args(&args);
+	if (!server->session)
+		return -ENOMEM;
+	r = fuse_session_custom_io(server->session, &wire_io, fd);
+	if (r < 0) {
+		fuse_session_destroy(server->session);
+		server->session = NULL;
+	}
+	return r;
+}
+
+static int start_worker(struct fuse_server *server, struct worker *worker)
+{
+	int r;
+
+	worker->server = server;
+	r = map_buffers(worker);
+	if (r < 0)
+		return r;
+	atomic_fetch_add(&server->running, 1);
+	r = pthread_create(&worker->thread, NULL, worker_run, worker);
+	if (r) {
+		atomic_fetch_sub(&server->running, 1);
+		return -r;
+	}
+	worker->started = true;
+	return 0;
+}
+
+int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct service *service)
+{
+	struct sigaction wake = {.sa_handler = wake_handler};
+	int r = make_session(server, fd);
+
+	if (r < 0)
+		return r;
+	sigaction(WAKE_SIGNAL, &wake, NULL);
+	server->fd = fd;
+	server->fs = fs;
+	server->service = service;
+	r = notifier_start(server->notifier, server->session);
+	for (unsigned i = 0; r == 0 && i < server->threads; i++) {
+		r = start_worker(server, &server->workers[i]);
+		if (r < 0 && i > 0) { /* some is enough */
+			log_warning("only %u of %u threads could be started", i, server->threads);
+			return 0;
+		}
+	}
+	return r;
+}
+
+void fuse_server_tick(struct fuse_server *server)
+{
+	for (unsigned i = 0; i < server->threads; i++) {
+		struct worker *w = &server->workers[i];
+		uint64_t rounds = atomic_load(&w->rounds);
+		bool idle = rounds == w->rounds_seen;
+
+		w->rounds_seen = rounds;
+		if (w->started && idle && atomic_load(&w->fat) && atomic_load(&w->reading))
+			pthread_kill(w->thread, WAKE_SIGNAL);
+	}
+}
+
+static void join_workers(struct fuse_server *server)
+{
+	struct timespec pause = {.tv_nsec = 2000000};
+
+	while (atomic_load(&server->running)) {
+		for (unsigned i = 0; i < server->threads; i++)
+			if (server->workers[i].started && atomic_load(&server->workers[i].reading))
+				pthread_kill(server->workers[i].thread, WAKE_SIGNAL);
+		nanosleep(&pause, NULL);
+	}
+	for (unsigned i = 0; i < server->threads; i++) {
+		if (server->workers[i].started)
+			pthread_join(server->workers[i].thread, NULL);
+		server->workers[i].started = false;
+	}
+}
+
+void fuse_server_stop(struct fuse_server *server)
+{
+	atomic_store(&server->stopping, true);
+	if (server->workers)
+		join_workers(server);
+	if (server->notifier)
+		notifier_stop(server->notifier);
+}
+
+/* Answers to fsync that the core still owes must have come: the caller closed fs before. */
+void fuse_server_free(struct fuse_server *server)
+{
+	if (!server)
+		return;
+	fuse_server_stop(server);
+	if (server->session)
+		fuse_session_destroy(server->session); /* closes the descriptor */
+	for (unsigned i = 0; server->workers && i < server->threads; i++)
+		if (server->workers[i].in)
+			munmap(server->workers[i].in, IN_SIZE + FUSE_SERVER_IO_MAX);
+	notifier_free(server->notifier);
+	virtual_files_free(server->virtual_files);
+	cp_detect_free(server->cp);
+	free(server->workers);
+	free(server->store);
+	free(server);
+}
+
+void fuse_server_invalidate(void *arg, uint64_t ino)
+{
+	struct fuse_server *server = arg;
+
+	notifier_invalidate(server->notifier, ino);
+}
+
+const struct fuse_agreement *fuse_server_agreement(const struct fuse_server *server)
+{
+	return &server->agreement;
+}
+
+void fuse_server_op_counts(struct fuse_server *server, uint64_t counts[FUSE_OP_COUNT])
+{
+	memset(counts, 0, FUSE_OP_COUNT * sizeof(*counts));
+	for (unsigned i = 0; i < server->threads; i++)
+		for (unsigned op = 0; op < FUSE_OP_COUNT; op++)
+			counts[op] += atomic_load_explicit(&server->workers[i].counts[op],
+				memory_order_relaxed);
+}
