@@ -17,5 +17,6 @@ int verb_df(int argc, char **argv);
 int verb_settle(int argc, char **argv);
 int verb_job(int argc, char **argv);
 int verb_golden(int argc, char **argv);
+int verb_resize(int argc, char **argv);
 
 #endif

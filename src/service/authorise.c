@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* First who asks, then what he may do, then the way through the tree. See authorise.h. */
 #include "service/authorise.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include "service/service.h"
 
 #define CAP_DAC_OVERRIDE_BIT 1
-#define STATUS_MAX 65536u /* a thread may have 65536 groups; the ones that do not fit do not count */
+#define STATUS_MAX (1u << 20) /* 65536 groups fit, which is what a thread may have */
 
 /* ---- who asks ---- */
 

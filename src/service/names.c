@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Escaping for JSON, messages and metrics. The rules stand in names.h. */
 #include "service/names.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The one conversion is read by conversion(), for the check and for the expansion. */
 #include "service/pattern.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The tables of report.h as JSON. A half-built object is dropped: see set(). */
 #include "service/report.h"
 
 #include <math.h>

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * goldfs job, and waiting for jobs.
+ *
+ * A wait is a series of requests of at most a second each, so that it can be interrupted, shows
+ * progress, and goes on after the daemon was replaced.
+ */
+#include "cli/jobs.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/sizes.h"
+#include "cli/client.h"
+#include "cli/message.h"
+#include "cli/number.h"
+#include "cli/table.h"
+#include "cli/verbs.h"
+
+#define SLICE_MS 1000
+
+static const struct column job_columns[] = {
+	{"ID", "id", COLUMN_COUNT, true},
+	{"KIND", "kind", COLUMN_TEXT, true},
+	{"TARGET", "target", COLUMN_TEXT, true},
+	{"STATE", "state", COLUMN_TEXT, true},
+	{"DONE", "done_bytes", COLUMN_SIZE, true},
+	{"TOTAL", "total_bytes", COLUMN_SIZE, true},
+	{"RATE", "rate", COLUMN_SIZE, true},
+	{"ERROR", "error", COLUMN_TEXT, true},
+	{NULL, NULL, COLUMN_TEXT, false},
+};
+
+/* ---- waiting ---- */
+
+static const char *text_of(json_t *job, const char *key)
+{
+	const char *text = json_string_value(json_object_get(job, key));
+
+	return text ? text : "";
+}
+
+static void show_progress(json_t *job, bool ended)
+{
+	char done[32], total[32];
+	double all = row_number(job, "total_bytes");
+
+	if (!isatty(STDERR_FILENO) || all <= 0)
+		return;
+	size_format((uint64_t)row_number(job, "done_bytes"), done, sizeof(done));
+	size_format((uint64_t)all, total, sizeof(total));
+	fprintf(stderr, "\r%s: %s of %s (%.0f %%)\033[K%s", text_of(job, "kind"), done, total,
+		100 * row_number(job, "done_bytes") / all, ended ? "\n" : "");
+}
+
+static int job_status(json_t *job, uint64_t id)
+{
+	const char *state = text_of(job, "state");
+
+	if (strcmp(state, "done") == 0)
+		return EXIT_DONE;
+	if (strcmp(state, "cancelled") == 0)
+		return cli_fail("job %" PRIu64 " was cancelled", id);
+	return cli_fail("job %" PRIu64 " failed: %s", id, text_of(job, "error"));
+}
+
+int job_follow(const char *mountpoint, uint64_t id)
+{
+	for (;;) {
+		json_t *reply = client_call(mountpoint,
+			json_pack("{s:s, s:I, s:i}", "verb", "job-wait", "id", (json_int_t)id,
+				"timeout_ms", SLICE_MS));
+		json_t *job = json_object_get(reply, "job");
+		bool ended = strcmp(text_of(job, "state"), "running") != 0;
+		int r = EXIT_FAILED;
+
+		if (!reply)
+			return r;
+		show_progress(job, ended);
+		if (ended)
+			r = job_status(job, id);
+		json_decref(reply);
+		if (ended)
+			return r;
+	}
+}
+
+/* ---- the verb ---- */
+
+/* Asks one thing about one job and shows the job when `show`. */
+static int ask_about(const char *verb, const struct place *place, uint64_t id,
+	const struct view *view, bool show)
+{
+	json_t *reply = client_call(place->mountpoint,
+		json_pack("{s:s, s:I}", "verb", verb, "id", (json_int_t)id));
+	json_t *rows;
+	int r = EXIT_DONE;
+
+	if (!reply)
+		return EXIT_FAILED;
+	if (show) {
+		rows = json_pack("[O]", json_object_get(reply, "job"));
+		r = view_print(view, job_columns, "jobs", false, rows, NULL);
+		json_decref(rows);
+	}
+	json_decref(reply);
+	return r;
+}
+
+static int list_jobs(const struct place *place, const struct view *view)
+{
+	json_t *reply = client_call(place->mountpoint, json_pack("{s:s}", "verb", "job-list"));
+	int r;
+
+	if (!reply)
+		return EXIT_FAILED;
+	r = view_print(view, job_columns, "jobs", false, json_object_get(reply, "jobs"), NULL);
+	json_decref(reply);
+	return r;
+}
+
+static int run_job_verb(const char *verb, const struct place *place, uint64_t id,
+	struct view *view)
+{
+	if (strcmp(verb, "list") == 0)
+		return list_jobs(place, view);
+	if (strcmp(verb, "wait") == 0)
+		return job_follow(place->mountpoint, id);
+	if (strcmp(verb, "cancel") == 0)
+		return ask_about("job-cancel", place, id, view, false);
+	view->tall = true;
+	return ask_about("job-show", place, id, view, true);
+}
+
+int verb_job(int argc, char **argv)
+{
+	static const struct option longs[] = {VIEW_LONG, {NULL, 0, NULL, 0}};
+	struct view view = {.json = false};
+	const char *verb = argc > 1 ? argv[1] : "";
+	bool wants_id = strcmp(verb, "list") != 0;
+	struct place place;
+	uint64_t id = 0;
+	int opt, r;
+
+	if (wants_id && strcmp(verb, "show") && strcmp(verb, "wait") && strcmp(verb, "cancel"))
+		return cli_usage("job", *verb ? "there is no \"job %s\""
+					      : "\"list\", \"show\", \"wait\" or \"cancel\" is needed%s",
+			verb);
+	argc--;
+	argv++;
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, ":" VIEW_SHORT, longs, NULL)) != -1)
+		if (!view_option(&view, opt))
+			return cli_bad_option("job", opt, argv);
+	argc -= optind;
+	argv += optind;
+	if (wants_id && argc == 0)
+		return cli_usage("job", "the id of a job is needed");
+	if (wants_id && !number_parse(argv[0], 1, INT64_MAX, &id))
+		return cli_usage("job", "\"%s\" is not the id of a job", argv[0]);
+	if (argc > wants_id + 1)
+		return cli_usage("job", "one job at a time");
+	r = view_check(&view, "job", job_columns);
+	if (r == EXIT_DONE)
+		r = place_mount("job", argv[wants_id], &place);
+	if (r != EXIT_DONE)
+		return r;
+	r = run_job_verb(verb, &place, id, &view);
+	place_release(&place);
+	return r;
+}

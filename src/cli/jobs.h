@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* Waiting for a job of a mount, for all verbs that start one. */
+#ifndef GOLDFS_CLI_JOBS_H
+#define GOLDFS_CLI_JOBS_H
+
+#include <stdint.h>
+
+/*
+ * Waits until job id ends, with a progress line when stderr is a terminal, and returns its status:
+ * EXIT_DONE, or EXIT_FAILED with a word about it.
+ */
+int job_follow(const char *mountpoint, uint64_t id);
+
+#endif

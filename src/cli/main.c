@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The goldfs command: one table of verbs, and which of them a command line means.
+ *
+ * A first word equal to a verb is the verb, also to one that comes with a later version: a folder
+ * of images that happens to be called "scrub" is mounted as "./scrub" today and then. Anything else
+ * is what mount takes. --help behind a verb prints its usage and two examples.
+ */
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/message.h"
+#include "cli/verbs.h"
+
+struct verb {
+	const char *name;
+	int (*run)(int argc, char **argv); /* NULL: not in this version */
+	const char *summary;
+	const char *usage; /* lines behind "goldfs " */
+	const char *options;
+	const char *examples[2];
+};
+
+#define VIEW_HELP \
+	"  -j, --json          print JSON, sizes in bytes\n" \
+	"  -b, --bytes         print sizes in bytes\n" \
+	"  -n, --noheadings    no heading line\n" \
+	"  -o, --output COL,…  columns to show; +COL,… adds to the usual ones\n" \
+	"      --sort COL      sort by a column, -COL in descending order\n"
+
+#define FILE_COLUMNS \
+	"Columns: path kind mode format base virtual data zero unique shared shared-golden\n" \
+	"  shared-clone shared-snapshot shared-self pinned-golden snapshots created state\n"
+
+static const struct verb verbs[] = {
+	{"mount", verb_mount, "mount a folder of golden images",
+		"[mount] [-f] [-o OPTION,…] IMAGES MOUNTPOINT",
+		"  -f            stay in the foreground\n"
+		"  -o OPTION,…   store=DIR (IMAGES/.goldfs), ro, allow_other, threads=N,\n"
+		"                journal-size=SIZE, reserve=SIZE, dedup=off|golden|all,\n"
+		"                dedup-memory=SIZE, verify=off|read, metrics=store|clone,\n"
+		"                log=syslog|stderr|FILE, and those of mount(8)\n",
+		{"goldfs /srv/gi /mnt/vms", "goldfs -o store=/var/lib/goldfs /srv/gi /mnt/vms"}},
+	{"umount", verb_umount, "unmount, and wait until everything is written",
+		"umount MOUNTPOINT", "", {"goldfs umount /mnt/vms", "goldfs umount ."}},
+	{"clone", verb_clone, "make clones of an image",
+		"clone [OPTION…] SOURCE TARGET…\nclone [OPTION…] -n COUNT [--start N] SOURCE PATTERN",
+		"  -n, --count COUNT   that many, named by PATTERN, like desk%04d.img\n"
+		"      --start N       the first number, 1 if not given\n"
+		"      --mode MODE     snapshot (the default), thin or full\n"
+		"      --force         replace what exists\n"
+		"      --opaque        clone the bytes of an image that is not raw as they are\n",
+		{"goldfs clone /mnt/vms/golden/debian-12.img /mnt/vms/web1.img",
+			"goldfs clone -n 1000 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/desk%04d.img"}},
+	{"list", verb_list, "list golden images and clones",
+		"list [OPTION…] [PATH…]",
+		"  -t, --types TYPE,…  golden, clone, snapshot, folder\n" VIEW_HELP FILE_COLUMNS,
+		{"goldfs list /mnt/vms", "goldfs list -n -o path,unique --sort unique /mnt/vms/vdi"}},
+	{"stat", verb_stat, "show what files cost",
+		"stat [OPTION…] PATH…\nstat --if-removed [OPTION…] PATH…",
+		"      --if-removed    what removing all of these together frees\n" VIEW_HELP FILE_COLUMNS,
+		{"goldfs stat /mnt/vms/web1.img",
+			"goldfs stat --if-removed /mnt/vms/web1.img /mnt/vms/web2.img"}},
+	{"df", verb_df, "show the space of a store", "df [OPTION…] [MOUNTPOINT]",
+		VIEW_HELP
+		"Columns: virtual data unique pool golden journal metadata physical free saved-clone\n"
+		"  saved-dedup saved-zero ratio clones snapshots\n",
+		{"goldfs df /mnt/vms", "goldfs df --json /mnt/vms"}},
+	{"settle", verb_settle, "write everything to its place and free what can be freed",
+		"settle [--background] MOUNTPOINT",
+		"      --background    print the id of the job and do not wait for it\n",
+		{"goldfs settle /mnt/vms", "goldfs settle --background /mnt/vms"}},
+	{"golden", verb_golden, "list golden images with their state",
+		"golden list [OPTION…] [MOUNTPOINT]\ngolden accept PATH", VIEW_HELP,
+		{"goldfs golden list /mnt/vms", "goldfs golden list -o path,state /mnt/vms"}},
+	{"job", verb_job, "see, await and cancel long work",
+		"job list [OPTION…] [MOUNTPOINT]\njob show|wait|cancel ID [MOUNTPOINT]", VIEW_HELP,
+		{"goldfs job list", "goldfs job wait 7"}},
+	{"resize", verb_resize, "change the size of a clone",
+		"resize [--force] CLONE [+|-]SIZE",
+		"      --force         shrink too, which loses what lies behind the new end\n",
+		{"goldfs resize /mnt/vms/web1.img +10G",
+			"goldfs resize --force /mnt/vms/web1.img 20G"}},
+	{.name = "top"},
+	{.name = "rm"},
+	{.name = "snapshot"},
+	{.name = "promote"},
+	{.name = "rebase"},
+	{.name = "refresh"},
+	{.name = "upgrade-base"},
+	{.name = "convert"},
+	{.name = "limit"},
+	{.name = "dedup"},
+	{.name = "scrub"},
+	{.name = "check"},
+	{.name = "upgrade"},
+	{.name = NULL},
+};
+
+static const struct verb *find_verb(const char *name)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (strcmp(v->name, name) == 0)
+			return v;
+	return NULL;
+}
+
+/* Each line of usage behind "goldfs". */
+static void write_usage(FILE *out, const struct verb *verb)
+{
+	const char *lead = "usage: ";
+
+	for (const char *line = verb->usage; *line; lead = "       ") {
+		size_t len = strcspn(line, "\n");
+
+		fprintf(out, "%sgoldfs %.*s\n", lead, (int)len, line);
+		line += len + (line[len] == '\n');
+	}
+}
+
+static void write_help(FILE *out, const struct verb *verb)
+{
+	write_usage(out, verb);
+	fprintf(out, "\n%c%s.\n", verb->summary[0] - 'a' + 'A', verb->summary + 1);
+	if (*verb->options)
+		fprintf(out, "\n%s", verb->options);
+	fprintf(out, "\nExamples:\n  %s\n  %s\n", verb->examples[0], verb->examples[1]);
+}
+
+static void write_general_help(FILE *out)
+{
+	fputs("usage: goldfs [-f] [-o OPTION,…] IMAGES MOUNTPOINT\n"
+	      "       goldfs VERB …\n"
+	      "\n"
+	      "Instant clones of disk images.\n"
+	      "\n"
+	      "Verbs (goldfs VERB --help says more):\n",
+		out);
+	for (const struct verb *v = verbs; v->name; v++)
+		if (v->run)
+			fprintf(out, "  %-8s %s\n", v->name, v->summary);
+	fputs("\n"
+	      "Examples:\n"
+	      "  goldfs /srv/gi /mnt/vms\n"
+	      "  goldfs clone /mnt/vms/golden/debian-12.img /mnt/vms/web1.img\n",
+		out);
+}
+
+/* Prints help about verb, or in general. */
+static int print_help(const struct verb *verb)
+{
+	char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+	int r;
+
+	if (!out)
+		return cli_fail("out of memory");
+	if (verb)
+		write_help(out, verb);
+	else
+		write_general_help(out);
+	fclose(out);
+	r = cli_print(text, len);
+	free(text);
+	return r;
+}
+
+/* Whether --help stands among the arguments, before a "--". */
+static int wants_help(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+		if (strcmp(argv[i], "--help") == 0)
+			return 1;
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct verb *verb;
+
+	/* Widths of characters only: numbers must read the same everywhere. */
+	setlocale(LC_CTYPE, "");
+	if (argc < 2)
+		return cli_usage("", "a verb, or a folder of images and a mount point are needed");
+	if (strcmp(argv[1], "--version") == 0)
+		return cli_print("goldfs " GOLDFS_VERSION "\n", strlen("goldfs " GOLDFS_VERSION "\n"));
+	if (strcmp(argv[1], "--help") == 0)
+		return print_help(NULL);
+	verb = find_verb(argv[1]);
+	if (verb && !verb->run)
+		return cli_fail("\"%s\" is not available in this version", verb->name);
+	if (wants_help(argc, argv))
+		return print_help(verb ? verb : find_verb("mount"));
+	if (!verb)
+		return verb_mount(argc, argv);
+	return verb->run(argc - 1, argv + 1);
+}

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The three forms: JSON, a table, and "tall" for one or a few rows with all their members. What is
+ * printed is gathered first and written at once, so that a failure leaves stdout empty.
+ */
+#include "cli/table.h"
+
+#include <libsmartcols.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/cleanup.h"
+#include "base/sizes.h"
+#include "cli/message.h"
+#include "cli/verbs.h"
+
+#define SELECTED_MAX 64
+
+/* The columns to show, in order. */
+struct selection {
+	const struct column *column[SELECTED_MAX];
+	size_t count;
+};
+
+bool view_option(struct view *view, int opt)
+{
+	switch (opt) {
+	case 'j':
+		return view->json = true;
+	case 'b':
+		return view->bytes = true;
+	case 'n':
+		return view->no_headings = true;
+	case 'o':
+		view->columns = optarg;
+		return true;
+	case VIEW_SORT:
+		view->sort = optarg;
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* ---- which columns ---- */
+
+/* Whether word[0..len) is name, in either case and with "_" for "-". */
+static bool same_name(const char *word, size_t len, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < len && name[i]; i++) {
+		char a = word[i] == '_' ? '-' : word[i];
+		char b = name[i] == '_' ? '-' : name[i];
+
+		if (strncasecmp(&a, &b, 1) != 0)
+			return false;
+	}
+	return i == len && !name[i];
+}
+
+static const struct column *find_column(const struct column *columns, const char *word, size_t len)
+{
+	for (const struct column *c = columns; c->name; c++)
+		if (same_name(word, len, c->name) || same_name(word, len, c->key))
+			return c;
+	return NULL;
+}
+
+static void select_usual(const struct column *columns, struct selection *selection)
+{
+	for (const struct column *c = columns; c->name; c++)
+		if (c->usual && selection->count < SELECTED_MAX)
+			selection->column[selection->count++] = c;
+}
+
+static void select_all(const struct column *columns, struct selection *selection)
+{
+	selection->count = 0;
+	for (const struct column *c = columns; c->name && selection->count < SELECTED_MAX; c++)
+		selection->column[selection->count++] = c;
+}
+
+/* Fills selection. NULL when all is well, else the word that is no column. */
+static const char *select_columns(
+	const char *list, const struct column *columns, struct selection *selection)
+{
+	selection->count = 0;
+	if (!list || *list == '+')
+		select_usual(columns, selection);
+	if (!list)
+		return NULL;
+	list += *list == '+';
+	for (;;) {
+		size_t len = strcspn(list, ",");
+		const struct column *column = find_column(columns, list, len);
+
+		if (!column || selection->count == SELECTED_MAX)
+			return list;
+		selection->column[selection->count++] = column;
+		if (!list[len])
+			return NULL;
+		list += len + 1;
+	}
+}
+
+int view_check(const struct view *view, const char *verb, const struct column *columns)
+{
+	struct selection selection;
+	const char *wrong = select_columns(view->columns, columns, &selection);
+	const char *sort = view->sort;
+
+	if (wrong)
+		return cli_usage(verb, "there is no column \"%.*s\"", (int)strcspn(wrong, ","),
+			wrong);
+	if (sort && !find_column(columns, sort + (*sort == '-'), strlen(sort + (*sort == '-'))))
+		return cli_usage(verb, "there is no column \"%s\"", sort + (*sort == '-'));
+	return EXIT_DONE;
+}
+
+/* ---- cells ---- */
+
+double row_number(const json_t *row, const char *key)
+{
+	if (strcmp(key, "shared_bytes") == 0)
+		return row_number(row, "shared_golden_bytes") +
+			row_number(row, "shared_clone_bytes") +
+			row_number(row, "shared_snapshot_bytes");
+	return json_number_value(json_object_get(row, key));
+}
+
+/* The text of a cell, malloc'ed; NULL without memory. */
+static char *cell_text(const struct view *view, const json_t *row, const struct column *column)
+{
+	const char *text = json_string_value(json_object_get(row, column->key));
+	double number = row_number(row, column->key);
+	char buf[64];
+
+	switch (column->kind) {
+	case COLUMN_TEXT:
+		return strdup(text ? text : "");
+	case COLUMN_RATIO:
+		snprintf(buf, sizeof(buf), "%.2f", number);
+		break;
+	case COLUMN_SIZE:
+		if (!view->bytes) {
+			size_format((uint64_t)number, buf, sizeof(buf));
+			break;
+		}
+		/* fall through */
+	case COLUMN_COUNT:
+		snprintf(buf, sizeof(buf), "%.0f", number);
+		break;
+	}
+	return strdup(buf);
+}
+
+struct order {
+	const struct column *column;
+	int direction;
+};
+
+static int compare_rows(const void *a, const void *b, void *arg)
+{
+	const json_t *x = *(json_t *const *)a;
+	const json_t *y = *(json_t *const *)b;
+	const struct order *order = arg;
+	const char *key = order->column->key;
+	double dx, dy;
+
+	if (order->column->kind == COLUMN_TEXT) {
+		const char *tx = json_string_value(json_object_get(x, key));
+		const char *ty = json_string_value(json_object_get(y, key));
+
+		return order->direction * strverscmp(tx ? tx : "", ty ? ty : "");
+	}
+	dx = row_number(x, key);
+	dy = row_number(y, key);
+	return order->direction * ((dx > dy) - (dx < dy));
+}
+
+/* A sorted copy of rows, owned by the caller. */
+static json_t *sort_rows(const struct view *view, const struct column *columns, json_t *rows)
+{
+	size_t count = json_array_size(rows);
+	struct order order = {.direction = 1};
+	CLEANUP_FREE json_t **row = calloc(count + 1, sizeof(json_t *));
+	json_t *sorted = json_array();
+	const char *name = view->sort;
+
+	if (!name || !row) {
+		json_decref(sorted);
+		return json_incref(rows);
+	}
+	if (*name == '-') {
+		order.direction = -1;
+		name++;
+	}
+	order.column = find_column(columns, name, strlen(name));
+	for (size_t i = 0; i < count; i++)
+		row[i] = json_array_get(rows, i);
+	qsort_r(row, count, sizeof(*row), compare_rows, &order);
+	for (size_t i = 0; i < count; i++)
+		json_array_append(sorted, row[i]);
+	return sorted;
+}
+
+/* ---- the three forms ---- */
+
+static json_t *project(const json_t *row, const struct selection *selection)
+{
+	json_t *object = json_object();
+
+	for (size_t i = 0; i < selection->count; i++) {
+		const char *key = selection->column[i]->key;
+		json_t *value = json_object_get(row, key);
+
+		if (value)
+			json_object_set(object, key, value);
+		else if (selection->column[i]->kind != COLUMN_TEXT)
+			json_object_set_new(object, key,
+				json_integer((json_int_t)row_number(row, key)));
+	}
+	return object;
+}
+
+static int print_json(const struct view *view, const struct selection *selection, const char *root,
+	bool one, json_t *rows, json_t *extra)
+{
+	json_t *document = json_object();
+	json_t *list = json_array();
+	CLEANUP_FREE char *text = NULL;
+	size_t len = 0;
+	FILE *out;
+	json_t *row;
+	size_t i;
+
+	json_array_foreach(rows, i, row) {
+		if (view->columns)
+			json_array_append_new(list, project(row, selection));
+		else
+			json_array_append(list, row);
+	}
+	json_object_set(document, root, one ? json_array_get(list, 0) : list);
+	if (extra)
+		json_object_update(document, extra);
+	json_decref(list);
+	out = open_memstream(&text, &len);
+	if (out) {
+		json_dumpf(document, out, JSON_INDENT(2));
+		putc('\n', out);
+		fclose(out);
+	}
+	json_decref(document);
+	return text ? cli_print(text, len) : cli_fail("out of memory");
+}
+
+/* Names may hold anything, also what drives a terminal. */
+static void write_safely(FILE *out, const char *text)
+{
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
+		if (*p < 0x20 || *p == 0x7f)
+			fprintf(out, "\\x%02x", *p);
+		else
+			putc(*p, out);
+	}
+	putc('\n', out);
+}
+
+/* Each member on a line of its own, and a blank line between rows. */
+static int print_tall(const struct view *view, const struct selection *selection, json_t *rows)
+{
+	CLEANUP_FREE char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+	json_t *row;
+	size_t i;
+
+	if (!out)
+		return cli_fail("out of memory");
+	json_array_foreach(rows, i, row) {
+		if (i)
+			putc('\n', out);
+		for (size_t c = 0; c < selection->count; c++) {
+			CLEANUP_FREE char *cell = cell_text(view, row, selection->column[c]);
+
+			if (!view->no_headings)
+				fprintf(out, "%-16s ", selection->column[c]->name);
+			write_safely(out, cell ? cell : "");
+		}
+	}
+	fclose(out);
+	return cli_print(text, len);
+}
+
+static int fill_table(struct libscols_table *table, const struct view *view,
+	const struct selection *selection, json_t *rows)
+{
+	json_t *row;
+	size_t i;
+
+	scols_table_enable_noheadings(table, view->no_headings);
+	for (size_t c = 0; c < selection->count; c++)
+		if (!scols_table_new_column(table, selection->column[c]->name, 0,
+			    selection->column[c]->kind == COLUMN_TEXT ? 0 : SCOLS_FL_RIGHT))
+			return -1;
+	json_array_foreach(rows, i, row) {
+		struct libscols_line *line = scols_table_new_line(table, NULL);
+
+		for (size_t c = 0; c < selection->count; c++) {
+			char *cell = cell_text(view, row, selection->column[c]);
+
+			if (!line || !cell || scols_line_refer_data(line, c, cell) != 0) {
+				free(cell);
+				return -1;
+			}
+		}
+	}
+	return 0;
+}
+
+static int print_table(const struct view *view, const struct selection *selection, json_t *rows)
+{
+	struct libscols_table *table = scols_new_table();
+	CLEANUP_FREE char *text = NULL;
+	int r = -1;
+
+	if (table)
+		r = fill_table(table, view, selection, rows);
+	if (r == 0 && json_array_size(rows))
+		r = scols_print_table_to_string(table, &text);
+	scols_unref_table(table);
+	if (r != 0)
+		return cli_fail("out of memory");
+	return text ? cli_print(text, strlen(text)) : EXIT_DONE;
+}
+
+int view_print(const struct view *view, const struct column *columns, const char *root, bool one,
+	json_t *rows, json_t *extra)
+{
+	struct selection selection;
+	json_t *sorted = sort_rows(view, columns, rows);
+	int r;
+
+	select_columns(view->columns, columns, &selection);
+	if (view->tall && !view->columns)
+		select_all(columns, &selection);
+	if (view->json)
+		r = print_json(view, &selection, root, one, sorted, extra);
+	else if (view->tall && !view->columns)
+		r = print_tall(view, &selection, sorted);
+	else
+		r = print_table(view, &selection, sorted);
+	json_decref(sorted);
+	return r;
+}
