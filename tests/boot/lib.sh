@@ -33,13 +33,13 @@ done
 "$here/make-image.sh" "$cache" || skip 'the Debian image cannot be made here (above)'
 cache=$(realpath "$cache")
 
-pids=()
+pids=() # of guests in the background, each the leader of a process group (set -m)
 mnt=''
 clean_up()
 {
 	local pid
 	for pid in ${pids[@]+"${pids[@]}"}; do
-		kill "$pid" 2>/dev/null || true
+		kill -- "-$pid" 2>/dev/null || true
 	done
 	wait
 	if [ -n "$mnt" ] && mountpoint -q "$mnt"; then
@@ -87,7 +87,7 @@ guest()
 {
 	local log=$logs/boot-console-$1.log status=0
 	# The command line of a guest must not depend on what this machine can do: emulation always.
-	as_guest timeout 240 qemu-system-x86_64 -accel tcg -m 256 -display none -no-reboot \
+	as_guest timeout --foreground 240 qemu-system-x86_64 -accel tcg -m 256 -display none -no-reboot \
 		-nodefaults -serial stdio -kernel "$dir/vmlinuz" -initrd "$dir/initrd" \
 		-append "console=ttyS0 quiet panic=-1 goldfs.token=$3" \
 		-drive "file=$2,format=raw,if=virtio,$4" </dev/null >"$log" 2>&1 || status=$?

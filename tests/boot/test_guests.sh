@@ -19,6 +19,7 @@ fi
 mount_goldfs
 "$goldfs" clone -n 4 "$mnt/golden/debian.img" "$mnt/vm%d.img" || fail 'clone -n 4'
 run=$RANDOM$RANDOM
+set -m
 for n in 1 2 3 4; do
 	chown $guest_id:$guest_id "$mnt/vm$n.img"
 	guest "$n" "$mnt/vm$n.img" "vm$n-$run" "${ways[n - 1]}" &
@@ -29,6 +30,7 @@ for n in 1 2 3 4; do
 	wait "${pids[n - 1]}" || { echo "guest $n with ${ways[n - 1]} failed"; bad=1; }
 done
 pids=()
+set +m
 [ $bad -eq 0 ] || fail 'not all guests came through'
 
 for n in 1 2 3 4; do
