@@ -266,9 +266,10 @@ static bool has_word(const char *words, const char *word)
 {
 	size_t len = strlen(word);
 
-	for (const char *p = words; (p = strstr(p, word)) != NULL; p++)
-		if (len && (p == words || p[-1] == ' ') && (p[len] == ' ' || p[len] == '\0') &&
-			!strchr(word, ' '))
+	if (!len || strchr(word, ' '))
+		return false;
+	for (const char *p = words; (p = strstr(p, word)) != NULL; p += len)
+		if ((p == words || p[-1] == ' ') && (p[len] == ' ' || p[len] == '\0'))
 			return true;
 	return false;
 }
