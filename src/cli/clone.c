@@ -31,6 +31,46 @@ struct options {
 	bool opaque;
 };
 
+/* The name within a pattern's path. */
+static const char *last_name(const char *pattern)
+{
+	const char *slash = strrchr(pattern, '/');
+
+	return slash ? slash + 1 : pattern;
+}
+
+/*
+ * The folder of a pattern, malloc'ed: "%%" in it is "%". NULL: it has something else with a '%',
+ * or there is no memory.
+ */
+static char *pattern_folder(const char *pattern)
+{
+	const char *end = last_name(pattern);
+	char *folder = end == pattern ? strdup(".") : strndup(pattern, (size_t)(end - pattern));
+	char *out = folder;
+
+	for (const char *p = folder; p && *p; p++) {
+		if (*p == '%' && *++p != '%') {
+			free(folder);
+			return NULL;
+		}
+		*out++ = *p;
+	}
+	if (out)
+		*out = '\0';
+	return folder;
+}
+
+static int check_pattern(const char *pattern)
+{
+	CLEANUP_FREE char *folder = pattern_folder(pattern);
+	const char *wrong = pattern_check(last_name(pattern));
+
+	if (!folder)
+		wrong = "has a conversion before its last name";
+	return wrong ? cli_usage("clone", "pattern \"%s\" %s", pattern, wrong) : EXIT_DONE;
+}
+
 static int parse(int argc, char **argv, struct options *options)
 {
 	enum { START = 256, MODE, OPAQUE, FORCE };
@@ -74,7 +114,7 @@ static int parse(int argc, char **argv, struct options *options)
 	if (options->count ? argc - optind != 2 : argc - optind < 2)
 		return cli_usage("clone", options->count ? "-n takes a source and a pattern"
 							 : "a source and a target are needed");
-	return EXIT_DONE;
+	return options->count ? check_pattern(argv[optind + 1]) : EXIT_DONE;
 }
 
 static bool is_frozen(const struct place *source)
@@ -152,39 +192,17 @@ static int add_targets(json_t *request, const struct place *source, int count, c
 	return r;
 }
 
-/* "%%" to "%" in the folder of a pattern, in place. False: it has something else with a '%'. */
-static bool plain_folder(char *folder)
-{
-	char *out = folder;
-
-	for (const char *p = folder; *p; p++) {
-		if (*p == '%' && *++p != '%')
-			return false;
-		*out++ = *p;
-	}
-	*out = '\0';
-	return true;
-}
-
 static int add_pattern(json_t *request, const struct place *source, const char *pattern,
 	const struct options *options)
 {
-	const char *slash = strrchr(pattern, '/');
-	const char *name = slash ? slash + 1 : pattern;
-	CLEANUP_FREE char *folder =
-		slash ? strndup(pattern, (size_t)(slash + 1 - pattern)) : strdup(".");
-	const char *wrong = pattern_check(name);
+	CLEANUP_FREE char *folder = pattern_folder(pattern);
+	const char *name = last_name(pattern);
 	struct place place;
 	char last[NAME_MAX + 1];
 	int r;
 
 	if (!folder)
 		return cli_fail("out of memory");
-	if (!plain_folder(folder))
-		return cli_usage("clone", "pattern \"%s\" has a conversion before its last name",
-			pattern);
-	if (wrong)
-		return cli_usage("clone", "pattern \"%s\" %s", pattern, wrong);
 	if (pattern_expand(name, options->start + options->count - 1, last, sizeof(last)) < 0)
 		return cli_fail("pattern \"%s\" gives names that are too long", pattern);
 	r = place_find(folder, &place);

@@ -144,10 +144,10 @@ int verb_job(int argc, char **argv)
 	uint64_t id = 0;
 	int opt, r;
 
+	if (!*verb)
+		return cli_usage("job", "\"list\", \"show\", \"wait\" or \"cancel\" is needed");
 	if (wants_id && strcmp(verb, "show") && strcmp(verb, "wait") && strcmp(verb, "cancel"))
-		return cli_usage("job", *verb ? "there is no \"job %s\""
-					      : "\"list\", \"show\", \"wait\" or \"cancel\" is needed%s",
-			verb);
+		return cli_usage("job", "there is no \"job %s\"", verb);
 	argc--;
 	argv++;
 	opterr = 0;

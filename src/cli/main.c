@@ -6,10 +6,12 @@
  * of images that happens to be called "scrub" is mounted as "./scrub" today and then. Anything else
  * is what mount takes. --help behind a verb prints its usage and two examples.
  */
+#include <errno.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/message.h"
 #include "cli/verbs.h"
@@ -27,7 +29,7 @@ struct verb {
 	"  -j, --json          print JSON, sizes in bytes\n" \
 	"  -b, --bytes         print sizes in bytes\n" \
 	"  -n, --noheadings    no heading line\n" \
-	"  -o, --output COL,…  columns to show; +COL,… adds to the usual ones\n" \
+	"  -o, --output COL,...  columns to show; +COL,... adds to the usual ones\n" \
 	"      --sort COL      sort by a column, -COL in descending order\n"
 
 #define FILE_COLUMNS \
@@ -36,9 +38,9 @@ struct verb {
 
 static const struct verb verbs[] = {
 	{"mount", verb_mount, "mount a folder of golden images",
-		"[mount] [-f] [-o OPTION,…] IMAGES MOUNTPOINT",
+		"[mount] [-f] [-o OPTION,...] IMAGES MOUNTPOINT",
 		"  -f            stay in the foreground\n"
-		"  -o OPTION,…   store=DIR (IMAGES/.goldfs), ro, allow_other, threads=N,\n"
+		"  -o OPTION,...   store=DIR (IMAGES/.goldfs), ro, allow_other, threads=N,\n"
 		"                journal-size=SIZE, reserve=SIZE, dedup=off|golden|all,\n"
 		"                dedup-memory=SIZE, verify=off|read, metrics=store|clone,\n"
 		"                log=syslog|stderr|FILE, and those of mount(8)\n",
@@ -46,37 +48,40 @@ static const struct verb verbs[] = {
 	{"umount", verb_umount, "unmount, and wait until everything is written",
 		"umount MOUNTPOINT", "", {"goldfs umount /mnt/vms", "goldfs umount ."}},
 	{"clone", verb_clone, "make clones of an image",
-		"clone [OPTION…] SOURCE TARGET…\nclone [OPTION…] -n COUNT [--start N] SOURCE PATTERN",
+		"clone [OPTION...] SOURCE TARGET...\n"
+		"clone [OPTION...] -n COUNT [--start N] SOURCE PATTERN",
 		"  -n, --count COUNT   that many, named by PATTERN, like desk%04d.img\n"
 		"      --start N       the first number, 1 if not given\n"
 		"      --mode MODE     snapshot (the default), thin or full\n"
 		"      --force         replace what exists\n"
 		"      --opaque        clone the bytes of an image that is not raw as they are\n",
 		{"goldfs clone /mnt/vms/golden/debian-12.img /mnt/vms/web1.img",
-			"goldfs clone -n 1000 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/desk%04d.img"}},
+			"goldfs clone -n 100 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/d%03d.img"}},
 	{"list", verb_list, "list golden images and clones",
-		"list [OPTION…] [PATH…]",
-		"  -t, --types TYPE,…  golden, clone, snapshot, folder\n" VIEW_HELP FILE_COLUMNS,
-		{"goldfs list /mnt/vms", "goldfs list -n -o path,unique --sort unique /mnt/vms/vdi"}},
+		"list [OPTION...] [PATH...]",
+		"  -t, --types TYPE,...  golden, clone, snapshot, folder\n" VIEW_HELP FILE_COLUMNS,
+		{"goldfs list /mnt/vms",
+			"goldfs list -n -o path,unique --sort unique /mnt/vms/vdi"}},
 	{"stat", verb_stat, "show what files cost",
-		"stat [OPTION…] PATH…\nstat --if-removed [OPTION…] PATH…",
-		"      --if-removed    what removing all of these together frees\n" VIEW_HELP FILE_COLUMNS,
+		"stat [OPTION...] PATH...\nstat --if-removed [OPTION...] PATH...",
+		"      --if-removed    what removing all of these together frees\n" VIEW_HELP
+			FILE_COLUMNS,
 		{"goldfs stat /mnt/vms/web1.img",
 			"goldfs stat --if-removed /mnt/vms/web1.img /mnt/vms/web2.img"}},
-	{"df", verb_df, "show the space of a store", "df [OPTION…] [MOUNTPOINT]",
+	{"df", verb_df, "show the space of a store", "df [OPTION...] [MOUNTPOINT]",
 		VIEW_HELP
-		"Columns: virtual data unique pool golden journal metadata physical free saved-clone\n"
-		"  saved-dedup saved-zero ratio clones snapshots\n",
+		"Columns: virtual data unique pool golden journal metadata physical free\n"
+		"  saved-clone saved-dedup saved-zero ratio clones snapshots\n",
 		{"goldfs df /mnt/vms", "goldfs df --json /mnt/vms"}},
 	{"settle", verb_settle, "write everything to its place and free what can be freed",
 		"settle [--background] MOUNTPOINT",
 		"      --background    print the id of the job and do not wait for it\n",
 		{"goldfs settle /mnt/vms", "goldfs settle --background /mnt/vms"}},
 	{"golden", verb_golden, "list golden images with their state",
-		"golden list [OPTION…] [MOUNTPOINT]\ngolden accept PATH", VIEW_HELP,
+		"golden list [OPTION...] [MOUNTPOINT]\ngolden accept PATH", VIEW_HELP,
 		{"goldfs golden list /mnt/vms", "goldfs golden list -o path,state /mnt/vms"}},
 	{"job", verb_job, "see, await and cancel long work",
-		"job list [OPTION…] [MOUNTPOINT]\njob show|wait|cancel ID [MOUNTPOINT]", VIEW_HELP,
+		"job list [OPTION...] [MOUNTPOINT]\njob show|wait|cancel ID [MOUNTPOINT]", VIEW_HELP,
 		{"goldfs job list", "goldfs job wait 7"}},
 	{"resize", verb_resize, "change the size of a clone",
 		"resize [--force] CLONE [+|-]SIZE",
@@ -131,8 +136,8 @@ static void write_help(FILE *out, const struct verb *verb)
 
 static void write_general_help(FILE *out)
 {
-	fputs("usage: goldfs [-f] [-o OPTION,…] IMAGES MOUNTPOINT\n"
-	      "       goldfs VERB …\n"
+	fputs("usage: goldfs [-f] [-o OPTION,...] IMAGES MOUNTPOINT\n"
+	      "       goldfs VERB ...\n"
 	      "\n"
 	      "Instant clones of disk images.\n"
 	      "\n"
@@ -177,8 +182,15 @@ static int wants_help(int argc, char **argv)
 	return 0;
 }
 
+/* Whether word, which is no verb, cannot be a folder of images either. */
+static int is_mistyped(const char *word)
+{
+	return word[0] != '-' && !strchr(word, '/') && access(word, F_OK) < 0 && errno == ENOENT;
+}
+
 int main(int argc, char **argv)
 {
+	static const char version[] = "goldfs " GOLDFS_VERSION "\n";
 	const struct verb *verb;
 
 	/* Widths of characters only: numbers must read the same everywhere. */
@@ -186,7 +198,7 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return cli_usage("", "a verb, or a folder of images and a mount point are needed");
 	if (strcmp(argv[1], "--version") == 0)
-		return cli_print("goldfs " GOLDFS_VERSION "\n", strlen("goldfs " GOLDFS_VERSION "\n"));
+		return cli_print(version, strlen(version));
 	if (strcmp(argv[1], "--help") == 0)
 		return print_help(NULL);
 	verb = find_verb(argv[1]);
@@ -194,6 +206,8 @@ int main(int argc, char **argv)
 		return cli_fail("\"%s\" is not available in this version", verb->name);
 	if (wants_help(argc, argv))
 		return print_help(verb ? verb : find_verb("mount"));
+	if (!verb && is_mistyped(argv[1]))
+		return cli_usage("", "\"%s\" is neither a verb nor a folder of images", argv[1]);
 	if (!verb)
 		return verb_mount(argc, argv);
 	return verb->run(argc - 1, argv + 1);

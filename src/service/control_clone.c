@@ -119,7 +119,8 @@ static int take_parent(struct request *rq, struct clone *clone, char *path)
 	struct parent *grown;
 	int err = 0;
 
-	if (clone->parent_count && strcmp(clone->parents[clone->parent_count - 1].path, path) == 0) {
+	if (clone->parent_count &&
+		strcmp(clone->parents[clone->parent_count - 1].path, path) == 0) {
 		free(path);
 		return 0;
 	}

@@ -92,7 +92,8 @@ static void test_status_of_root(void **state)
 	assert_true(access.override);
 	assert_int_equal(access.group_count, 0);
 	access_release(&access);
-	assert_int_equal(access_parse_status(&access, STATUS("0", "0", "0", "0000000000000001")), 0);
+	assert_int_equal(
+		access_parse_status(&access, STATUS("0", "0", "0", "0000000000000001")), 0);
 	assert_false(access.override);
 	access_release(&access);
 }

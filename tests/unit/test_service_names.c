@@ -86,7 +86,8 @@ static void test_label(void **state)
 
 static void test_pattern_check(void **state)
 {
-	static const char *const right[] = {"%d", "desk%04d.img", "100%%-%d", "%01d", "%018d", "%%%d"};
+	static const char *const right[] = {
+		"%d", "desk%04d.img", "100%%-%d", "%01d", "%018d", "%%%d"};
 	static const char *const wrong[] = {"", "desk", "%%", "%d%d", "%", "x%", "%s", "%n", "%5d",
 		"%-4d", "%ld", "%0d", "%019d", "%04x", "%d%", "%*d", "%1$d", "%099999999999d"};
 
