@@ -112,7 +112,7 @@ int fusermount_mount(const char *target, const char *options, struct failure *fa
 	status = finish(pid, errors, said, sizeof(said));
 	if (status == 0 && fd >= 0)
 		return steal_fd(&fd);
-	return fail(failure, -EPERM, "cannot mount on '%s': %s", target,
+	return fail(failure, -EPERM, "cannot mount on \"%s\": %s", target,
 		said[0] ? said : PROGRAM " failed without a word");
 }
 

@@ -26,7 +26,7 @@ static int mount_as_root(const struct mount_config *config, struct failure *fail
 
 	if (fd < 0)
 		return fail(failure, -errno, "cannot open %s: %s%s", DEVICE, why(-errno),
-			errno == ENOENT || errno == ENODEV ? "; try 'modprobe fuse'" : "");
+			errno == ENOENT || errno == ENODEV ? "; try \"modprobe fuse\"" : "");
 	if (asprintf(&data, "fd=%d,rootmode=40000,user_id=%u,group_id=%u,%sdefault_permissions,max_read=%d%s%s",
 		    fd, getuid(), getgid(), config->allow_other ? "allow_other," : "", MAX_READ,
 		    config->kernel_options ? "," : "",
@@ -36,7 +36,7 @@ static int mount_as_root(const struct mount_config *config, struct failure *fail
 	}
 	if (mount(config->images, config->mountpoint, GOLDFS_MOUNT_TYPE, config->mount_flags,
 		    data) < 0)
-		return fail(failure, -errno, "cannot mount on '%s': %s", config->mountpoint,
+		return fail(failure, -errno, "cannot mount on \"%s\": %s", config->mountpoint,
 			why(-errno));
 	return steal_fd(&fd);
 }
@@ -114,17 +114,17 @@ int mountpoint_clean(const char *target, struct failure *failure)
 		int r = mount_find(target, &entry);
 
 		if (r < 0)
-			return fail(failure, r, "'%s' is inside a file system that is not connected",
+			return fail(failure, r, "\"%s\" is inside a file system that is not connected",
 				target);
 		ours = mount_is_goldfs(&entry);
 		mount_entry_release(&entry);
 		if (!ours)
 			return fail(failure, -EBUSY,
-				"mount point '%s' holds a dead mount that is not ours; run 'umount -l %s'",
+				"mount point \"%s\" holds a dead mount that is not ours; run \"umount -l %s\"",
 				target, target);
 		r = mountpoint_unmount(target, true);
 		if (r < 0)
-			return fail(failure, r, "cannot take the dead mount off '%s': %s", target,
+			return fail(failure, r, "cannot take the dead mount off \"%s\": %s", target,
 				why(r));
 	}
 	return 0;

@@ -44,16 +44,16 @@ static int check_images(struct mount_config *config, struct failure *failure)
 	struct stat st;
 
 	if (!absolute)
-		return fail(failure, -errno, "images folder '%s': %s", config->images, why(-errno));
+		return fail(failure, -errno, "images folder \"%s\": %s", config->images, why(-errno));
 	replace(&config->images, absolute);
 	if (stat(config->images, &st) < 0)
-		return fail(failure, -errno, "images folder '%s': %s", config->images, why(-errno));
+		return fail(failure, -errno, "images folder \"%s\": %s", config->images, why(-errno));
 	if (!S_ISDIR(st.st_mode))
 		return fail(failure, -ENOTDIR,
-			"'%s' is not a folder; name the folder that holds the golden images",
+			"\"%s\" is not a folder; name the folder that holds the golden images",
 			config->images);
 	if (access(config->images, R_OK | X_OK) < 0)
-		return fail(failure, -errno, "images folder '%s' cannot be read: %s",
+		return fail(failure, -errno, "images folder \"%s\" cannot be read: %s",
 			config->images, why(-errno));
 	return 0;
 }
@@ -126,10 +126,10 @@ static int check_new_store(const struct mount_config *config, struct failure *fa
 		return 0;
 	if (config->read_only && errno != EROFS)
 		return fail(failure, -ENOENT,
-			"store '%s' does not exist, and a read-only mount does not make one",
+			"store \"%s\" does not exist, and a read-only mount does not make one",
 			config->store);
 	return fail(failure, -errno,
-		"cannot make store '%s': %s; choose another place with -o store=DIR", config->store,
+		"cannot make store \"%s\": %s; choose another place with -o store=DIR", config->store,
 		why(-errno));
 }
 
@@ -146,29 +146,29 @@ static int check_store(struct mount_config *config, struct failure *failure)
 	}
 	r = resolve_new(config->store, &absolute);
 	if (r < 0)
-		return fail(failure, r, "store '%s': %s", config->store, why(r));
+		return fail(failure, r, "store \"%s\": %s", config->store, why(r));
 	replace(&config->store, absolute);
 	if (strcmp(config->store, config->images) == 0)
 		return fail(failure, -EINVAL,
-			"the store cannot be the images folder '%s' itself; leave -o store= out for '%s/%s'",
+			"the store cannot be the images folder \"%s\" itself; leave -o store= out for \"%s/%s\"",
 			config->images, config->images, STORE_NAME);
 	if (stat(config->store, &st) < 0)
 		return errno == ENOENT ? check_new_store(config, failure)
-				       : fail(failure, -errno, "store '%s': %s", config->store,
+				       : fail(failure, -errno, "store \"%s\": %s", config->store,
 						 why(-errno));
 	if (!S_ISDIR(st.st_mode))
-		return fail(failure, -ENOTDIR, "store '%s' is not a folder", config->store);
+		return fail(failure, -ENOTDIR, "store \"%s\" is not a folder", config->store);
 	if (is_foreign(config->store))
 		return fail(failure, -ENOTEMPTY,
-			"'%s' is no goldfs store and not empty; name an empty or new folder with -o store=DIR",
+			"\"%s\" is no goldfs store and not empty; name an empty or new folder with -o store=DIR",
 			config->store);
 	if (config->read_only || access(config->store, W_OK | X_OK) == 0)
 		return 0;
 	if (errno == EROFS)
 		return fail(failure, -EROFS,
-			"store '%s' is on a read-only file system; choose another with -o store=DIR, or mount with -o ro",
+			"store \"%s\" is on a read-only file system; choose another with -o store=DIR, or mount with -o ro",
 			config->store);
-	return fail(failure, -errno, "store '%s' cannot be written: %s", config->store, why(-errno));
+	return fail(failure, -errno, "store \"%s\" cannot be written: %s", config->store, why(-errno));
 }
 
 static int check_place(const struct mount_config *config, struct failure *failure)
@@ -176,13 +176,13 @@ static int check_place(const struct mount_config *config, struct failure *failur
 	const char *target = config->mountpoint;
 
 	if (is_inside(target, config->store))
-		return fail(failure, -EINVAL, "mount point '%s' is inside the store '%s'", target,
+		return fail(failure, -EINVAL, "mount point \"%s\" is inside the store \"%s\"", target,
 			config->store);
 	if (is_inside(target, config->images))
-		return fail(failure, -EINVAL, "mount point '%s' is inside the images folder '%s'",
+		return fail(failure, -EINVAL, "mount point \"%s\" is inside the images folder \"%s\"",
 			target, config->images);
 	if (is_inside(config->images, target) || is_inside(config->store, target))
-		return fail(failure, -EINVAL, "mount point '%s' would hide '%s', which it needs",
+		return fail(failure, -EINVAL, "mount point \"%s\" would hide \"%s\", which it needs",
 			target, is_inside(config->images, target) ? config->images : config->store);
 	return 0;
 }
@@ -195,7 +195,7 @@ static int check_mountpoint(struct mount_config *config, struct failure *failure
 	int r = mount_resolve(config->mountpoint, &absolute);
 
 	if (r < 0)
-		return fail(failure, r, "mount point '%s': %s", config->mountpoint, why(r));
+		return fail(failure, r, "mount point \"%s\": %s", config->mountpoint, why(r));
 	replace(&config->mountpoint, absolute);
 	r = check_place(config, failure);
 	if (r < 0)
@@ -203,15 +203,15 @@ static int check_mountpoint(struct mount_config *config, struct failure *failure
 	if (mount_is_dead(config->mountpoint))
 		return mountpoint_clean(config->mountpoint, failure);
 	if (stat(config->mountpoint, &st) < 0)
-		return fail(failure, -errno, "mount point '%s': %s", config->mountpoint,
+		return fail(failure, -errno, "mount point \"%s\": %s", config->mountpoint,
 			why(-errno));
 	if (!S_ISDIR(st.st_mode))
-		return fail(failure, -ENOTDIR, "mount point '%s' is not a folder",
+		return fail(failure, -ENOTDIR, "mount point \"%s\" is not a folder",
 			config->mountpoint);
 	if (mount_find(config->mountpoint, &entry) < 0)
 		return 0;
 	if (mount_is_goldfs(&entry))
-		r = fail(failure, -EBUSY, "'%s' is already mounted there: '%s'; see 'goldfs df %s'",
+		r = fail(failure, -EBUSY, "\"%s\" is already mounted on \"%s\"; run \"goldfs umount %s\" first",
 			entry.source, config->mountpoint, config->mountpoint);
 	mount_entry_release(&entry);
 	return r;
@@ -233,10 +233,10 @@ int prepare_store(const struct mount_config *config, struct failure *failure)
 	int fd;
 
 	if (!config->read_only && mkdir(config->store, 0700) < 0 && errno != EEXIST)
-		return fail(failure, -errno, "cannot make store '%s': %s", config->store,
+		return fail(failure, -errno, "cannot make store \"%s\": %s", config->store,
 			why(-errno));
 	fd = open(config->store, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
-		return fail(failure, -errno, "store '%s': %s", config->store, why(-errno));
+		return fail(failure, -errno, "store \"%s\": %s", config->store, why(-errno));
 	return fd;
 }

@@ -25,7 +25,7 @@
 /* A request of this size makes a thread's buffers worth emptying when it idles. */
 #define FAT_FROM (128 * 1024)
 
-struct worker {
+struct fuse_worker {
 	struct fuse_server *server;
 	pthread_t thread;
 	bool started;
@@ -54,7 +54,7 @@ struct fuse_server {
 	atomic_bool stopping;
 	atomic_uint running; /* worker threads not yet ended */
 	unsigned threads;
-	struct worker *workers;
+	struct fuse_worker *workers;
 	struct cp_detect *cp;
 	struct virtual_files *virtual_files;
 	struct notifier *notifier;
@@ -63,13 +63,13 @@ struct fuse_server {
 	atomic_uint_fast64_t set_id[16];
 };
 
-extern __thread struct worker *me;
+extern __thread struct fuse_worker *me;
 extern const struct fuse_lowlevel_ops server_ops;
 
 /* ---- wire.c: what libfuse does not do, on the raw form ---- */
 
 /* Notes what the raw request says that libfuse drops, and counts it. */
-void wire_look(struct worker *worker, const void *request, size_t len);
+void wire_look(struct fuse_worker *worker, const void *request, size_t len);
 /* The session's own read and writev. */
 extern const struct fuse_custom_io wire_io;
 

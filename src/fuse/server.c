@@ -39,7 +39,7 @@
 
 #define BACKGROUND 512 /* requests in flight; the kernel's default of 12 caps a guest's queue */
 
-__thread struct worker *me;
+__thread struct fuse_worker *me;
 
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -161,7 +161,7 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	return 0;
 }
 
-static int map_buffers(struct worker *worker)
+static int map_buffers(struct fuse_worker *worker)
 {
 	char *all = mmap(NULL, IN_SIZE + FUSE_SERVER_IO_MAX, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -173,14 +173,14 @@ static int map_buffers(struct worker *worker)
 	return 0;
 }
 
-static void slim(struct worker *worker)
+static void slim(struct fuse_worker *worker)
 {
 	madvise(worker->in, IN_SIZE + FUSE_SERVER_IO_MAX, MADV_DONTNEED);
 	atomic_store(&worker->fat, false);
 }
 
 /* Reads one request. Returns its length; 0 when the caller is to try again; -1: the end. */
-static ssize_t next_request(struct worker *worker)
+static ssize_t next_request(struct fuse_worker *worker)
 {
 	ssize_t n;
 
@@ -207,7 +207,7 @@ static ssize_t next_request(struct worker *worker)
 
 static void *worker_run(void *arg)
 {
-	struct worker *worker = arg;
+	struct fuse_worker *worker = arg;
 	struct fuse_server *server = worker->server;
 	ssize_t n;
 
@@ -244,7 +244,7 @@ static int make_session(struct fuse_server *server, int fd)
 	return r;
 }
 
-static int start_worker(struct fuse_server *server, struct worker *worker)
+static int start_worker(struct fuse_server *server, struct fuse_worker *worker)
 {
 	int r;
 
@@ -287,7 +287,7 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 void fuse_server_tick(struct fuse_server *server)
 {
 	for (unsigned i = 0; i < server->threads; i++) {
-		struct worker *w = &server->workers[i];
+		struct fuse_worker *w = &server->workers[i];
 		uint64_t rounds = atomic_load(&w->rounds);
 		bool idle = rounds == w->rounds_seen;
 

@@ -42,7 +42,7 @@ static void look_at_init(struct fuse_server *server, const void *request, size_t
 	agreement->init_len = (uint32_t)len;
 }
 
-void wire_look(struct worker *worker, const void *request, size_t len)
+void wire_look(struct fuse_worker *worker, const void *request, size_t len)
 {
 	const struct fuse_in_header *header = request;
 	const void *body = header + 1;

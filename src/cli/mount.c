@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * goldfs [mount] [-f] [-o OPT,…] IMAGES MOUNTPOINT
+ *
+ * One table says what can stand behind -o: our options, those of mount(8) and fstab that mean
+ * something to a mount (flags), those that mean something to others only (accepted, no effect),
+ * and the labels of security modules, which go to the kernel as they are. What is not in it is
+ * refused, so that a typing error is not taken for an option without effect.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/sizes.h"
+#include "cli/message.h"
+#include "cli/number.h"
+#include "cli/verbs.h"
+#include "core/fs.h"
+#include "daemon/config.h"
+#include "daemon/daemon.h"
+
+#define THREADS_MAX 256
+#define JOURNAL_MIN (1 * MIB)
+#define JOURNAL_MAX (64 * GIB)
+
+enum kind {
+	IGNORED, /* for others; with or without a value */
+	SET,	 /* a flag of mount(2) */
+	CLEAR,
+	LABEL, /* for the kernel's security module */
+	STORE,
+	THREADS,
+	JOURNAL_SIZE,
+	RESERVE,
+	DEDUP,
+	DEDUP_MEMORY,
+	VERIFY,
+	LOG,
+	METRICS,
+	ALLOW_OTHER,
+	REFUSED,
+};
+
+static const struct option_entry {
+	const char *name;
+	enum kind kind;
+	unsigned long flag;
+} entries[] = {
+	{"store", STORE, 0},
+	{"threads", THREADS, 0},
+	{"journal-size", JOURNAL_SIZE, 0},
+	{"reserve", RESERVE, 0},
+	{"dedup", DEDUP, 0},
+	{"dedup-memory", DEDUP_MEMORY, 0},
+	{"verify", VERIFY, 0},
+	{"log", LOG, 0},
+	{"metrics", METRICS, 0},
+	{"allow_other", ALLOW_OTHER, 0},
+	{"default_permissions", IGNORED, 0}, /* always */
+
+	{"ro", SET, MS_RDONLY},
+	{"rw", CLEAR, MS_RDONLY},
+	{"nosuid", SET, MS_NOSUID},
+	{"suid", CLEAR, MS_NOSUID},
+	{"nodev", SET, MS_NODEV},
+	{"dev", CLEAR, MS_NODEV},
+	{"noexec", SET, MS_NOEXEC},
+	{"exec", CLEAR, MS_NOEXEC},
+	{"sync", SET, MS_SYNCHRONOUS},
+	{"async", CLEAR, MS_SYNCHRONOUS},
+	{"dirsync", SET, MS_DIRSYNC},
+	{"noatime", SET, MS_NOATIME},
+	{"atime", CLEAR, MS_NOATIME},
+	{"nodiratime", SET, MS_NODIRATIME},
+	{"diratime", CLEAR, MS_NODIRATIME},
+	{"relatime", SET, MS_RELATIME},
+	{"norelatime", CLEAR, MS_RELATIME},
+	{"strictatime", SET, MS_STRICTATIME},
+	{"nostrictatime", CLEAR, MS_STRICTATIME},
+	{"lazytime", SET, MS_LAZYTIME},
+	{"nolazytime", CLEAR, MS_LAZYTIME},
+	{"silent", SET, MS_SILENT},
+	{"loud", CLEAR, MS_SILENT},
+	{"nosymfollow", IGNORED, 0},
+	{"symfollow", IGNORED, 0},
+
+	{"defaults", IGNORED, 0},
+	{"auto", IGNORED, 0},
+	{"noauto", IGNORED, 0},
+	{"nofail", IGNORED, 0},
+	{"_netdev", IGNORED, 0},
+	{"user", IGNORED, 0},
+	{"nouser", IGNORED, 0},
+	{"users", IGNORED, 0},
+	{"nousers", IGNORED, 0},
+	{"owner", IGNORED, 0},
+	{"noowner", IGNORED, 0},
+	{"group", IGNORED, 0},
+	{"nogroup", IGNORED, 0},
+	{"iversion", IGNORED, 0},
+	{"noiversion", IGNORED, 0},
+	{"mand", IGNORED, 0},
+	{"nomand", IGNORED, 0},
+	{"comment", IGNORED, 0},
+
+	{"context", LABEL, 0},
+	{"fscontext", LABEL, 0},
+	{"defcontext", LABEL, 0},
+	{"rootcontext", LABEL, 0},
+
+	{"remount", REFUSED, 0},
+	{"bind", REFUSED, 0},
+};
+
+static const struct option_entry *find_entry(const char *name, size_t len)
+{
+	static const struct option_entry foreign = {"x-*", IGNORED, 0};
+
+	if (len > 2 && (name[0] == 'x' || name[0] == 'X') && name[1] == '-')
+		return &foreign;
+	for (size_t i = 0; i < ARRAY_SIZE(entries); i++)
+		if (strlen(entries[i].name) == len && strncmp(entries[i].name, name, len) == 0)
+			return &entries[i];
+	return NULL;
+}
+
+static int set_string(char **to, const char *value)
+{
+	free(*to);
+	*to = strdup(value);
+	return *to ? EXIT_DONE : cli_fail("out of memory");
+}
+
+static int set_size(uint64_t *to, const char *name, const char *value, uint64_t min, uint64_t max)
+{
+	if (size_parse(value, to) < 0)
+		return cli_usage("mount", "%s=\"%s\" is not a size such as 64M", name, value);
+	if (*to < min || *to > max)
+		return cli_usage("mount", "%s=\"%s\" is not between %llu and %llu bytes", name,
+			value, (unsigned long long)min, (unsigned long long)max);
+	return EXIT_DONE;
+}
+
+/* Sets *to to the place of value among names (which end with NULL). */
+static int set_word(int *to, const char *name, const char *value, const char *const names[])
+{
+	for (*to = 0; names[*to]; ++*to)
+		if (strcmp(names[*to], value) == 0)
+			return EXIT_DONE;
+	return cli_usage("mount", "%s=\"%s\" is not known", name, value);
+}
+
+static int set_log(struct mount_config *config, const char *value)
+{
+	CLEANUP_FREE char *cwd = NULL;
+
+	config->log = LOG_CHOSEN_FILE;
+	if (strcmp(value, "syslog") == 0)
+		config->log = LOG_CHOSEN_SYSLOG;
+	if (strcmp(value, "stderr") == 0)
+		config->log = LOG_CHOSEN_STDERR;
+	if (config->log != LOG_CHOSEN_FILE)
+		return EXIT_DONE;
+	if (value[0] == '/')
+		return set_string(&config->log_path, value);
+	cwd = getcwd(NULL, 0);
+	free(config->log_path);
+	if (!cwd || asprintf(&config->log_path, "%s/%s", cwd, value) < 0) {
+		config->log_path = NULL;
+		return cli_fail("log \"%s\": %s", value, cli_reason(errno));
+	}
+	return EXIT_DONE;
+}
+
+/* Labels go to mount(2) where a security module takes them, as mount(8) does it. */
+static int add_label(struct mount_config *config, const char *option)
+{
+	char *all;
+
+	if (access("/sys/fs/selinux/enforce", F_OK) < 0)
+		return EXIT_DONE;
+	if (asprintf(&all, "%s%s%s", config->kernel_options ? config->kernel_options : "",
+		    config->kernel_options ? "," : "", option) < 0)
+		return cli_fail("out of memory");
+	free(config->kernel_options);
+	config->kernel_options = all;
+	return EXIT_DONE;
+}
+
+static int apply_own(struct mount_config *config, const struct option_entry *entry,
+	const char *value)
+{
+	static const char *const dedup[] = {"off", "golden", "all", NULL};
+	static const char *const verify[] = {"off", "read", NULL};
+	static const char *const metrics[] = {"store", "clone", NULL};
+	uint64_t number;
+	int word, r;
+
+	switch (entry->kind) {
+	case STORE:
+		return set_string(&config->store, value);
+	case THREADS:
+		if (!number_parse(value, 1, THREADS_MAX, &number))
+			return cli_usage("mount", "threads=\"%s\" is not a number from 1 to %d",
+				value, THREADS_MAX);
+		config->threads = (unsigned)number;
+		return EXIT_DONE;
+	case JOURNAL_SIZE:
+		return set_size(&config->journal_size, entry->name, value, JOURNAL_MIN,
+			JOURNAL_MAX);
+	case RESERVE:
+		return set_size(&config->reserve, entry->name, value, 0, UINT64_MAX);
+	case DEDUP_MEMORY:
+		return set_size(&config->dedup_memory, entry->name, value, 0, UINT64_MAX);
+	case DEDUP:
+		return set_word(&config->dedup, entry->name, value, dedup);
+	case VERIFY:
+		r = set_word(&word, entry->name, value, verify);
+		config->verify_reads = word == 1;
+		return r;
+	case METRICS:
+		r = set_word(&word, entry->name, value, metrics);
+		config->clone_metrics = word == 1;
+		return r;
+	case LOG:
+		return set_log(config, value);
+	default:
+		return EXIT_DONE;
+	}
+}
+
+/* option is "name" or "name=value"; quotes around a value have been kept. */
+static int apply(struct mount_config *config, const char *option)
+{
+	size_t len = strcspn(option, "=");
+	const char *value = option[len] ? option + len + 1 : NULL;
+	const struct option_entry *entry = find_entry(option, len);
+
+	if (!entry)
+		return cli_usage("mount", "unknown mount option \"%s\"", option);
+	switch (entry->kind) {
+	case IGNORED:
+		return EXIT_DONE;
+	case REFUSED:
+		return cli_usage("mount", "cannot %s: unmount, and mount with the new options",
+			entry->name);
+	case LABEL:
+		return value ? add_label(config, option)
+			     : cli_usage("mount", "mount option \"%s\" needs a value", option);
+	case SET:
+	case CLEAR:
+	case ALLOW_OTHER:
+		if (value)
+			return cli_usage("mount", "mount option \"%s\" takes no value", entry->name);
+		if (entry->kind == ALLOW_OTHER)
+			config->allow_other = true;
+		else if (entry->kind == SET)
+			config->mount_flags |= entry->flag;
+		else
+			config->mount_flags &= ~entry->flag;
+		return EXIT_DONE;
+	default:
+		return value && *value ? apply_own(config, entry, value)
+				       : cli_usage("mount", "mount option \"%s\" needs a value",
+						 entry->name);
+	}
+}
+
+/* Splits at commas that are not within double quotes, as labels have them. */
+static int apply_list(struct mount_config *config, const char *list)
+{
+	while (*list) {
+		CLEANUP_FREE char *option = NULL;
+		bool quoted = false;
+		size_t len = 0;
+		int r;
+
+		for (; list[len] && (quoted || list[len] != ','); len++)
+			if (list[len] == '"')
+				quoted = !quoted;
+		option = strndup(list, len);
+		if (!option)
+			return cli_fail("out of memory");
+		r = len ? apply(config, option) : EXIT_DONE;
+		if (r != EXIT_DONE)
+			return r;
+		list += len + (list[len] == ',');
+	}
+	return EXIT_DONE;
+}
+
+/* A first word that is neither a verb nor a folder was most likely meant to be a verb. */
+static bool was_meant_as_verb(const char *word)
+{
+	struct stat st;
+
+	return !strchr(word, '/') && stat(word, &st) < 0 && errno == ENOENT;
+}
+
+static int parse(int argc, char **argv, struct mount_config *config)
+{
+	static const struct option longs[] = {{NULL, 0, NULL, 0}};
+	bool explicit_verb = strcmp(argv[0], "mount") == 0;
+	int opt, r;
+
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, ":fo:", longs, NULL)) != -1) {
+		if (opt == 'f') {
+			config->foreground = true;
+		} else if (opt == 'o') {
+			r = apply_list(config, optarg);
+			if (r != EXIT_DONE)
+				return r;
+		} else {
+			return cli_bad_option("mount", opt, argv);
+		}
+	}
+	if (!explicit_verb && optind < argc && was_meant_as_verb(argv[optind]))
+		return cli_usage("", "\"%s\" is neither a verb nor a folder of images",
+			argv[optind]);
+	if (argc - optind != 2)
+		return cli_usage("mount", "a folder of images and a mount point are needed");
+	r = set_string(&config->images, argv[optind]);
+	if (r == EXIT_DONE)
+		r = set_string(&config->mountpoint, argv[optind + 1]);
+	return r;
+}
+
+static void config_release(struct mount_config *config)
+{
+	free(config->images);
+	free(config->store);
+	free(config->mountpoint);
+	free(config->kernel_options);
+	free(config->log_path);
+}
+
+int verb_mount(int argc, char **argv)
+{
+	struct mount_config config = {
+		.mount_flags = MS_NOSUID | MS_NODEV,
+		.dedup = FS_DEDUP_ALL,
+		.allow_other = geteuid() == 0,
+	};
+	struct failure failure = {""};
+	int r = parse(argc, argv, &config);
+
+	if (r == EXIT_DONE) {
+		config.read_only = config.mount_flags & MS_RDONLY;
+		if (daemon_run(&config, &failure) < 0)
+			r = cli_fail("%s", failure.text);
+	}
+	config_release(&config);
+	return r;
+}
