@@ -33,7 +33,7 @@ fi
 
 [ "$(id -u)" -eq 0 ] || fail 'making a Debian image takes root'
 [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || fail 'only for Debian on amd64'
-for tool in debootstrap mkfs.ext4 cpio apt-get; do
+for tool in debootstrap mkfs.ext4 cpio xz apt-get; do
 	command -v $tool >/dev/null || fail "'$tool' is missing; type 'make deps'"
 done
 
