@@ -276,8 +276,9 @@ static int be_daemon(const struct mount_config *config, int report, struct failu
 	if (r == 0) {
 		serve_until_end(&d);
 		if (!atomic_load(&d.ready))
-			r = fail(failure, -ECONNABORTED, "\"%s\" was unmounted before it was ready",
+			r = fail(failure, -ECONNABORTED, "mount on \"%s\" ended before it was ready",
 				config->mountpoint);
+		unmount_ours(&d, true); /* does nothing when that was the reason */
 	}
 	if (!atomic_load(&d.ready))
 		background_failed(report, failure);

@@ -121,7 +121,7 @@ static void look_at_processes(struct users *users, const struct mount_entry *mou
 	if (!dir)
 		return;
 	while ((entry = readdir(dir)))
-		if (isdigit((unsigned char)entry->d_name[0]))
+		if (isdigit((unsigned char)entry->d_name[0]) && atoi(entry->d_name) != getpid())
 			look_at_process(users, entry->d_name, mount);
 	closedir(dir);
 }

@@ -29,7 +29,8 @@ struct fuse_server_options {
 	const char *store;
 	/* Called once, when the answer to INIT is written: the mount serves. Any thread. */
 	void (*ready)(void *arg);
-	/* Called once, when the last thread has seen the end of the connection. Any thread. */
+	/* Called once, when the last thread has seen the end of the connection, or when nothing
+	 * could be agreed on with the kernel. Any thread. */
 	void (*ended)(void *arg);
 	void *arg;
 };

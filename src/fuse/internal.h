@@ -52,6 +52,7 @@ struct fuse_server {
 	struct fuse_agreement agreement;
 	atomic_bool init_answered;
 	atomic_bool stopping;
+	atomic_bool ended_said;
 	atomic_uint running; /* worker threads not yet ended */
 	unsigned threads;
 	struct fuse_worker *workers;

@@ -205,12 +205,19 @@ static ssize_t next_request(struct fuse_worker *worker)
 	return -1;
 }
 
+static void say_ended(struct fuse_server *server)
+{
+	if (!atomic_exchange(&server->ended_said, true) && server->ended)
+		server->ended(server->arg);
+}
+
 static void *worker_run(void *arg)
 {
 	struct fuse_worker *worker = arg;
 	struct fuse_server *server = worker->server;
 	ssize_t n;
 
+	/* A session that has ended itself could not agree with the kernel; nobody else hears. */
 	me = worker;
 	while (!atomic_load(&server->stopping) && (n = next_request(worker)) >= 0) {
 		struct fuse_buf buf = {.size = (size_t)n, .mem = worker->in};
@@ -219,18 +226,23 @@ static void *worker_run(void *arg)
 			continue;
 		wire_look(worker, worker->in, (size_t)n);
 		fuse_session_process_buf(server->session, &buf);
+		if (fuse_session_exited(server->session))
+			break;
 	}
-	if (atomic_fetch_sub(&server->running, 1) == 1 && server->ended)
-		server->ended(server->arg);
+	if (atomic_fetch_sub(&server->running, 1) == 1 || fuse_session_exited(server->session))
+		say_ended(server);
 	return NULL;
 }
 
 static int make_session(struct fuse_server *server, int fd)
 {
-	char *argv[] = {(char *)"goldfs", NULL};
-	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+	/* libfuse compares this with what op_init() says. */
+	char max_read[] = "max_read=1048576";
+	char *argv[] = {(char *)"goldfs", (char *)"-o", max_read, NULL};
+	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
 	int r;
 
+	_Static_assert(FUSE_SERVER_IO_MAX == 1048576, "the text above says the same");
 	fuse_set_log_func(libfuse_log);
 	server->session = fuse_session_new(&args, &server_ops, sizeof(server_ops), server);
 	fuse_opt_free_args(&args);
