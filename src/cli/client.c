@@ -197,7 +197,7 @@ static int unreachable(const char *path, int err)
 {
 	CLEANUP_FREE char *text = name_text(path);
 
-	if (err == ENOTCONN)
+	if (err == ENOTCONN || err == ECONNABORTED || err == ECONNREFUSED)
 		return cli_fail("\"%s\" is a mount whose daemon is gone, mount it again or type: "
 				"goldfs umount",
 			text ? text : "");

@@ -29,7 +29,7 @@ struct verb {
 	"  -j, --json          print JSON, sizes in bytes\n" \
 	"  -b, --bytes         print sizes in bytes\n" \
 	"  -n, --noheadings    no heading line\n" \
-	"  -o, --output COL,...  columns to show; +COL,... adds to the usual ones\n" \
+	"  -o, --output COL,.. columns to show; +COL,... adds to the usual ones\n" \
 	"      --sort COL      sort by a column, -COL in descending order\n"
 
 #define FILE_COLUMNS \
@@ -56,10 +56,11 @@ static const struct verb verbs[] = {
 		"      --force         replace what exists\n"
 		"      --opaque        clone the bytes of an image that is not raw as they are\n",
 		{"goldfs clone /mnt/vms/golden/debian-12.img /mnt/vms/web1.img",
-			"goldfs clone -n 100 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/d%03d.img"}},
+			"goldfs clone -n 9 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/desk%d.img"}},
 	{"list", verb_list, "list golden images and clones",
 		"list [OPTION...] [PATH...]",
-		"  -t, --types TYPE,...  golden, clone, snapshot, folder\n" VIEW_HELP FILE_COLUMNS,
+		"  -t, --types TYPE,.. golden, clone, snapshot, folder\n" VIEW_HELP
+			FILE_COLUMNS,
 		{"goldfs list /mnt/vms",
 			"goldfs list -n -o path,unique --sort unique /mnt/vms/vdi"}},
 	{"stat", verb_stat, "show what files cost",

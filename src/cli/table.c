@@ -249,7 +249,7 @@ static int print_json(const struct view *view, const struct selection *selection
 	json_decref(list);
 	out = open_memstream(&text, &len);
 	if (out) {
-		json_dumpf(document, out, JSON_INDENT(2));
+		json_dumpf(document, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 		putc('\n', out);
 		fclose(out);
 	}
@@ -325,6 +325,7 @@ static int print_table(const struct view *view, const struct selection *selectio
 {
 	struct libscols_table *table = scols_new_table();
 	CLEANUP_FREE char *text = NULL;
+	CLEANUP_FREE char *lines = NULL;
 	int r = -1;
 
 	if (table)
@@ -334,7 +335,12 @@ static int print_table(const struct view *view, const struct selection *selectio
 	scols_unref_table(table);
 	if (r != 0)
 		return cli_fail("out of memory");
-	return text ? cli_print(text, strlen(text)) : EXIT_DONE;
+	if (!text)
+		return EXIT_DONE;
+	/* The library leaves out the newline of the last line. */
+	if (asprintf(&lines, "%s\n", text) < 0)
+		return cli_fail("out of memory");
+	return cli_print(lines, strlen(lines));
 }
 
 int view_print(const struct view *view, const struct column *columns, const char *root, bool one,

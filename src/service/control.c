@@ -186,10 +186,11 @@ int request_list(struct request *rq, const char *key, json_t **list)
 
 int request_reply(struct request *rq, const char *key, json_t *value)
 {
+	const size_t flags = JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(6);
 	int r = 0;
 
 	fprintf(rq->out, ",\"%s\":", key);
-	if (!value || json_dumpf(value, rq->out, JSON_COMPACT | JSON_ENCODE_ANY) < 0)
+	if (!value || json_dumpf(value, rq->out, flags) < 0)
 		r = request_fail(rq, -ENOMEM, "out of memory");
 	json_decref(value);
 	return r;

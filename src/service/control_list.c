@@ -40,10 +40,58 @@ static int set_add(void *arg, const char *path, const struct fs_attr *attr,
 	return 0;
 }
 
+/* ---- folders ---- */
+
+/*
+ * What removing the set frees. Files may vanish between the look and the question: then the core
+ * does not know the number any more and the caller is to look again (-EAGAIN).
+ */
+static int freed(struct request *rq, const struct set *set, uint64_t *bytes)
+{
+	int r;
+
+	*bytes = 0;
+	if (set->count == 0)
+		return 0;
+	r = fs_if_removed(rq->service->fs, set->ino, set->count, bytes);
+	return r == -ENOENT || r == -ESTALE ? -EAGAIN : r;
+}
+
+/* The clones below a folder: golden images and snapshots do not go when a folder is removed. */
+static int gather(struct request *rq, const struct fs_attr *attr, const char *path,
+	struct set *set)
+{
+	const struct node top = {.attr = *attr};
+
+	return walk(rq->service->fs, &rq->access, &top, path, WALK_CLONE, set_add, set);
+}
+
+static int folder_figures(struct request *rq, const struct fs_attr *attr, const char *path,
+	struct fs_figures *figures)
+{
+	uint64_t bytes;
+	int r = -EAGAIN;
+
+	for (int i = 0; i < FREED_TRIES && r == -EAGAIN; i++) {
+		struct set set = {0};
+
+		r = gather(rq, attr, path, &set);
+		if (r == 0)
+			r = freed(rq, &set, &bytes);
+		if (r == 0) {
+			report_fold(&set.sum, bytes);
+			*figures = set.sum;
+		}
+		free(set.ino);
+	}
+	/* A folder that may be searched but not read is seen, what is in it is not. */
+	return r == -EACCES ? 0 : r;
+}
+
 /* ---- list ---- */
 
 struct listing {
-	FILE *out;
+	struct request *rq;
 	bool comma;
 };
 
@@ -51,13 +99,19 @@ static int list_file(void *arg, const char *path, const struct fs_attr *attr,
 	const struct fs_info *info)
 {
 	struct listing *listing = arg;
-	json_t *object = report_file(path, info);
+	struct fs_info shown = *info; /* borrows what info owns */
+	json_t *object;
 	int r = 0;
 
+	if (info->kind == FS_KIND_FOLDER)
+		r = folder_figures(listing->rq, attr, path, &shown.figures);
+	if (r < 0)
+		return r;
 	if (listing->comma)
-		putc(',', listing->out);
+		putc(',', listing->rq->out);
 	listing->comma = true;
-	if (!object || json_dumpf(object, listing->out, JSON_COMPACT) < 0)
+	object = report_file(path, &shown);
+	if (!object || json_dumpf(object, listing->rq->out, JSON_COMPACT) < 0)
 		r = -ENOMEM;
 	json_decref(object);
 	return r;
@@ -108,7 +162,7 @@ static void trim(char *path)
 
 int control_list(struct request *rq)
 {
-	struct listing listing = {.out = rq->out};
+	struct listing listing = {.rq = rq};
 	CLEANUP_FREE char *path = NULL;
 	unsigned int types;
 	struct node node;
@@ -131,49 +185,6 @@ int control_list(struct request *rq)
 
 /* ---- stat ---- */
 
-/*
- * What removing the set frees. Files may vanish between the look and the question: then the core
- * does not know the number any more and the caller is to look again (-EAGAIN).
- */
-static int freed(struct request *rq, const struct set *set, uint64_t *bytes)
-{
-	int r;
-
-	*bytes = 0;
-	if (set->count == 0)
-		return 0;
-	r = fs_if_removed(rq->service->fs, set->ino, set->count, bytes);
-	return r == -ENOENT || r == -ESTALE ? -EAGAIN : r;
-}
-
-/* The clones below a folder: golden images and snapshots do not go when a folder is removed. */
-static int gather(struct request *rq, const struct node *node, const char *path, struct set *set)
-{
-	return walk(rq->service->fs, &rq->access, node, path, WALK_CLONE, set_add, set);
-}
-
-static int stat_folder(struct request *rq, const struct node *node, const char *path,
-	struct fs_info *info)
-{
-	uint64_t bytes;
-	int r = -EAGAIN;
-
-	for (int i = 0; i < FREED_TRIES && r == -EAGAIN; i++) {
-		struct set set = {0};
-
-		r = gather(rq, node, path, &set);
-		if (r == 0)
-			r = freed(rq, &set, &bytes);
-		if (r == 0) {
-			report_fold(&set.sum, bytes);
-			info->figures = set.sum;
-		}
-		free(set.ino);
-	}
-	/* A folder that may be searched but not read is seen, what is in it is not. */
-	return r == -EACCES ? 0 : r;
-}
-
 static int stat_path(struct request *rq, const char *path, struct set *set, json_t *list)
 {
 	struct fs_info info = {0};
@@ -184,11 +195,11 @@ static int stat_path(struct request *rq, const char *path, struct set *set, json
 		return rq->error;
 	r = fs_info(rq->service->fs, node.attr.ino, &info);
 	if (r == 0 && set && S_ISDIR(node.attr.mode))
-		r = gather(rq, &node, path, set);
+		r = gather(rq, &node.attr, path, set);
 	else if (r == 0 && set && info.kind == FS_KIND_CLONE)
 		r = set_add(set, path, &node.attr, &info);
 	if (r == 0 && S_ISDIR(node.attr.mode))
-		r = stat_folder(rq, &node, path, &info);
+		r = folder_figures(rq, &node.attr, path, &info.figures);
 	if (r == 0 && json_array_append_new(list, report_file(path, &info)) < 0)
 		r = -ENOMEM;
 	fs_info_release(&info);

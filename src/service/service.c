@@ -236,7 +236,7 @@ int service_is_control(struct service *service, uint64_t ino)
 /* A JSON text with a newline behind it; takes json over. */
 static int json_text(json_t *json, FILE *out)
 {
-	int r = json && json_dumpf(json, out, JSON_INDENT(2)) == 0 ? 0 : -ENOMEM;
+	int r = json && json_dumpf(json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 ? 0 : -ENOMEM;
 
 	putc('\n', out);
 	json_decref(json);
