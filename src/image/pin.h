@@ -94,11 +94,13 @@ int pin_remove(int store_fd, uint64_t id);
  * image (pin_copy_same) or fences it; afterwards the guard has let go of the pin.
  *
  * An opener that does not want to wait (O_NONBLOCK, as touch does it; also NFS and SMB servers)
- * gets EWOULDBLOCK and has changed nothing: broken() is not called and the guard stays. chmod,
- * utimes, rename and unlink do not concern it.
+ * gets EWOULDBLOCK and has changed nothing: broken() is not called and the guard stays. In the
+ * moment after that another opener may slip in; broken() is then called when he writes, after the
+ * fact. chmod, utimes, rename and unlink do not concern the guard.
  *
  * Where the file system has no leases (NFS, SMB, a daemon that is neither root nor the owner) the
- * guard learns of writes on this machine by inotify only: broken() is called after the fact.
+ * guard learns of writes on this machine by inotify only: broken() is called after the fact, and
+ * for a bare change of the mtime (touch -m), which inotify shows as a write, too.
  */
 struct pin_guard;
 int pin_guard_new(struct pin_guard **guard, void (*broken)(void *arg, uint64_t id), void *arg);

@@ -9,17 +9,21 @@
  *
  * States of an entry, and what moves it on:
  *
- *   LEASED    a lease stands                          broken by the kernel -> looked at
- *   looked at a writer sleeps on the lease            -> broken(), lease given back, entry gone
- *             nobody sleeps                           -> lease given back and taken again: LEASED
- *             nobody sleeps, one came in between      -> broken(), too late, entry gone
- *   WATCHED   no lease to be had: inotify             content changed -> broken(), entry gone
+ *   LEASED    a lease stands                    broken by the kernel      -> looked at
+ *   looked at a writer sleeps on the lease      broken(), lease given back -> gone
+ *             nobody sleeps                     given back, taken again   -> LEASED
+ *             nobody sleeps, one slipped in     lease refused             -> WATCHED
+ *   WATCHED   no lease, but inotify             the writer went away      -> LEASED
+ *                                               content changed, broken() -> gone
  *
  * "Nobody sleeps" is a non-blocking open, as touch(1) tries it: it broke the lease, was sent away
  * with EWOULDBLOCK, and must not cost anything. Only /proc/locks tells the two apart: a sleeper is
  * listed below the lease that it waits for. When that cannot be read, or does not list our lease,
- * we assume a writer. A broken lease cannot be mended, only given back and taken anew; a writer
- * that slips in between is found by the second being refused.
+ * we assume a writer. A broken lease cannot be mended, only given back and taken anew. Somebody
+ * may slip in between, in a microsecond or two, and most likely that is the next touch: so before
+ * the lease is given back, while everybody is still held off, the print is taken and a watch is
+ * set, and these tell what the guest of that moment did. WATCHED is also the state for good where
+ * the file system has no leases.
  *
  * Signals are directed at the guard's own thread (F_OWNER_TID), which blocks all of them and reads
  * them from a signalfd, so no other thread is disturbed. A signal only wakes the thread, which then
@@ -55,6 +59,8 @@
 
 #define GUARD_SIGNAL (SIGRTMIN + 8)
 #define REFUSALS_LOGGED 16 /* non-blocking opens after which it is worth a line in the log */
+#define TICK_MIN_MS 5
+#define TICK_MAX_MS 1000
 #define WATCH_MASK (IN_MODIFY | IN_ATTRIB | IN_CLOSE_WRITE)
 
 struct entry {
@@ -64,11 +70,14 @@ struct entry {
 	bool leased;
 	bool busy;    /* the guard's thread is at it, without the mutex */
 	bool removed; /* out of the list while busy */
+	bool wants;   /* WATCHED only until the lease can be had */
+	bool retry;   /* it is time to try */
 	bool written; /* WATCHED: bytes were written for certain, */
 	bool touched; /* or something happened that may have changed them */
-	int wd;	      /* WATCHED: inotify watch, -1 for none */
+	bool printed; /* print is valid */
+	int wd;	      /* inotify watch, -1 for none */
 	unsigned refused;
-	struct pin_print print; /* WATCHED: what it was */
+	struct pin_print print; /* what it was while nobody could write */
 };
 
 struct pin_guard {
@@ -79,6 +88,7 @@ struct pin_guard {
 	pid_t tid; /* of the thread, set before pin_guard_new() returns */
 	sem_t started;
 	int signal_fd, wake_fd, inotify_fd;
+	int tick_ms; /* the thread's: next try for leases that are wanted, -1 for none */
 	void (*broken)(void *arg, uint64_t id);
 	void *arg;
 };
@@ -137,26 +147,56 @@ static bool writer_sleeps(int fd)
 	return sleeps || !seen;
 }
 
-/* Deals with a broken lease; true when the entry is LEASED again. */
+/* Prepares to do without the lease. Called before it is given back, or when there is none. */
+static int watch(struct pin_guard *guard, struct entry *entry)
+{
+	char path[PIN_NAME_MAX];
+	int rc = 0;
+
+	if (entry->wd < 0) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", entry->fd);
+		entry->wd = inotify_add_watch(guard->inotify_fd, path, WATCH_MASK);
+		if (entry->wd < 0)
+			rc = -errno;
+	}
+	if (rc == 0 && !entry->printed) {
+		rc = pin_print_fd(entry->fd, &entry->print);
+		entry->printed = rc == 0;
+	}
+	return rc;
+}
+
+static bool is_power_of_two(unsigned n)
+{
+	return (n & (n - 1)) == 0;
+}
+
+/* Deals with a broken lease; true when the entry is fine again. */
 static bool mend(struct pin_guard *guard, struct entry *entry)
 {
+	int watched;
+
 	if (writer_sleeps(entry->fd))
 		return false;
+	watched = watch(guard, entry);
+	entry->written = entry->touched = false;
 	drop_lease(entry->fd);
-	if (take_lease(guard, entry->fd) < 0) {
-		log_warning("golden image pin %" PRIu64 " was opened for writing too quickly to "
-			    "hold the writer off",
-			entry->id);
-		return false;
-	}
-	if (++entry->refused % REFUSALS_LOGGED == 0)
+	if (++entry->refused >= REFUSALS_LOGGED && is_power_of_two(entry->refused))
 		log_warning("somebody has tried %u times to open golden image pin %" PRIu64
 			    " for writing: replace images by renaming a new file over them",
 			entry->refused, entry->id);
-	return true;
+	if (take_lease(guard, entry->fd) == 0)
+		return true;
+	entry->leased = false;
+	entry->wants = true;
+	guard->tick_ms = TICK_MIN_MS;
+	return watched == 0;
 }
 
-/* Whether the bytes of a WATCHED entry changed; a new mtime alone does not say so. */
+/*
+ * Whether the bytes of a WATCHED entry changed; a new mtime alone does not say so. IN_MODIFY counts
+ * as a write although setting the mtime alone (touch -m) looks the same: missing one is worse.
+ */
 static bool content_changed(struct entry *entry)
 {
 	struct pin_print now;
@@ -165,11 +205,25 @@ static bool content_changed(struct entry *entry)
 	       now.size != entry->print.size || now.sample != entry->print.sample;
 }
 
+/* Something happened to a WATCHED entry, or it is time to try; true when it is fine. */
+static bool look_after(struct pin_guard *guard, struct entry *entry)
+{
+	bool touched = entry->touched;
+
+	entry->touched = entry->retry = false;
+	if (entry->wants && take_lease(guard, entry->fd) == 0) {
+		entry->leased = true;
+		entry->wants = false;
+		touched = true;
+	}
+	return !entry->written && !(touched && content_changed(entry));
+}
+
 static bool needs_attention(const struct entry *entry)
 {
-	if (entry->busy)
-		return false;
-	return entry->leased ? !lease_stands(entry->fd) : entry->written || entry->touched;
+	if (entry->leased)
+		return !lease_stands(entry->fd);
+	return entry->written || entry->touched || entry->retry;
 }
 
 /* Several entries may watch one inode, which then has one watch. */
@@ -212,11 +266,8 @@ static struct entry *next_busy(struct pin_guard *guard)
 	MUTEX_GUARD(&guard->lock);
 	for (entry = guard->entries; entry && !needs_attention(entry); entry = entry->next)
 		;
-	if (entry) {
+	if (entry)
 		entry->busy = true;
-		/* While busy, events set these again. */
-		entry->touched = false;
-	}
 	return entry;
 }
 
@@ -239,7 +290,7 @@ static void attend(struct pin_guard *guard)
 	bool fine;
 
 	while ((entry = next_busy(guard))) {
-		fine = entry->leased ? mend(guard, entry) : !content_changed(entry);
+		fine = entry->leased ? mend(guard, entry) : look_after(guard, entry);
 		if (!fine)
 			guard->broken(guard->arg, entry->id);
 		finish(guard, entry, fine);
@@ -251,7 +302,7 @@ static void note_event_locked(struct pin_guard *guard, const struct inotify_even
 	struct entry *entry;
 
 	for (entry = guard->entries; entry; entry = entry->next) {
-		if (entry->leased || (event->wd != entry->wd && !(event->mask & IN_Q_OVERFLOW)))
+		if (event->wd != entry->wd && !(event->mask & IN_Q_OVERFLOW))
 			continue;
 		if (event->mask & IN_MODIFY)
 			entry->written = true;
@@ -274,6 +325,18 @@ static void read_events(struct pin_guard *guard)
 			at += (ssize_t)(sizeof(*event) + event->len);
 		}
 	}
+}
+
+/* Has every wanted lease tried for, less and less often. */
+static void tick(struct pin_guard *guard)
+{
+	struct entry *entry;
+	bool wanted = false;
+
+	MUTEX_GUARD(&guard->lock);
+	for (entry = guard->entries; entry; entry = entry->next)
+		wanted |= entry->retry = entry->wants;
+	guard->tick_ms = wanted ? (int)min_u64((unsigned)guard->tick_ms * 2, TICK_MAX_MS) : -1;
 }
 
 static void drain(int fd)
@@ -303,8 +366,12 @@ static void *guard_main(void *arg)
 	guard->tid = gettid();
 	sem_post(&guard->started);
 	while (!stopping(guard)) {
-		if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
+		int events = poll(fds, ARRAY_SIZE(fds), guard->tick_ms);
+
+		if (events < 0 && errno != EINTR)
 			break;
+		if (events == 0)
+			tick(guard);
 		drain(guard->signal_fd);
 		drain(guard->wake_fd);
 		if (guard->inotify_fd >= 0)
@@ -356,6 +423,7 @@ int pin_guard_new(struct pin_guard **result, void (*broken)(void *arg, uint64_t 
 	sem_init(&guard->started, 0, 0);
 	guard->broken = broken;
 	guard->arg = arg;
+	guard->tick_ms = -1;
 	sigemptyset(&mask);
 	sigaddset(&mask, GUARD_SIGNAL);
 	sigaddset(&mask, SIGIO);
@@ -371,23 +439,6 @@ int pin_guard_new(struct pin_guard **result, void (*broken)(void *arg, uint64_t 
 	return 0;
 }
 
-/* Watches instead of leasing. Without inotify too there is only the print at the next mount. */
-static int watch_locked(struct pin_guard *guard, struct entry *entry)
-{
-	char path[PIN_NAME_MAX];
-	int rc;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", entry->fd);
-	entry->wd = inotify_add_watch(guard->inotify_fd, path, WATCH_MASK);
-	if (entry->wd < 0)
-		log_warning("cannot watch golden image pin %" PRIu64 ": %s", entry->id,
-			strerrordesc_np(errno));
-	rc = pin_print_fd(entry->fd, &entry->print);
-	if (rc < 0 && entry->wd >= 0)
-		drop_watch_locked(guard, entry);
-	return rc;
-}
-
 static int protect_locked(struct pin_guard *guard, struct entry *entry)
 {
 	int rc = take_lease(guard, entry->fd);
@@ -398,7 +449,11 @@ static int protect_locked(struct pin_guard *guard, struct entry *entry)
 	}
 	if (rc == -EAGAIN && pin_lease_tells_writers(entry->fd))
 		return -EBUSY;
-	return watch_locked(guard, entry);
+	rc = watch(guard, entry);
+	if (rc < 0)
+		log_warning("cannot watch golden image pin %" PRIu64 " for writers: %s", entry->id,
+			strerrordesc_np(-rc));
+	return 0;
 }
 
 static bool is_guarded_locked(struct pin_guard *guard, uint64_t id)

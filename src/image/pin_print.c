@@ -71,7 +71,7 @@ static int take_part(struct sampler *s, uint64_t from, uint64_t end)
 	uint64_t block;
 	int i, rc, taken = 0;
 
-	for (i = 0; i < 2 && !taken; i++) {
+	for (i = 0; from < end && i < 2 && !taken; i++) {
 		rc = find_data(s, tries[i], end, &block);
 		if (rc == -ENXIO)
 			break;
@@ -93,7 +93,7 @@ static void read_ahead(struct sampler *s)
 {
 	uint64_t i, block;
 
-	for (i = 0; i < PARTS; i++)
+	for (i = 0; i < PARTS && s->blocks > PARTS; i++)
 		if (find_data(s, part_start(s, i), part_start(s, i + 1), &block) == 0)
 			posix_fadvise(s->fd, (off_t)(block * GF_BLOCK_SIZE), GF_BLOCK_SIZE,
 				POSIX_FADV_WILLNEED);
