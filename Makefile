@@ -60,7 +60,7 @@ unit_tests := $(sort $(wildcard tests/unit/test_*.c))
 unit_helpers := $(filter-out $(unit_tests),$(wildcard tests/unit/*.c))
 crash_tests := $(sort $(wildcard tests/crash/test_*.c))
 crash_helpers := $(filter-out $(crash_tests),$(wildcard tests/crash/*.c))
-mount_tests := $(filter-out tests/mount/lib.sh,$(sort $(wildcard tests/mount/*.sh)))
+mount_tests := $(filter-out %lib.sh,$(sort $(wildcard tests/mount/*.sh)))
 mount_tools := $(sort $(wildcard tests/mount/*.c))
 boot_tests := $(sort $(wildcard tests/boot/test_*.sh))
 

@@ -1,0 +1,105 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# Time limit: 300 s
+#
+# The store as kill -9 left it is copied, and the copies are recovered in different ways: once,
+# twice, and with the recovery itself killed again and again. All of them end with the same bytes
+# and the same figures.
+. "$(dirname "$0")/work_lib.sh"
+
+golden base.img 32
+start
+for n in 1 2 3; do
+	cp "$mnt/golden/base.img" "$mnt/c$n.img"
+done
+cp "$mnt/c1.img" "$mnt/c4.img"
+for n in 1 2 3 4; do
+	"$tools/ackwriter" write "$mnt/c$n.img" "$dir/state$n" 60 "$images/base.img" &
+	pids+=($!)
+done
+sleep 1
+# The name space changes meanwhile, too.
+mkdir "$mnt/folder"
+for n in 1 2 3 4 5; do
+	cp "$mnt/c1.img" "$mnt/folder/d$n.img"
+	sleep 0.2
+done
+mv "$mnt/folder/d1.img" "$mnt/folder/renamed.img"
+mv "$mnt/folder/d2.img" "$mnt/folder/d3.img"
+rm "$mnt/folder/d4.img"
+sleep 0.3
+kill_daemon
+wait "${pids[@]}" || true
+pids=()
+umount "$mnt" 2>/dev/null || umount -l "$mnt"
+mv "$store" "$dir/crashed"
+
+# use NAME: another copy of what the crash left becomes the store.
+use()
+{
+	rm -rf "$store"
+	cp -a --sparse=always "$dir/crashed" "$store"
+	echo "--- $1"
+}
+
+# picture NAME: bytes and figures of everything.
+picture()
+{
+	(cd "$mnt" && find . -name .goldfs -prune -o -type f -print | sort | xargs sha256sum) \
+		>"$dir/$1.sums"
+	"$goldfs" settle "$mnt"
+	"$goldfs" list -j "$mnt" | jq -S '.goldfs |= sort_by(.path)' >"$dir/$1.figures"
+	"$goldfs" df -j "$mnt" | jq -S '.store | {virtual_bytes, data_bytes, unique_bytes, golden_bytes}' \
+		>>"$dir/$1.figures"
+}
+
+same()
+{
+	diff "$dir/once.sums" "$dir/$1.sums" || fail "$1: other bytes"
+	diff "$dir/once.figures" "$dir/$1.figures" || fail "$1: other figures"
+}
+
+use once
+start
+cp -a --sparse=always "$store" "$dir/recovered"
+for n in 1 2 3 4; do
+	"$tools/ackwriter" verify "$mnt/c$n.img" "$dir/state$n" "$images/base.img" ||
+		fail "c$n.img lost acknowledged writes"
+done
+picture once
+[ "$(wc -l <"$dir/once.sums")" -ge 8 ] || { cat "$dir/once.sums"; fail 'files are missing'; }
+kill_daemon
+start
+picture killed_after_settle
+same killed_after_settle
+stop
+start
+picture unmounted
+same unmounted
+stop
+
+# What the first recovery left, before anything was settled, recovered once more.
+rm -rf "$store"
+mv "$dir/recovered" "$store"
+echo '--- twice'
+start
+picture twice
+same twice
+stop
+
+# Recovery killed at moments that move through it.
+use killed
+for ((n = 1; n <= 12; n++)); do
+	"$goldfs" -f -o "store=$store,log=$log" "$images" "$mnt" &
+	worker=$! supervisor=0
+	sleep "0.0$((n * 7 % 10))$n"
+	for child in $(ps -o pid= --ppid "$worker"); do
+		kill -9 "$child" 2>/dev/null || true
+	done
+	kill_daemon
+	wait "$worker" 2>/dev/null || true
+done
+start
+picture killed
+same killed
+stop
