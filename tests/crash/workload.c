@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: MIT */
+#include "workload.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/hash.h"
+#include "base/sizes.h"
+#include "image/image.h"
+
+int run_fail(struct run *run, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (*run->reason)
+		return -1;
+	va_start(ap, fmt);
+	vsnprintf(run->reason, sizeof(run->reason), fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
+/* ---- golden images ---- */
+
+static void fill_pattern(uint8_t *bytes, uint64_t from, uint64_t to, uint64_t seed)
+{
+	struct rng rng;
+
+	rng_seed(&rng, seed);
+	for (uint64_t at = from; at < to; at += 8) {
+		uint64_t word = rng_next(&rng);
+
+		memcpy(bytes + at, &word, (size_t)min_u64(8, to - at));
+	}
+}
+
+/*
+ * 1: no multiple of a block or sector, with a hole; 2: all data; 3: large and almost empty, with
+ * data around the borders of map regions.
+ */
+static int make_image(struct run *run, int i)
+{
+	static const uint64_t sizes[RUN_IMAGES] = {600 * KIB + 1636, 256 * KIB + 512,
+		72 * MIB + 4096 + 512};
+	uint64_t size = sizes[i];
+	uint8_t *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int r;
+
+	if (bytes == MAP_FAILED)
+		return -errno;
+	run->image_bytes[i] = bytes;
+	if (i == 2) {
+		for (uint64_t at = 32 * MIB; at < size; at += 32 * MIB)
+			fill_pattern(bytes, at - 32 * KIB, at + 32 * KIB, at);
+		fill_pattern(bytes, 0, 64 * KIB, 7);
+		fill_pattern(bytes, size - 512, size, 8);
+	} else {
+		fill_pattern(bytes, 0, size, (uint64_t)i + 1);
+		if (i == 0)
+			memset(bytes + 100 * KIB, 0, 150 * KIB + 512);
+	}
+	r = image_memory_new(&run->images[i], bytes, size);
+	if (!r)
+		run->golden[i] = model_golden(run->model, run->images[i]);
+	return r;
+}
+
+static struct image *golden_test(void *arg, uint64_t id)
+{
+	struct run *run = arg;
+
+	return id >= 1 && id <= RUN_IMAGES ? run->images[id - 1] : NULL;
+}
+
+/* ---- a run ---- */
+
+struct fs_options run_options(struct run *run)
+{
+	struct fs_options options = {
+		.journal_size = run->profile->journal_size,
+		.reserve = 64 * KIB,
+		.no_background = true,
+		.dedup = FS_DEDUP_OFF,
+		.store_fd = -1,
+		.golden_test = golden_test,
+		.golden_test_arg = run,
+	};
+
+	run_set_boot(&options, run->boot_id);
+	return options;
+}
+
+void run_set_boot(struct fs_options *options, const uint8_t *boot_id)
+{
+	(void)options;
+	(void)boot_id;
+}
+
+int run_init(struct run *run, uint64_t seed, int op_count)
+{
+	memset(run, 0, sizeof(*run));
+	run->seed = seed;
+	run->op_count = op_count;
+	run->profile = &profiles[seed % (uint64_t)profile_count];
+	run->model = model_new();
+	for (int i = 0; i < RUN_IMAGES; i++) {
+		if (make_image(run, i) < 0)
+			return -1;
+	}
+	run->disk = simdisk_new(run->profile->capacity);
+	return 0;
+}
+
+const char *run_profile_name(const struct run *run)
+{
+	return run->profile->name;
+}
+
+void run_release(struct run *run)
+{
+	if (run->fs)
+		fs_abandon(run->fs);
+	simdisk_free(run->disk);
+	model_free(run->model);
+	for (int i = 0; i < RUN_IMAGES; i++) {
+		if (run->images[i])
+			munmap(run->image_bytes[i], run->images[i]->size);
+		image_free(run->images[i]);
+	}
+}
+
+int run_work(struct run *run)
+{
+	struct fs_options options;
+	int r;
+
+	simdisk_set_hook(run->disk, run->hook, run);
+	options = run_options(run);
+	strcpy(run->text, "make the store");
+	r = fs_open(&run->fs, simdisk_io(run->disk), &options);
+	if (r)
+		return run_fail(run, "fs_open of an empty disk: %s", strerror(-r));
+	for (run->op = 0; run->op < run->op_count && !*run->reason; run->op++) {
+		if (run->keep && !run->keep[run->op])
+			continue;
+		if (run_one_op(run))
+			break;
+		if (run->after_op && run->after_op(run))
+			break;
+	}
+	return *run->reason ? -1 : 0;
+}
+
+/* ---- fsync ---- */
+
+struct waiter {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool done;
+	int result;
+};
+
+static void sync_done(void *arg, int result)
+{
+	struct waiter *w = arg;
+
+	pthread_mutex_lock(&w->lock);
+	w->done = true;
+	w->result = result;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->lock);
+}
+
+int sync_file(struct fs *fs, uint64_t ino)
+{
+	struct waiter w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0};
+
+	fs_fsync(fs, ino, sync_done, &w);
+	pthread_mutex_lock(&w.lock);
+	while (!w.done)
+		pthread_cond_wait(&w.cond, &w.lock);
+	pthread_mutex_unlock(&w.lock);
+	return w.result;
+}
+
+/* ---- views ---- */
+
+struct lister {
+	struct model_view *view;
+	struct fs *fs;
+	const char *folder;
+	bool root;
+	int error;
+};
+
+static int list_entry(void *arg, const char *name, const struct fs_attr *attr, uint64_t next)
+{
+	struct lister *l = arg;
+	struct model_view *view = l->view;
+	struct model_seen *seen;
+
+	(void)next;
+	if (l->root && (strcmp(name, "golden") == 0 || *name == '.'))
+		return 0;
+	view->list = realloc(view->list, (view->count + 1) * sizeof(*view->list));
+	if (!view->list)
+		abort();
+	seen = &view->list[view->count++];
+	*seen = (struct model_seen){.ino = attr->ino, .size = attr->size};
+	seen->kind = S_ISDIR(attr->mode) ? MODEL_FOLDER : MODEL_FILE;
+	if (seen->kind == MODEL_FOLDER)
+		seen->size = 0;
+	if (snprintf(seen->path, sizeof(seen->path), "%s%s%s", l->folder, *l->folder ? "/" : "",
+		    name) >= (int)sizeof(seen->path))
+		l->error = -ENAMETOOLONG;
+	return 0;
+}
+
+static uint32_t read_xattr(struct fs *fs, uint64_t ino)
+{
+	char value[32];
+	ssize_t n = fs_getxattr(fs, ino, "user.k", value, sizeof(value) - 1);
+
+	if (n == -ENODATA)
+		return 0;
+	if (n < 0)
+		return UINT32_MAX;
+	value[n] = 0;
+	return (uint32_t)strtoul(value, NULL, 10);
+}
+
+static ssize_t view_read(void *arg, uint64_t ino, void *buf, size_t len, uint64_t off)
+{
+	return fs_read(arg, ino, buf, len, off);
+}
+
+int view_take(struct model_view *view, struct fs *fs)
+{
+	struct lister l = {.view = view, .fs = fs, .folder = "", .root = true};
+	int r;
+
+	*view = (struct model_view){.read = view_read, .arg = fs};
+	r = fs_list(fs, FS_INO_ROOT, 0, list_entry, &l);
+	for (size_t i = 0; i < view->count && !r; i++) {
+		char folder[MODEL_NAME];
+
+		view->list[i].xattr = read_xattr(fs, view->list[i].ino);
+		if (view->list[i].kind != MODEL_FOLDER)
+			continue;
+		strcpy(folder, view->list[i].path);
+		l.folder = folder;
+		l.root = false;
+		r = fs_list(fs, view->list[i].ino, 0, list_entry, &l);
+	}
+	return r ? r : l.error;
+}
+
+void view_release(struct model_view *view)
+{
+	free(view->list);
+	view->list = NULL;
+	view->count = 0;
+}
+
+/* Blocks of zeros count for nothing, so that holes may be seen differently. */
+static int hash_file(struct fs *fs, const struct model_seen *seen, uint64_t *hash)
+{
+	uint8_t buf[128 * KIB];
+	uint64_t off = 0, h = 0;
+
+	while (off < seen->size) {
+		int64_t start = fs_seek(fs, seen->ino, off, SEEK_DATA), end;
+
+		if (start == -ENXIO)
+			break;
+		end = start < 0 ? start : fs_seek(fs, seen->ino, (uint64_t)start, SEEK_HOLE);
+		if (end < 0)
+			return (int)end;
+		if ((uint64_t)start < off || end <= start || (uint64_t)end > seen->size)
+			return -ERANGE;
+		for (off = round_down((uint64_t)start, 4096); off < (uint64_t)end;) {
+			size_t len = (size_t)min_u64(sizeof(buf), seen->size - off);
+			ssize_t n;
+
+			memset(buf, 0, sizeof(buf));
+			n = fs_read(fs, seen->ino, buf, len, off);
+			if (n != (ssize_t)len)
+				return n < 0 ? (int)n : -EIO;
+			for (size_t at = 0; at < len; at += 4096) {
+				uint64_t pair[2] = {off + at, 0};
+
+				if (is_zero(buf + at, 4096))
+					continue;
+				pair[1] = hash_struct(buf + at, 4096);
+				h += hash_struct(pair, sizeof(pair));
+			}
+			off += len;
+		}
+	}
+	*hash = h;
+	return 0;
+}
+
+int view_hash(const struct model_view *view, struct fs *fs, const char *except, uint64_t *hash)
+{
+	uint64_t h = 0;
+
+	for (size_t i = 0; i < view->count; i++) {
+		const struct model_seen *seen = &view->list[i];
+		uint64_t parts[5] = {hash_struct(seen->path, strlen(seen->path)), seen->ino,
+			seen->size, seen->xattr, 0};
+		int r = 0;
+
+		if (except && strcmp(except, seen->path) == 0)
+			continue;
+		if (seen->kind == MODEL_FILE)
+			r = hash_file(fs, seen, &parts[4]);
+		if (r)
+			return r;
+		h += hash_struct(parts, sizeof(parts));
+	}
+	*hash = h;
+	return 0;
+}
+
+const char *view_figures(const struct model_view *view, struct fs *fs)
+{
+	static __thread char text[256];
+
+	for (size_t i = 0; i < view->count; i++) {
+		const struct model_seen *seen = &view->list[i];
+		struct fs_figures f;
+		struct fs_info info;
+		int r;
+
+		if (seen->kind != MODEL_FILE)
+			continue;
+		r = fs_info(fs, seen->ino, &info);
+		if (r) {
+			snprintf(text, sizeof(text), "fs_info(\"%s\"): %s", seen->path,
+				strerror(-r));
+			return text;
+		}
+		f = info.figures;
+		fs_info_release(&info);
+		if (f.virtual_bytes == seen->size && f.virtual_bytes == f.data_bytes + f.zero_bytes &&
+			f.data_bytes == f.unique_bytes + f.shared_golden_bytes +
+					f.shared_clone_bytes + f.shared_snapshot_bytes +
+					f.shared_self_bytes)
+			continue;
+		snprintf(text, sizeof(text),
+			"\"%s\" size %llu: virtual %llu data %llu zero %llu unique %llu golden %llu "
+			"clone %llu snapshot %llu self %llu",
+			seen->path, (unsigned long long)seen->size,
+			(unsigned long long)f.virtual_bytes, (unsigned long long)f.data_bytes,
+			(unsigned long long)f.zero_bytes, (unsigned long long)f.unique_bytes,
+			(unsigned long long)f.shared_golden_bytes,
+			(unsigned long long)f.shared_clone_bytes,
+			(unsigned long long)f.shared_snapshot_bytes,
+			(unsigned long long)f.shared_self_bytes);
+		return text;
+	}
+	return NULL;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random work on a goldfs over a simulated disk, beside the model of what it must show.
+ *
+ * A run is a stream of operations that is the same for the same seed. Each operation draws its
+ * parameters from a generator of its own (seed and index), so that one can be left out and the
+ * others stay nearly as they were: that is how a failure is reduced to few operations.
+ *
+ * One run is one thread. The disk's hook may look at run, model and disk at each I/O call: the
+ * model then knows the operation in flight.
+ */
+#ifndef GOLDFS_TESTS_WORKLOAD_H
+#define GOLDFS_TESTS_WORKLOAD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/fs.h"
+#include "model.h"
+#include "rng.h"
+#include "simdisk.h"
+
+enum { RUN_IMAGES = 3 };
+
+struct run {
+	uint64_t seed;
+	int op_count;
+	const uint8_t *keep; /* per operation: 0 leaves it out; NULL: all are done */
+	bool verbose;
+	/* Called after an operation was acknowledged; non-zero ends the run as failed. */
+	int (*after_op)(struct run *run);
+	void (*hook)(void *arg, struct simdisk *disk, const struct simdisk_call *call);
+	void *arg; /* of the caller; the hook gets the run */
+
+	struct simdisk *disk;
+	struct fs *fs;
+	struct fs_options options;
+	uint8_t boot_id[16]; /* changes with each power loss */
+	struct model *model;
+	struct image *images[RUN_IMAGES];
+	void *image_bytes[RUN_IMAGES];
+	model_value golden[RUN_IMAGES];
+	const struct profile *profile;
+
+	int op;		   /* index of the current one */
+	struct rng rng;	   /* of the current one */
+	char text[256];	   /* what it does */
+	bool failing;	   /* faults or a full disk: errors are no failure */
+	bool dead;	   /* the store went read-only after a fault */
+	char reason[1024]; /* why the run failed */
+};
+
+int run_init(struct run *run, uint64_t seed, int op_count);
+/* Makes a store and does all operations. 0, or -1 with run->reason. */
+int run_work(struct run *run);
+void run_release(struct run *run);
+const char *run_profile_name(const struct run *run);
+int run_fail(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Options for opening the store on disk as this run would, boot id included. */
+struct fs_options run_options(struct run *run);
+/* Another boot of the machine; boot_id (16 bytes) must stay while fs_open runs. */
+void run_set_boot(struct fs_options *options, const uint8_t *boot_id);
+
+/* What fs shows, names and sizes; content is read when the model asks. */
+int view_take(struct model_view *view, struct fs *fs);
+void view_release(struct model_view *view);
+/* Hash of all names and contents but `except`. */
+int view_hash(const struct model_view *view, struct fs *fs, const char *except, uint64_t *hash);
+/* The identities between the figures of each file. NULL, or what is wrong (static). */
+const char *view_figures(const struct model_view *view, struct fs *fs);
+
+/* fs_fsync, waiting. */
+int sync_file(struct fs *fs, uint64_t ino);
+
+/* workload_ops.c */
+struct profile {
+	const char *name;
+	uint64_t journal_size;
+	uint64_t capacity;
+	unsigned faults; /* one in so many operations arms a fault; 0: never */
+	unsigned big;	 /* per cent of golden clones that are of the large image */
+	const char *weights; /* a letter per chance, see op_table */
+};
+extern const struct profile profiles[];
+extern const int profile_count;
+int run_one_op(struct run *run);
+
+#endif
