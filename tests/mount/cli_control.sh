@@ -3,19 +3,15 @@
 #
 # The control file: garbage changes nothing, and nobody does through it what his own system calls
 # could not.
-set -u
-goldfs=$1
-[ "$(id -u)" -eq 0 ] || { echo "needs root"; exit 77; }
-for tool in jq setpriv; do
-	command -v $tool >/dev/null || { echo "$tool is not installed"; exit 77; }
-done
-# Where other users come to, which the build folder need not be.
-dir=$(mktemp -d /tmp/goldfs-control.XXXXXX) || exit 1
-chmod 755 "$dir"
-cd "$dir" || exit 1
+. "$(dirname "$0")/lib.sh"
+setup "$1"
+command -v jq >/dev/null || skip "needs jq"
+command -v setpriv >/dev/null || skip "needs setpriv"
+setpriv --reuid=1002 --regid=1002 --clear-groups test -x "$work" ||
+	skip "needs a folder for temporary files that other users may enter"
 failures=0
 
-fail()
+wrong()
 {
 	echo "line ${BASH_LINENO[-2]}: $*"
 	failures=$((failures + 1))
@@ -41,7 +37,7 @@ as()
 
 says()
 {
-	jq -e "$1" reply >/dev/null || fail "not $1: $(head -c 500 reply)"
+	jq -e "$1" reply >/dev/null || wrong "not $1: $(head -c 500 reply)"
 }
 
 refused()
@@ -49,7 +45,6 @@ refused()
 	says ".status == 1 and .errno == \"$1\" and (.error | length) > 0"
 }
 
-mkdir images mnt
 head -c 1M /dev/urandom >images/open.img
 head -c 1M /dev/urandom >images/closed.img
 head -c 1M /dev/urandom >images/group.img
@@ -60,8 +55,7 @@ chgrp 4242 images/group.img
 mkdir images/hidden
 cp images/open.img images/hidden/
 chmod 700 images/hidden
-"$goldfs" images mnt || exit 1
-trap 'cd / && "$goldfs" umount "$dir/mnt"; rm -rf "$dir"' EXIT
+mount_goldfs
 cp "$goldfs" goldfs && chmod 755 goldfs
 mkdir mnt/alice mnt/shared mnt/drop mnt/team
 chown 1001:1001 mnt/alice
@@ -110,7 +104,7 @@ ask "$(head -c 100000 /dev/zero | tr '\0' '[')"
 refused EINVAL
 ask "$(head -c 100000 /dev/urandom | base64 -w 0)"
 refused EINVAL
-[ "$(find mnt | sort)" = "$before" ] || fail "garbage changed something"
+[ "$(find mnt | sort)" = "$before" ] || wrong "garbage changed something"
 head -c 3000000 /dev/zero 2>/dev/null >mnt/.goldfs/control
 truncate -s 5 mnt/.goldfs/control 2>/dev/null
 ask '{"verb":"df"}'
@@ -143,22 +137,22 @@ as 1002 1002 4242,7 '{"verb":"clone","source":"golden/group.img","targets":["sha
 says '.status == 0'
 as 1002 4242 none '{"verb":"clone","source":"golden/group.img","targets":["shared/ok3"]}'
 says '.status == 0'
-[ "$(stat -c %u:%g:%a mnt/shared/ok1)" = 1002:1002:600 ] || fail "$(stat mnt/shared/ok1)"
-[ "$(stat -c %u:%g:%a mnt/shared/ok3)" = 1002:4242:640 ] || fail "$(stat mnt/shared/ok3)"
+[ "$(stat -c %u:%g:%a mnt/shared/ok1)" = 1002:1002:600 ] || wrong "$(stat mnt/shared/ok1)"
+[ "$(stat -c %u:%g:%a mnt/shared/ok3)" = 1002:4242:640 ] || wrong "$(stat mnt/shared/ok3)"
 
 # Targets: where he may write, and what he may replace.
 for target in x alice/x drop/x team/x nowhere/x; do
 	as 1002 1002 none '{"verb":"clone","source":"golden/open.img","targets":["shared/y","'$target'"]}'
 	says '.status == 1'
 done
-[ ! -e mnt/shared/y ] || fail "half of a request was done"
+[ ! -e mnt/shared/y ] || wrong "half of a request was done"
 as 1002 1002 none '{"verb":"clone","source":"golden/open.img","targets":["shared/root.img"],"replace":true}'
 refused EPERM
 as 1002 1002 none '{"verb":"clone","source":"golden/open.img","targets":["shared/ok1"],"replace":true}'
 says '.status == 0'
 as 1002 1002 4242 '{"verb":"clone","source":"golden/open.img","targets":["team/t.img"]}'
 says '.status == 0'
-[ "$(stat -c %u:%g mnt/team/t.img)" = 1002:4242 ] || fail "$(stat mnt/team/t.img)"
+[ "$(stat -c %u:%g mnt/team/t.img)" = 1002:4242 ] || wrong "$(stat mnt/team/t.img)"
 as 1002 1002 4242 '{"verb":"clone","source":"golden/open.img","targets":["shared/z","team/z"]}'
 refused EINVAL
 
@@ -193,7 +187,7 @@ for verb in job-show job-wait job-cancel; do
 	refused ENOENT
 done
 setpriv --reuid=1002 --regid=1002 --clear-groups cat mnt/.goldfs/jobs/1.json 2>/dev/null &&
-	fail "another user's job was read"
+	wrong "another user's job was read"
 
 # Root without the right to override, and root of a namespace of his own.
 setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-dac_override,-dac_read_search \
@@ -209,9 +203,9 @@ fi
 
 # The command line of an ordinary user says the same.
 setpriv --reuid=1002 --regid=1002 --clear-groups ./goldfs clone mnt/golden/closed.img mnt/shared/c 2>err &&
-	fail "an unreadable image was cloned"
-grep -q '^goldfs: cannot clone ".*/mnt/golden/closed.img": permission denied$' err || fail "$(cat err)"
-setpriv --reuid=1002 --regid=1002 --clear-groups ./goldfs list -n mnt >out || fail "list as a user"
-[ "$(wc -l <out)" -eq 7 ] || fail "$(cat out)"
+	wrong "an unreadable image was cloned"
+grep -q '^goldfs: cannot clone ".*/mnt/golden/closed.img": permission denied$' err || wrong "$(cat err)"
+setpriv --reuid=1002 --regid=1002 --clear-groups ./goldfs list -n mnt >out || wrong "list as a user"
+[ "$(wc -l <out)" -eq 7 ] || wrong "$(cat out)"
 
-[ $failures -eq 0 ]
+[ $failures -eq 0 ] || fail "$failures checks"

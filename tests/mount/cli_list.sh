@@ -2,13 +2,12 @@
 # SPDX-License-Identifier: MIT
 #
 # What list, stat, df, settle, job and golden print, and the files of .goldfs.
-set -u
-goldfs=$1
-cd "${TMPDIR:?}" || exit 1
-command -v jq >/dev/null || { echo "jq is not installed"; exit 77; }
+. "$(dirname "$0")/lib.sh"
+setup "$1"
+command -v jq >/dev/null || skip "needs jq"
 failures=0
 
-fail()
+wrong()
 {
 	echo "line ${BASH_LINENO[-2]}: $*"
 	failures=$((failures + 1))
@@ -16,13 +15,13 @@ fail()
 
 works()
 {
-	"$@" >out 2>err || fail "$* failed: $(cat err)"
+	"$@" >out 2>err || wrong "$* failed: $(cat err)"
 }
 
 # The last output as JSON fulfils an expression of jq.
 holds()
 {
-	jq -e "$1" out >/dev/null || fail "not $1: $(head -c 2000 out)"
+	jq -e "$1" out >/dev/null || wrong "not $1: $(head -c 2000 out)"
 }
 
 # Identities that hold for every file at every moment.
@@ -33,13 +32,11 @@ consistent()
 		.shared_snapshot_bytes + .shared_self_bytes] | all'
 }
 
-mkdir -p images/sub mnt
+mkdir images/sub
 truncate -s 64M images/big.img
 dd if=/dev/urandom of=images/big.img bs=1M count=4 seek=10 conv=notrunc status=none
 dd if=/dev/urandom of=images/sub/small.img bs=1M count=1 status=none
-"$goldfs" images mnt || exit 1
-mnt=$PWD/mnt
-trap 'cd / && "$goldfs" umount "$mnt"' EXIT
+mount_goldfs
 mkdir -p mnt/dir/deep
 "$goldfs" clone mnt/golden/big.img mnt/one.img mnt/dir/two.img || exit 1
 "$goldfs" clone mnt/golden/sub/small.img mnt/dir/deep/three.img || exit 1
@@ -69,17 +66,17 @@ works "$goldfs" list -j -t folder,golden mnt/dir
 holds '[.goldfs[] | .path] == ["'"$mnt"'/dir/deep"]'
 works "$goldfs" list -j mnt/.snapshots
 holds '.goldfs == []'
-(cd mnt/dir/deep && "$goldfs" list -j >"$TMPDIR"/out) || fail "list in a folder of the mount"
+(cd mnt/dir/deep && "$goldfs" list -j >"$work"/out) || wrong "list in a folder of the mount"
 holds '.goldfs | length == 6'
 
 # Tables.
 works "$goldfs" list mnt
-[ "$(wc -l <out)" -eq 7 ] && head -n 1 out | grep -q '^PATH .* UNIQUE ' || fail "$(cat out)"
+[ "$(wc -l <out)" -eq 7 ] && head -n 1 out | grep -q '^PATH .* UNIQUE ' || wrong "$(cat out)"
 works "$goldfs" list -n -b -o virtual,PATH --sort virtual_bytes mnt
-[ "$(wc -l <out)" -eq 6 ] || fail "$(cat out)"
-head -n 1 out | grep -q '^ *1048576 ' && tail -n 1 out | grep -q '^ *67108864 ' || fail "$(cat out)"
+[ "$(wc -l <out)" -eq 6 ] || wrong "$(cat out)"
+head -n 1 out | grep -q '^ *1048576 ' && tail -n 1 out | grep -q '^ *67108864 ' || wrong "$(cat out)"
 works "$goldfs" list -n -o +snapshots --sort=-virtual mnt
-head -n 1 out | grep -q ' 64M .* 0 *$' || fail "$(cat out)"
+head -n 1 out | grep -q ' 64M .* 0 *$' || wrong "$(cat out)"
 works "$goldfs" list -j -o path,shared --sort path mnt/dir
 holds '.goldfs[0] | keys_unsorted == ["path","shared_bytes"]'
 
@@ -95,16 +92,16 @@ holds '.goldfs[1].virtual_bytes == 68157440 and .goldfs[1].unique_bytes == 0'
 holds '.goldfs[3].unique_bytes == 2097152'
 consistent
 works "$goldfs" stat mnt/one.img
-grep -q '^UNIQUE  *2M$' out || fail "$(cat out)"
+grep -q '^UNIQUE  *2M$' out || wrong "$(cat out)"
 works "$goldfs" stat -n -b -o unique mnt/one.img
-[ "$(cat out)" -eq 2097152 ] || fail "$(cat out)"
+[ "$(cat out)" -eq 2097152 ] || wrong "$(cat out)"
 ln -s one.img mnt/link
 works "$goldfs" stat -n -b -o unique mnt/link
-[ "$(cat out)" -eq 2097152 ] || fail "$(cat out)"
+[ "$(cat out)" -eq 2097152 ] || wrong "$(cat out)"
 
 # What removing a set frees.
 works "$goldfs" stat --if-removed -b -n mnt/one.img mnt/dir mnt/link
-[ "$(cat out)" -eq 2097152 ] || fail "$(cat out)"
+[ "$(cat out)" -eq 2097152 ] || wrong "$(cat out)"
 works "$goldfs" stat --if-removed --json mnt/dir mnt/blank.img
 holds '.if_removed_bytes == 0 and (.goldfs | length) == 2'
 
@@ -115,51 +112,51 @@ holds '.store | keys_unsorted[0:13] == ["virtual_bytes","data_bytes","unique_byt
 	"saved_clone_bytes","saved_dedup_bytes","saved_zero_bytes","ratio"]'
 holds '.store.unique_bytes == 2097152 and .store.clones == 4'
 works "$goldfs" df mnt/dir
-[ "$(wc -l <out)" -eq 2 ] || fail "$(cat out)"
+[ "$(wc -l <out)" -eq 2 ] || wrong "$(cat out)"
 works "$goldfs" df -n -b -o virtual mnt
-[ "$(cat out)" -eq $((67108864 * 2 + 1048576 + 10485760)) ] || fail "$(cat out)"
+[ "$(cat out)" -eq $((67108864 * 2 + 1048576 + 10485760)) ] || wrong "$(cat out)"
 
 # Settling, as a job and not.
 works "$goldfs" settle mnt
-[ ! -s out ] || fail "settle printed $(cat out)"
+[ ! -s out ] || wrong "settle printed $(cat out)"
 works "$goldfs" settle --background mnt
 id=$(cat out)
-[ "$id" -eq 2 ] || fail "job $id"
+[ "$id" -eq 2 ] || wrong "job $id"
 works "$goldfs" job wait "$id" mnt
 works "$goldfs" job show -j "$id" mnt
 holds '.jobs[0] | .id == 2 and .kind == "settle" and .state == "done" and .error == ""'
 holds '.jobs[0] | keys_unsorted[0:8] == ["id","kind","target","state","done_bytes","total_bytes",
 	"rate","error"]'
-(cd mnt && "$goldfs" job list -j >"$TMPDIR"/out) || fail "job list"
+(cd mnt && "$goldfs" job list -j >"$work"/out) || wrong "job list"
 holds '[.jobs[].id] == [1,2]'
 works cat mnt/.goldfs/jobs/2.json
 holds '.id == 2'
-"$goldfs" job cancel 2 mnt 2>err && fail "an ended job was cancelled"
-"$goldfs" job show 77 mnt 2>err && fail "there is a job 77"
+"$goldfs" job cancel 2 mnt 2>err && wrong "an ended job was cancelled"
+"$goldfs" job show 77 mnt 2>err && wrong "there is a job 77"
 
 # Golden images.
 works "$goldfs" golden list mnt
-[ "$(wc -l <out)" -eq 3 ] && grep -q '/golden/sub/small.img  *raw  *1M ' out || fail "$(cat out)"
+[ "$(wc -l <out)" -eq 3 ] && grep -q '/golden/sub/small.img  *raw  *1M ' out || wrong "$(cat out)"
 
 # The virtual files.
 works cat mnt/.goldfs/stats.json
 holds '.store.clones == 4 and (.version | length) > 0 and .daemon.worker_pid > 1'
 holds '.daemon | has("supervisor_pid") and has("restarts") and has("last_pause_ms") and
 	has("uptime_seconds")'
-kill -0 "$(jq .daemon.worker_pid out)" || fail "the worker is not the one that stats.json names"
+kill -0 "$(jq .daemon.worker_pid out)" || wrong "the worker is not the one that stats.json names"
 works cat mnt/.goldfs/metrics
-grep -qx 'goldfs_store_unique_bytes 2097152' out || fail "$(cat out)"
-grep -q '^goldfs_write_bytes_total [1-9]' out || fail "$(cat out)"
-grep -q '^goldfs_clone_' out && fail "series per clone were not asked for"
-[ "$(ls mnt/.goldfs | tr '\n' ' ')" = "control jobs metrics stats.json " ] || fail "$(ls mnt/.goldfs)"
-[ "$(stat -c %a mnt/.goldfs/control)" = 666 ] || fail "mode of control"
-[ "$(stat -c %a mnt/.goldfs/metrics)" = 444 ] || fail "mode of metrics"
-touch mnt/.goldfs/x 2>/dev/null && fail "a file was made in .goldfs"
+grep -qx 'goldfs_store_unique_bytes 2097152' out || wrong "$(cat out)"
+grep -q '^goldfs_write_bytes_total [1-9]' out || wrong "$(cat out)"
+grep -q '^goldfs_clone_' out && wrong "series per clone were not asked for"
+[ "$(ls mnt/.goldfs | tr '\n' ' ')" = "control jobs metrics stats.json " ] || wrong "$(ls mnt/.goldfs)"
+[ "$(stat -c %a mnt/.goldfs/control)" = 666 ] || wrong "mode of control"
+[ "$(stat -c %a mnt/.goldfs/metrics)" = 444 ] || wrong "mode of metrics"
+touch mnt/.goldfs/x 2>/dev/null && wrong "a file was made in .goldfs"
 rm -f mnt/.goldfs/metrics 2>/dev/null
-[ -e mnt/.goldfs/metrics ] || fail "metrics was removed"
+[ -e mnt/.goldfs/metrics ] || wrong "metrics was removed"
 
 # A name that is not UTF-8.
-"$goldfs" clone mnt/golden/sub/small.img mnt/dir/$'b\xfc%41' || fail "clone to such a name"
+"$goldfs" clone mnt/golden/sub/small.img mnt/dir/$'b\xfc%41' || wrong "clone to such a name"
 works "$goldfs" list -j mnt/dir
 holds '[.goldfs[].path] | contains(["'"$mnt"'/dir/b%FC%2541"])'
 works "$goldfs" stat -j mnt/dir/$'b\xfc%41'
@@ -167,20 +164,20 @@ holds '.goldfs[0].path == "mnt/dir/b%FC%2541"'
 
 # A thousand clones are one quick request.
 mkdir mnt/many
-"$goldfs" clone -n 1000 mnt/golden/big.img mnt/many/%d || fail "1000 clones"
+"$goldfs" clone -n 1000 mnt/golden/big.img mnt/many/%d || wrong "1000 clones"
 start=$(date +%s%N)
 works "$goldfs" list -j mnt
 took=$((($(date +%s%N) - start) / 1000000))
 echo "list of 1000 clones: $took ms"
 holds '.goldfs | length == 1007'
-[ $took -lt 2000 ] || fail "list took $took ms"
+[ $took -lt 2000 ] || wrong "list took $took ms"
 
 # Series per clone.
-"$goldfs" umount mnt || fail "umount"
-"$goldfs" -o metrics=clone images mnt || exit 1
+umount_goldfs
+mount_goldfs metrics=clone
 works cat mnt/.goldfs/metrics
-grep -qx 'goldfs_clone_unique_bytes{clone="one.img"} 2097152' out || fail "$(grep clone= out | head)"
-grep -qx 'goldfs_clone_shared_bytes{clone="one.img"} 4194304' out || fail "$(grep clone= out | head)"
-[ "$(grep -c '^goldfs_clone_unique_bytes{' out)" -eq 1005 ] || fail "series are missing"
+grep -qx 'goldfs_clone_unique_bytes{clone="one.img"} 2097152' out || wrong "$(grep clone= out | head)"
+grep -qx 'goldfs_clone_shared_bytes{clone="one.img"} 4194304' out || wrong "$(grep clone= out | head)"
+[ "$(grep -c '^goldfs_clone_unique_bytes{' out)" -eq 1005 ] || wrong "series are missing"
 
-[ $failures -eq 0 ]
+[ $failures -eq 0 ] || fail "$failures checks"

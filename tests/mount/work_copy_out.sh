@@ -7,7 +7,7 @@
 need tar rsync qemu-img cp
 
 golden base.img 256
-start
+mount_goldfs
 cp "$mnt/golden/base.img" "$mnt/vm.img"
 # Own data where the image has a hole, zeros over its data, and a hole punched into it.
 dd if=/dev/urandom of="$mnt/vm.img" bs=1M seek=4 count=3 conv=notrunc,fsync status=none
@@ -50,27 +50,27 @@ limit()
 
 for disk in vm second blank; do
 	for n in 1 2; do
-		wrote cp "$mnt/$disk.img" "$dir/copy"
+		wrote cp "$mnt/$disk.img" "$work/copy"
 		limit cp $disk
-		check cp $disk "$dir/copy"
-		wrote cp --sparse=always "$mnt/$disk.img" "$dir/copy"
+		check cp $disk "$work/copy"
+		wrote cp --sparse=always "$mnt/$disk.img" "$work/copy"
 		limit 'cp --sparse=always' $disk
-		check 'cp --sparse=always' $disk "$dir/copy"
-		wrote qemu-img convert -f raw -O raw "$mnt/$disk.img" "$dir/copy"
+		check 'cp --sparse=always' $disk "$work/copy"
+		wrote qemu-img convert -f raw -O raw "$mnt/$disk.img" "$work/copy"
 		limit 'qemu-img convert' $disk
-		check 'qemu-img convert' $disk "$dir/copy"
-		wrote tar -S -cf "$dir/copy.tar" -C "$mnt" $disk.img
+		check 'qemu-img convert' $disk "$work/copy"
+		wrote tar -S -cf "$work/copy.tar" -C "$mnt" $disk.img
 		limit 'tar -S' $disk
-		tar -S -xf "$dir/copy.tar" -C "$dir"
-		mv "$dir/$disk.img" "$dir/copy"
-		check 'tar -S' $disk "$dir/copy"
-		rsync -S "$mnt/$disk.img" "$dir/copy"
-		check 'rsync -S' $disk "$dir/copy"
+		tar -S -xf "$work/copy.tar" -C "$work"
+		mv "$work/$disk.img" "$work/copy"
+		check 'tar -S' $disk "$work/copy"
+		rsync -S "$mnt/$disk.img" "$work/copy"
+		check 'rsync -S' $disk "$work/copy"
 		# The second time around everything stands in its final place.
 		"$goldfs" settle "$mnt"
 	done
 done
 # Straight from the image, too.
-cp "$mnt/golden/base.img" "$dir/copy"
-cmp "$images/base.img" "$dir/copy" || fail 'cp of a golden image'
-stop
+cp "$mnt/golden/base.img" "$work/copy"
+cmp "$images/base.img" "$work/copy" || fail 'cp of a golden image'
+umount_goldfs

@@ -7,10 +7,10 @@
 # after an unmount, by new processes.
 . "$(dirname "$0")/work_lib.sh"
 need fio
-cd "$dir" || exit 1
+cd "$work" || exit 1
 
 golden base.img 48
-start
+mount_goldfs
 for n in 1 2 3 4; do
 	cp "$mnt/golden/base.img" "$mnt/f$n.img"
 done
@@ -100,16 +100,16 @@ echo "seed $seed"
 run_fio --do_verify=1
 "$goldfs" settle "$mnt"
 run_fio --verify_only
-stop
-start
+umount_goldfs
+mount_goldfs
 run_fio --verify_only
 
 # Small and large writes over the same ranges, old and new mixed: the last one counts.
 seed=$((seed + 1))
 run_fio --do_verify=1
-stop
-start
+umount_goldfs
+mount_goldfs
 run_fio --verify_only
 # What nobody wrote is what the image had.
 cmp -i $((42 * 1048576)) "$mnt/f2.img" "$images/base.img" || fail 'the untouched end of f2.img'
-stop
+umount_goldfs

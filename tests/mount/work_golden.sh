@@ -11,35 +11,35 @@
 size=16
 for name in move delete touch inplace truncated unmounted append; do
 	golden $name.img $size
-	cp "$images/$name.img" "$dir/$name.before"
+	cp "$images/$name.img" "$work/$name.before"
 done
 
-start
+mount_goldfs
 for name in move delete touch inplace truncated unmounted append; do
 	cp "$mnt/golden/$name.img" "$mnt/$name.img"
 	"$goldfs" clone "$mnt/golden/$name.img" "$mnt/$name-2.img"
 	# The first keeps something of its own.
 	dd if=/dev/zero of="$mnt/$name.img" bs=4096 seek=10 count=3 conv=notrunc,fsync status=none
-	dd if=/dev/zero of="$dir/$name.before" bs=4096 seek=10 count=3 conv=notrunc status=none
+	dd if=/dev/zero of="$work/$name.before" bs=4096 seek=10 count=3 conv=notrunc status=none
 done
 
 same()
 {
-	cmp "$mnt/$1.img" "$dir/$1.before" || fail "$2: the clone of $1.img reads differently"
+	cmp "$mnt/$1.img" "$work/$1.before" || fail "$2: the clone of $1.img reads differently"
 }
 
 # Right or refused: anything else is a mix. When refused, the log or the state says why.
 same_or_fenced()
 {
 	local status=0 state
-	cat "$mnt/$1.img" >"$dir/now" 2>"$dir/err" || status=$?
+	cat "$mnt/$1.img" >"$work/now" 2>"$work/err" || status=$?
 	state=$("$goldfs" stat -j "$mnt/$1.img" | jq -r '.goldfs[0].state')
 	if [ $status -eq 0 ]; then
-		cmp "$dir/now" "$dir/$1.before" || fail "$2: mixed bytes (state '$state')"
+		cmp "$work/now" "$work/$1.before" || fail "$2: mixed bytes (state '$state')"
 		echo "$2: the clone reads on (state '$state')"
 	else
-		grep -q "$1.img" "$log" || fail "$2: no message names $1.img"
-		echo "$2: the clone is fenced (state '$state'): $(grep "$1.img" "$log" | tail -n 1)"
+		grep -q "$1.img" "$store/log" || fail "$2: no message names $1.img"
+		echo "$2: the clone is fenced (state '$state'): $(grep "$1.img" "$store/log" | tail -n 1)"
 	fi
 }
 
@@ -66,14 +66,14 @@ cp "$mnt/golden/touch.img" "$mnt/touched.img"
 cmp "$mnt/touched.img" "$images/touch.img" || fail 'no clone of a touched image'
 
 # In place, while mounted and read at the same time.
-(while [ ! -e "$dir/enough" ]; do
-	cat "$mnt/inplace-2.img" >"$dir/seen" 2>/dev/null || true
+(while [ ! -e "$work/enough" ]; do
+	cat "$mnt/inplace-2.img" >"$work/seen" 2>/dev/null || true
 done) &
 pids+=($!)
-head -c ${size}M /dev/urandom >"$dir/other"
-dd if="$dir/other" of="$images/inplace.img" bs=1M conv=notrunc status=none || true
+head -c ${size}M /dev/urandom >"$work/other"
+dd if="$work/other" of="$images/inplace.img" bs=1M conv=notrunc status=none || true
 same_or_fenced inplace 'overwritten in place'
-touch "$dir/enough"
+touch "$work/enough"
 wait "${pids[@]}"
 pids=()
 truncate -s 1M "$images/truncated.img" || true
@@ -81,11 +81,11 @@ same_or_fenced truncated 'truncated'
 head -c 100000 /dev/urandom >>"$images/append.img" || true
 same_or_fenced append 'appended to'
 "$goldfs" list "$mnt" >/dev/null || fail 'list with changed images'
-stop
+umount_goldfs
 
 # In place, while nothing watches.
-dd if="$dir/other" of="$images/unmounted.img" bs=1M conv=notrunc status=none
-start
+dd if="$work/other" of="$images/unmounted.img" bs=1M conv=notrunc status=none
+mount_goldfs
 same_or_fenced unmounted 'overwritten while unmounted'
 same move 'after a remount'
 same delete 'after a remount'
@@ -93,4 +93,4 @@ same touch 'after a remount'
 same_or_fenced inplace 'overwritten in place, after a remount'
 same_or_fenced truncated 'truncated, after a remount'
 same_or_fenced append 'appended to, after a remount'
-stop
+umount_goldfs

@@ -9,7 +9,7 @@
 rounds=${ROUNDS:-4}
 
 golden base.img 64
-start
+mount_goldfs
 for n in 1 2 3; do
 	cp "$mnt/golden/base.img" "$mnt/c$n.img"
 done
@@ -19,7 +19,7 @@ rm "$mnt/c3.img"
 
 for ((round = 1; round <= rounds; round++)); do
 	for n in 1 2 3 4; do
-		"$tools/ackwriter" write "$mnt/c$n.img" "$dir/state$n" 30 "$images/base.img" &
+		"$tools/ackwriter" write "$mnt/c$n.img" "$work/state$n" 30 "$images/base.img" &
 		pids+=($!)
 	done
 	sleep "$((1 + round % 3)).$((RANDOM % 10))"
@@ -30,9 +30,9 @@ for ((round = 1; round <= rounds; round++)); do
 		[ $status -eq 3 ] || fail "a writer ended with status $status, not because of the daemon"
 	done
 	pids=()
-	start
+	mount_goldfs
 	for n in 1 2 3 4; do
-		"$tools/ackwriter" verify "$mnt/c$n.img" "$dir/state$n" "$images/base.img" ||
+		"$tools/ackwriter" verify "$mnt/c$n.img" "$work/state$n" "$images/base.img" ||
 			fail "round $round: c$n.img lost acknowledged writes"
 	done
 done
@@ -40,13 +40,13 @@ done
 # A regular end, too, and everything once more.
 "$goldfs" settle "$mnt"
 for n in 1 2 3 4; do
-	"$tools/ackwriter" verify "$mnt/c$n.img" "$dir/state$n" "$images/base.img" ||
+	"$tools/ackwriter" verify "$mnt/c$n.img" "$work/state$n" "$images/base.img" ||
 		fail "after settle: c$n.img"
 done
-stop
-start
+umount_goldfs
+mount_goldfs
 for n in 1 2 3 4; do
-	"$tools/ackwriter" verify "$mnt/c$n.img" "$dir/state$n" "$images/base.img" ||
+	"$tools/ackwriter" verify "$mnt/c$n.img" "$work/state$n" "$images/base.img" ||
 		fail "after unmount and mount: c$n.img"
 done
-stop
+umount_goldfs

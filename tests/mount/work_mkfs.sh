@@ -27,7 +27,7 @@ make_tree()
 # try NAME FILE-SYSTEM LOOP-OPTION
 try()
 {
-	local disk=$mnt/$1.img fs=$2 before after point=$dir/fs
+	local disk=$mnt/$1.img fs=$2 before after point=$work/fs
 
 	truncate -s 512M "$disk"
 	attach "$disk" "$3"
@@ -37,13 +37,13 @@ try()
 		mkfs.xfs -q "$loop_device"
 	fi
 	mkdir -p "$point"
-	if ! mount -t "$fs" "$loop_device" "$point" 2>"$dir/err"; then
+	if ! mount -t "$fs" "$loop_device" "$point" 2>"$work/err"; then
 		grep -qx "[^a-z]*$fs" /proc/filesystems || [ "$fs" = ext4 ] ||
 			{ echo "$fs: this kernel cannot mount it; mkfs and check alone"; no_mount=1; }
-		[ -n "${no_mount-}" ] || { cat "$dir/err"; fail "mount of $fs"; }
+		[ -n "${no_mount-}" ] || { cat "$work/err"; fail "mount of $fs"; }
 	else
-		tar -xf "$dir/tree.tar" -C "$point"
-		diff -r --no-dereference "$dir/tree" "$point/tree" || fail "$fs: the tree differs"
+		tar -xf "$work/tree.tar" -C "$point"
+		diff -r --no-dereference "$work/tree" "$point/tree" || fail "$fs: the tree differs"
 		dd if=/dev/urandom of="$point/big" bs=1M count=64 status=none
 		sync -f "$point"
 		"$goldfs" settle "$mnt"
@@ -64,10 +64,10 @@ try()
 	detach "$loop_device"
 }
 
-make_tree "$dir/tree"
-tar -cf "$dir/tree.tar" -C "$dir" tree
+make_tree "$work/tree"
+tar -cf "$work/tree.tar" -C "$work" tree
 golden unused.img 8
-start
+mount_goldfs
 try ext4 ext4 --direct-io=off
 try ext4-direct ext4 --direct-io=on
 try xfs xfs --direct-io=off
@@ -76,13 +76,13 @@ try xfs xfs --direct-io=off
 cp "$mnt/ext4.img" "$mnt/copy.img"
 rm "$mnt/ext4.img"
 attach "$mnt/copy.img"
-mount -t ext4 "$loop_device" "$dir/fs"
-diff -r --no-dereference "$dir/tree/mm" "$dir/fs/tree/mm" || fail 'the copy differs'
-cp -r "$dir/fs/tree/mm" "$dir/fs/tree/mm2"
-umount "$dir/fs"
+mount -t ext4 "$loop_device" "$work/fs"
+diff -r --no-dereference "$work/tree/mm" "$work/fs/tree/mm" || fail 'the copy differs'
+cp -r "$work/fs/tree/mm" "$work/fs/tree/mm2"
+umount "$work/fs"
 e2fsck -fn "$loop_device" || fail 'e2fsck of the copy'
 detach "$loop_device"
-stop
-start
+umount_goldfs
+mount_goldfs
 e2fsck -fn "$mnt/copy.img" || fail 'e2fsck of the copy after a remount'
-stop
+umount_goldfs

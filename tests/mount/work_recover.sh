@@ -8,13 +8,13 @@
 . "$(dirname "$0")/work_lib.sh"
 
 golden base.img 32
-start
+mount_goldfs
 for n in 1 2 3; do
 	cp "$mnt/golden/base.img" "$mnt/c$n.img"
 done
 cp "$mnt/c1.img" "$mnt/c4.img"
 for n in 1 2 3 4; do
-	"$tools/ackwriter" write "$mnt/c$n.img" "$dir/state$n" 60 "$images/base.img" &
+	"$tools/ackwriter" write "$mnt/c$n.img" "$work/state$n" 60 "$images/base.img" &
 	pids+=($!)
 done
 sleep 1
@@ -32,13 +32,13 @@ kill_daemon
 wait "${pids[@]}" || true
 pids=()
 umount "$mnt" 2>/dev/null || umount -l "$mnt"
-mv "$store" "$dir/crashed"
+mv "$store" "$work/crashed"
 
 # use NAME: another copy of what the crash left becomes the store.
 use()
 {
 	rm -rf "$store"
-	cp -a --sparse=always "$dir/crashed" "$store"
+	cp -a --sparse=always "$work/crashed" "$store"
 	echo "--- $1"
 }
 
@@ -46,60 +46,59 @@ use()
 picture()
 {
 	(cd "$mnt" && find . -name .goldfs -prune -o -type f -print | sort | xargs sha256sum) \
-		>"$dir/$1.sums"
+		>"$work/$1.sums"
 	"$goldfs" settle "$mnt"
-	"$goldfs" list -j "$mnt" | jq -S '.goldfs |= sort_by(.path)' >"$dir/$1.figures"
+	"$goldfs" list -j "$mnt" | jq -S '.goldfs |= sort_by(.path)' >"$work/$1.figures"
 	"$goldfs" df -j "$mnt" | jq -S '.store | {virtual_bytes, data_bytes, unique_bytes, golden_bytes}' \
-		>>"$dir/$1.figures"
+		>>"$work/$1.figures"
 }
 
 same()
 {
-	diff "$dir/once.sums" "$dir/$1.sums" || fail "$1: other bytes"
-	diff "$dir/once.figures" "$dir/$1.figures" || fail "$1: other figures"
+	diff "$work/once.sums" "$work/$1.sums" || fail "$1: other bytes"
+	diff "$work/once.figures" "$work/$1.figures" || fail "$1: other figures"
 }
 
 use once
-start
-cp -a --sparse=always "$store" "$dir/recovered"
+mount_goldfs
+cp -a --sparse=always "$store" "$work/recovered"
 for n in 1 2 3 4; do
-	"$tools/ackwriter" verify "$mnt/c$n.img" "$dir/state$n" "$images/base.img" ||
+	"$tools/ackwriter" verify "$mnt/c$n.img" "$work/state$n" "$images/base.img" ||
 		fail "c$n.img lost acknowledged writes"
 done
 picture once
-[ "$(wc -l <"$dir/once.sums")" -ge 8 ] || { cat "$dir/once.sums"; fail 'files are missing'; }
+[ "$(wc -l <"$work/once.sums")" -ge 8 ] || { cat "$work/once.sums"; fail 'files are missing'; }
 kill_daemon
-start
+mount_goldfs
 picture killed_after_settle
 same killed_after_settle
-stop
-start
+umount_goldfs
+mount_goldfs
 picture unmounted
 same unmounted
-stop
+umount_goldfs
 
 # What the first recovery left, before anything was settled, recovered once more.
 rm -rf "$store"
-mv "$dir/recovered" "$store"
+mv "$work/recovered" "$store"
 echo '--- twice'
-start
+mount_goldfs
 picture twice
 same twice
-stop
+umount_goldfs
 
 # Recovery killed at moments that move through it.
 use killed
 for ((n = 1; n <= 12; n++)); do
-	"$goldfs" -f -o "store=$store,log=$log" "$images" "$mnt" &
-	worker=$! supervisor=0
+	"$goldfs" mount -f -o "store=$store,log=$store/log" "$images" "$mnt" &
+	pid=$!
 	sleep "0.0$((n * 7 % 10))$n"
-	for child in $(ps -o pid= --ppid "$worker"); do
-		kill -9 "$child" 2>/dev/null || true
+	for one in "$pid" $(ps -o pid= --ppid "$pid"); do
+		kill -9 "$one" 2>/dev/null || true
 	done
-	kill_daemon
-	wait "$worker" 2>/dev/null || true
+	wait "$pid" 2>/dev/null || true
 done
-start
+mount_goldfs
 picture killed
 same killed
-stop
+umount_goldfs

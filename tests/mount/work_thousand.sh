@@ -7,10 +7,10 @@
 . "$(dirname "$0")/work_lib.sh"
 
 golden base.img 64
-start
+mount_goldfs
 cp "$mnt/golden/base.img" "$mnt/busy.img"
 mkdir "$mnt/vdi"
-"$tools/ackwriter" write "$mnt/busy.img" "$dir/state" 100 "$images/base.img" &
+"$tools/ackwriter" write "$mnt/busy.img" "$work/state" 100 "$images/base.img" &
 pids+=($!)
 sleep 1
 
@@ -18,7 +18,7 @@ seconds()
 {
 	local from
 	from=$(date +%s.%N)
-	"$@" >"$dir/output" || fail "$*"
+	"$@" >"$work/output" || fail "$*"
 	awk -v a="$from" -v b="$(date +%s.%N)" 'BEGIN { printf "%.2f s", b - a }'
 }
 
@@ -26,8 +26,8 @@ seconds()
 memory()
 {
 	local pid sum=0 n
-	for pid in $supervisor $worker; do
-		[ "$pid" -gt 1 ] || continue
+	for pid in $(jq '.daemon | .worker_pid, .supervisor_pid' "$mnt/.goldfs/stats.json" |
+		sort -u | grep -v -e null -e '^0$'); do
 		for n in $(awk '/^(RssAnon|RssShmem):/ { print $2 }' "/proc/$pid/status"); do
 			sum=$((sum + n))
 		done
@@ -50,12 +50,11 @@ pids=()
 sum=$(sha256sum <"$mnt/vdi/copy0500.img")
 kill_daemon
 
-echo "mount with 2000 clones after kill -9: $(seconds start)"
-find_daemon
+echo "mount with 2000 clones after kill -9: $(seconds mount_goldfs)"
 start_memory=$(memory)
 [ "$(find "$mnt/vdi" -type f | wc -l)" -eq 2000 ] || fail 'clones were lost'
 [ "$(sha256sum <"$mnt/vdi/copy0500.img")" = "$sum" ] || fail 'a copy changed'
-"$tools/ackwriter" verify "$mnt/busy.img" "$dir/state" "$images/base.img" || fail 'busy.img'
+"$tools/ackwriter" verify "$mnt/busy.img" "$work/state" "$images/base.img" || fail 'busy.img'
 cmp "$mnt/vdi/desk0777.img" "$images/base.img" || fail 'a clone reads differently'
 
 rm "$mnt"/vdi/copy*.img
@@ -68,6 +67,6 @@ if ! ldd "$goldfs" | grep -q san; then
 	[ "$(memory)" -lt $((100 * 1024)) ] || fail 'more than 100 MiB'
 fi
 echo "list: $(seconds "$goldfs" list -n "$mnt/vdi")"
-stop
-echo "mount with 1000 clones: $(seconds start)"
-stop
+umount_goldfs
+echo "mount with 1000 clones: $(seconds mount_goldfs)"
+umount_goldfs
