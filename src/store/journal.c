@@ -230,21 +230,21 @@ int64_t journal_reserve(struct journal *j, size_t len)
 {
 	/* Twice: the end of the ring may have to be skipped by a record of nearly that length. */
 	uint64_t need = 2 * record_length(len);
-	bool pressed = false;
 
 	if (len > journal_max_ops(j))
 		return -EFBIG;
 	MUTEX_GUARD(&j->lock);
+	/* The destager starts when the ring is half full, so that nobody has to wait for it. */
+	if (j->pressure && j->head.pos - j->tail_pos > j->size / 2)
+		j->pressure(j->pressure_arg);
 	while (j->head.pos - j->tail_pos + j->reserved + need > j->size) {
 		if (atomic_load(&j->failed))
 			return -EIO;
 		if (j->stuck)
 			return j->stuck;
 		j->waiting++;
-		if (j->pressure && !pressed) {
-			pressed = true;
+		if (j->pressure)
 			j->pressure(j->pressure_arg);
-		}
 		pthread_cond_wait(&j->room, &j->lock);
 		j->waiting--;
 	}

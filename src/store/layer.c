@@ -36,6 +36,7 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	l->data_fd = -1;
 	l->sum_fd = -1;
 	pthread_mutex_init(&l->lock, NULL);
+	pthread_mutex_init(&l->sync_lock, NULL);
 	rangelock_init(&l->ranges);
 	*layer = l;
 	return 0;
@@ -76,6 +77,7 @@ void layer_free(struct layer *l)
 	if (l->sum_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->sum_fd);
 	rangelock_release(&l->ranges);
+	pthread_mutex_destroy(&l->sync_lock);
 	pthread_mutex_destroy(&l->lock);
 	free(l);
 }
@@ -216,7 +218,7 @@ int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, str
 
 /* ---- changing states ---- */
 
-static void note_punch_locked(struct layer *l, uint64_t block, uint64_t count)
+void layer_note_punch_locked(struct layer *l, uint64_t block, uint64_t count)
 {
 	struct punch *p = l->punches;
 
@@ -251,7 +253,7 @@ static void note_given_up_locked(struct layer *l, const struct region *r, uint64
 		uint32_t run = region_run(r, i, first + count - i);
 
 		if (region_state(r, i) == GF_OVERLAY)
-			note_punch_locked(l, base + i, run);
+			layer_note_punch_locked(l, base + i, run);
 		i += run;
 	}
 }

@@ -67,7 +67,10 @@ struct layer {
 	uint32_t refs;	      /* of the catalog: heads and layers above; catalog lock */
 	uint64_t head_of;     /* inode that writes to it, 0: frozen; catalog lock */
 
+	atomic_int users; /* calls that hold on to it beyond the catalog's lock */
+
 	struct rangelock ranges;
+	pthread_mutex_t sync_lock; /* one sync at a time: who waits has been served by it */
 	pthread_mutex_t lock;
 	struct region **leaves; /* lock */
 	uint32_t leaf_count;	/* lock */
@@ -178,6 +181,7 @@ int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t gener
 
 /* Takes over the blocks to be punched; to be called while nothing changes. */
 struct punch *layer_take_punches(struct layer *layer);
+void layer_give_back_punches(struct layer *layer, struct punch *list);
 /* Punches what is still not OVERLAY of them and frees the list. Takes ranges. */
 void layer_punch(struct layer *layer, struct punch *list);
 /* Punches everything in the data file that no OVERLAY state refers to. */

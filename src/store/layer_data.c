@@ -95,6 +95,7 @@ int layer_sync_data(struct layer *l)
 {
 	int fd, e = 0;
 
+	MUTEX_GUARD(&l->sync_lock);
 	if (atomic_exchange(&l->data_dirty, false)) {
 		fd = open_file(l, &l->data_fd, LAYER_DATA, true);
 		e = fd < 0 ? fd : l->env->io->ops->fdatasync(l->env->io, fd);
@@ -106,6 +107,7 @@ int layer_sync_sums(struct layer *l)
 {
 	int fd, e = 0;
 
+	MUTEX_GUARD(&l->sync_lock);
 	if (atomic_exchange(&l->sums_dirty, false)) {
 		fd = open_file(l, &l->sum_fd, LAYER_SUM, true);
 		e = fd < 0 ? fd : l->env->io->ops->fdatasync(l->env->io, fd);
@@ -177,8 +179,23 @@ struct punch *layer_take_punches(struct layer *l)
 	return steal_pointer(&l->punches);
 }
 
-/* Punches what is not OVERLAY of [block, block + count); the caller holds the range. Journaled
- * blocks are punched too: their bytes stand in the ring. */
+void layer_give_back_punches(struct layer *l, struct punch *list)
+{
+	MUTEX_GUARD(&l->lock);
+	while (list) {
+		struct punch *next = list->next;
+
+		list->next = l->punches;
+		l->punches = list;
+		list = next;
+	}
+}
+
+/*
+ * Punches what is not OVERLAY of [block, block + count); the caller holds the range. Journaled
+ * blocks are punched too: their bytes stand in the ring. In a region that changed since the last
+ * checkpoint the durable state may still need the bytes: those wait for the next one.
+ */
 static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 {
 	while (count) {
@@ -194,7 +211,9 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 			e = layer_load_region_locked(l, number, r);
 		if (r && !e) {
 			n = region_run(r, first, n);
-			keep = region_state(r, first) == GF_OVERLAY;
+			keep = region_state(r, first) == GF_OVERLAY || r->dirty;
+			if (r->dirty && region_state(r, first) != GF_OVERLAY)
+				layer_note_punch_locked(l, block, n);
 		}
 		pthread_mutex_unlock(&l->lock);
 		if (!e && !keep)

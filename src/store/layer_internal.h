@@ -15,6 +15,9 @@ struct region *layer_make_region_locked(struct layer *layer, uint32_t number);
 /* Reads the region's page when that was not done yet. 0 or -errno. */
 int layer_load_region_locked(struct layer *layer, uint32_t number, struct region *region);
 
+/* Remembers blocks to be punched once their state is durable. */
+void layer_note_punch_locked(struct layer *layer, uint64_t block, uint64_t count);
+
 enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM };
 void layer_path(char path[40], uint64_t id, enum layer_file file);
 

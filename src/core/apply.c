@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What each op does to the catalog and to the states of blocks, in one place: a running change is
+ * appended to the journal and then applied by this code, recovery applies the same records by it,
+ * and a catalog file is a stream of ops that it applies to nothing.
+ *
+ * An op may have effects of two sorts. Catalog effects of records up to the checkpoint's meta_seq
+ * are contained in the catalog file and are skipped when those records are replayed. Block effects
+ * are replayed from the tail on, whatever the pages already say: applied in order, the last one
+ * wins, so applying them again changes nothing.
+ *
+ * Large writes, during recovery: an announced block counts when a commit record covers it, or when
+ * the bytes in place have the announced checksum; otherwise the older version stands. The
+ * announcement is in the page cache before the first byte goes to its place, so after the death of
+ * the process every block in place is explained by some announcement, and no knowledge of whether
+ * the machine went down with it is needed.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+
+static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
+{
+	return op_tail(op, fixed);
+}
+
+/* ---- catalog effects ---- */
+
+static int apply_inode(struct fs *fs, const struct gf_op_inode *op, const struct apply *how)
+{
+	const char *name = tail_of(&op->op, sizeof(*op));
+	struct inode *inode;
+
+	if (tree_find(fs, op->ino))
+		return -EUCLEAN;
+	inode = tree_new_inode(fs, op->ino, op->kind, op->mode);
+	if (!inode)
+		return -ENOMEM;
+	inode->uid = op->uid;
+	inode->gid = op->gid;
+	inode->atime_ns = op->atime_ns;
+	inode->mtime_ns = op->mtime_ns;
+	inode->ctime_ns = op->ctime_ns;
+	inode->btime_ns = op->btime_ns;
+	fs->next_ino = max_u64(fs->next_ino, op->ino + 1);
+	if (op->ino == FS_INO_ROOT)
+		fs->root = inode;
+	if (op->target_len) {
+		inode->target = strndup(name + op->name_len, op->target_len);
+		if (!inode->target)
+			return -ENOMEM;
+	}
+	if (op->kind == GF_KIND_GOLDEN) {
+		struct inode *old = NULL;
+
+		if (!inode->target)
+			return -EUCLEAN;
+		HASH_FIND(by_path, fs->golden_nodes, inode->target, strlen(inode->target), old);
+		if (old) {
+			/* Known by its number only, until this process ends. */
+			HASH_DELETE(by_path, fs->golden_nodes, old);
+			old->golden_stale = true;
+		}
+		inode->golden_dev = op->layer;
+		inode->golden_node = op->size;
+		inode->golden_mtime_ns = op->mtime_ns;
+		HASH_ADD_KEYPTR(by_path, fs->golden_nodes, inode->target, strlen(inode->target),
+			inode);
+		return 0;
+	}
+	inode->size = op->size;
+	if (op->layer) {
+		struct layer *layer = tree_find_layer(fs, op->layer);
+
+		if (!layer || layer->head_of || !S_ISREG(op->mode))
+			return -EUCLEAN;
+		tree_layer_get(layer);
+		layer->head_of = op->ino;
+		atomic_store(&inode->layer, layer);
+	} else if (S_ISREG(op->mode)) {
+		return -EUCLEAN;
+	}
+	if (!op->name_len)
+		return 0;
+	if (!how->loading)
+		return tree_link(fs, inode, op->parent, name, op->name_len);
+	/* The folder may come later in the stream: remember, link in apply_finish_loading(). */
+	inode->parent = op->parent;
+	inode->key = malloc(sizeof(*inode->key));
+	if (!inode->key)
+		return -ENOMEM;
+	memcpy(inode->key->name, name, op->name_len);
+	inode->key->name[op->name_len] = '\0';
+	return 0;
+}
+
+int apply_finish_loading(struct fs *fs)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		struct name_key *key = inode->key;
+		int r;
+
+		if (!key)
+			continue;
+		inode->key = NULL;
+		r = tree_link(fs, inode, inode->parent, key->name, strlen(key->name));
+		free(key);
+		if (r)
+			return log_error(-EUCLEAN, "the catalog has inode %" PRIu64 " without its folder",
+				inode->ino);
+	}
+	return fs->root ? 0 : log_error(-EUCLEAN, "the catalog has no root folder");
+}
+
+static int apply_attr(struct inode *inode, const struct gf_op_attr *op)
+{
+	MUTEX_GUARD(&inode->lock);
+	inode->mode = (inode->mode & S_IFMT) | (op->mode & 07777);
+	inode->uid = op->uid;
+	inode->gid = op->gid;
+	inode->atime_ns = op->atime_ns;
+	inode->mtime_ns = op->mtime_ns;
+	inode->ctime_ns = op->ctime_ns;
+	return 0;
+}
+
+static void touch_folder(struct fs *fs, uint64_t ino, int64_t time_ns)
+{
+	struct inode *dir = tree_find(fs, ino);
+
+	if (!dir)
+		return;
+	MUTEX_GUARD(&dir->lock);
+	dir->mtime_ns = time_ns;
+	dir->ctime_ns = time_ns;
+}
+
+static void touch_change(struct inode *inode, int64_t time_ns)
+{
+	MUTEX_GUARD(&inode->lock);
+	inode->ctime_ns = time_ns;
+}
+
+static int apply_exchange(struct fs *fs, struct inode *inode, struct inode *other, int64_t time_ns)
+{
+	uint64_t parents[2] = {inode->parent, other->parent};
+	CLEANUP_FREE char *name = NULL;
+	CLEANUP_FREE char *other_name = NULL;
+	int r;
+
+	if (!inode->key || !other->key)
+		return -EUCLEAN;
+	name = strdup(inode->key->name);
+	other_name = strdup(other->key->name);
+	if (!name || !other_name)
+		return -ENOMEM;
+	tree_unlink(fs, inode);
+	tree_unlink(fs, other);
+	r = tree_link(fs, inode, parents[1], other_name, strlen(other_name));
+	if (!r)
+		r = tree_link(fs, other, parents[0], name, strlen(name));
+	touch_folder(fs, parents[0], time_ns);
+	touch_folder(fs, parents[1], time_ns);
+	touch_change(inode, time_ns);
+	touch_change(other, time_ns);
+	return r;
+}
+
+static int apply_rename(struct fs *fs, struct inode *inode, const struct gf_op_rename *op)
+{
+	struct inode *other = op->other ? tree_find(fs, op->other) : NULL;
+
+	if (op->other && !other)
+		return -EUCLEAN;
+	if (op->op.flags & 1)
+		return other ? apply_exchange(fs, inode, other, op->time_ns) : -EUCLEAN;
+	if (other)
+		tree_unlink(fs, other);
+	touch_folder(fs, inode->parent, op->time_ns);
+	tree_unlink(fs, inode);
+	touch_folder(fs, op->parent, op->time_ns);
+	touch_change(inode, op->time_ns);
+	return tree_link(fs, inode, op->parent, tail_of(&op->op, sizeof(*op)), op->name_len);
+}
+
+static struct xattr **find_xattr(struct inode *inode, const char *name, size_t len)
+{
+	struct xattr **p = &inode->xattrs;
+
+	while (*p && (strlen((*p)->name) != len || memcmp((*p)->name, name, len) != 0))
+		p = &(*p)->next;
+	return p;
+}
+
+static int apply_xattr(struct inode *inode, const struct gf_op_xattr *op)
+{
+	const char *name = tail_of(&op->op, sizeof(*op));
+	struct xattr **place, *fresh = NULL, *old;
+
+	if (!(op->op.flags & 1)) {
+		fresh = calloc(1, sizeof(*fresh));
+		if (!fresh)
+			return -ENOMEM;
+		fresh->name = strndup(name, op->name_len);
+		fresh->len = op->value_len;
+		fresh->value = malloc(op->value_len + 1);
+		if (!fresh->name || !fresh->value) {
+			free(fresh->name);
+			free(fresh->value);
+			free(fresh);
+			return -ENOMEM;
+		}
+		memcpy(fresh->value, name + op->name_len, op->value_len);
+	}
+	MUTEX_GUARD(&inode->lock);
+	inode->ctime_ns = op->time_ns;
+	place = find_xattr(inode, name, op->name_len);
+	old = *place;
+	if (fresh) {
+		fresh->next = old ? old->next : NULL;
+		*place = fresh;
+	} else if (old) {
+		*place = old->next;
+	}
+	if (old) {
+		free(old->name);
+		free(old->value);
+		free(old);
+	}
+	return 0;
+}
+
+static int apply_head(struct fs *fs, struct inode *inode, uint64_t id)
+{
+	struct layer *fresh = tree_find_layer(fs, id);
+	struct layer *old = atomic_load(&inode->layer);
+
+	if (!fresh || !old || fresh->head_of || !inode_is_file(inode))
+		return -EUCLEAN;
+	tree_layer_get(fresh);
+	fresh->head_of = inode->ino;
+	old->head_of = 0;
+	atomic_store(&inode->layer, fresh);
+	tree_layer_put(fs, old);
+	return 0;
+}
+
+static int apply_size_meta(struct fs *fs, struct inode *inode, const struct gf_op_size *op)
+{
+	struct layer *layer = tree_find_layer(fs, op->layer);
+
+	if (!layer || atomic_load(&inode->layer) != layer)
+		return -EUCLEAN;
+	if (op->size < layer->bound)
+		layer->bound = op->size;
+	inode->size = op->size;
+	MUTEX_GUARD(&inode->lock);
+	inode->mtime_ns = op->time_ns;
+	inode->ctime_ns = op->time_ns;
+	return 0;
+}
+
+/* What a write does to its file beside the blocks. */
+static void apply_write_meta(struct fs *fs, const struct gf_op_blocks *op)
+{
+	struct inode *inode = tree_find(fs, op->ino);
+
+	if (!inode)
+		return;
+	if (op->size > inode->size)
+		inode->size = op->size;
+	MUTEX_GUARD(&inode->lock);
+	inode->mtime_ns = op->time_ns;
+	inode->ctime_ns = op->time_ns;
+}
+
+static int apply_pages(struct fs *fs, const struct gf_op_pages *op)
+{
+	const uint32_t *pair = tail_of(&op->op, sizeof(*op));
+	struct layer *layer = tree_find_layer(fs, op->layer);
+
+	if (!layer)
+		return -EUCLEAN;
+	layer->overlay_blocks = op->overlay_blocks;
+	layer->owned_blocks = op->overlay_blocks;
+	for (uint32_t i = 0; i < op->count; i++) {
+		uint32_t region, generation;
+		int r;
+
+		memcpy(&region, pair + 2 * i, sizeof(region));
+		memcpy(&generation, pair + 2 * i + 1, sizeof(generation));
+		if (region >= GF_MAX_SIZE / GF_REGION_SIZE || !generation)
+			return -EUCLEAN;
+		r = layer_add_page(layer, region, generation);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t ino)
+{
+	struct inode *inode = tree_find(fs, ino);
+	const void *p = op;
+
+	if (!inode)
+		return -EUCLEAN;
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_ATTR:
+		return apply_attr(inode, p);
+	case GF_OP_RENAME:
+		return apply_rename(fs, inode, p);
+	case GF_OP_XATTR:
+		return apply_xattr(inode, p);
+	case GF_OP_SIZE:
+		return apply_size_meta(fs, inode, p);
+	case GF_OP_HEAD:
+		return apply_head(fs, inode, ((const struct gf_op_pair *)p)->value);
+	case GF_OP_UNLINK:
+		touch_folder(fs, inode->parent, ((const struct gf_op_ino *)p)->time_ns);
+		touch_change(inode, ((const struct gf_op_ino *)p)->time_ns);
+		tree_unlink(fs, inode);
+		return 0;
+	case GF_OP_DROP:
+		tree_drop_inode(fs, inode);
+		return 0;
+	default:
+		return -EUCLEAN;
+	}
+}
+
+static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
+{
+	struct layer *layer = tree_find_layer(fs, op->id);
+
+	if (!layer)
+		return -EUCLEAN;
+	layer->bound = op->value;
+	return 0;
+}
+
+static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
+{
+	fs->next_layer = max_u64(fs->next_layer, op->layer + 1);
+	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
+}
+
+static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct apply *how)
+{
+	const void *p = op;
+
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_WRITE:
+	case GF_OP_LARGE:
+		apply_write_meta(fs, p);
+		return 0;
+	case GF_OP_INODE:
+		return apply_inode(fs, p, how);
+	case GF_OP_LAYER:
+		return apply_layer(fs, p);
+	case GF_OP_GOLDEN:
+		fs->next_golden =
+			max_u64(fs->next_golden, ((const struct gf_op_golden *)p)->golden + 1);
+		return tree_add_golden(fs, p);
+	case GF_OP_PAGES:
+		return how->loading ? apply_pages(fs, p) : -EUCLEAN;
+	case GF_OP_BOUND:
+		return apply_bound(fs, p);
+	case GF_OP_ATTR:
+	case GF_OP_RENAME:
+	case GF_OP_XATTR:
+	case GF_OP_SIZE:
+	case GF_OP_HEAD:
+	case GF_OP_UNLINK:
+	case GF_OP_DROP:
+		/* The number of an inode is the first field of all of these. */
+		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino);
+	default:
+		return 0;
+	}
+}
+
+/* ---- block effects ---- */
+
+static bool is_committed(const struct apply *how, uint64_t layer)
+{
+	struct commit_point *point;
+
+	HASH_FIND(hh, how->commits, &layer, sizeof(layer), point);
+	return point && point->upto >= how->seq;
+}
+
+/* Of an announced large write, what is in place: run by run becomes OVERLAY, with the checksums
+ * made true. */
+static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_blocks *op,
+	const struct apply *how)
+{
+	const uint8_t *sums = tail_of(&op->op, sizeof(*op));
+	bool committed = is_committed(how, op->layer);
+	CLEANUP_FREE uint8_t *block = malloc(GF_BLOCK_SIZE);
+
+	if (!block)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < op->count; i++) {
+		uint32_t announced, there;
+		int r;
+
+		memcpy(&announced, sums + i * sizeof(announced), sizeof(announced));
+		if (!committed) {
+			r = layer_read_data(
+				layer, block, GF_BLOCK_SIZE, (op->block + i) * GF_BLOCK_SIZE);
+			if (r == -EUCLEAN)
+				continue; /* not even the file was there */
+			if (r)
+				return r;
+			there = hash_block(fs->super.secret, block);
+			if (there != announced)
+				continue;
+		}
+		r = layer_set_state(layer, op->block + i, 1, GF_OVERLAY);
+		if (!r && !fs->options.read_only)
+			r = layer_write_sums(layer, op->block + i, &announced, 1);
+		if (r)
+			return r;
+	}
+	if (!committed)
+		layer->large_seq = max_u64(layer->large_seq, how->seq);
+	return 0;
+}
+
+/* Over a hole of the golden image PARENT says zero as well as ZERO does, and takes no map page:
+ * a guest that discards its whole disk costs nothing. */
+static int clear_over_image(struct layer *layer, uint64_t block, uint64_t end)
+{
+	while (block < end) {
+		uint64_t start, stop, n;
+		int r = layer->image->ops->next_data(
+			layer->image, block * GF_BLOCK_SIZE, &start, &stop);
+
+		if (r == -ENXIO)
+			start = stop = end * GF_BLOCK_SIZE;
+		else if (r)
+			return layer_set_state(layer, block, end - block, GF_ZERO);
+		n = min_u64(start / GF_BLOCK_SIZE, end) - block;
+		r = n ? layer_set_state(layer, block, n, GF_PARENT) : 0;
+		block += n;
+		n = min_u64(round_up(stop, GF_BLOCK_SIZE) / GF_BLOCK_SIZE, end);
+		if (!r && n > block)
+			r = layer_set_state(layer, block, n - block, GF_ZERO);
+		if (r)
+			return r;
+		block = max_u64(block, n);
+	}
+	return 0;
+}
+
+static int apply_clear(struct layer *layer, const struct gf_op_clear *op)
+{
+	if (op->op.flags == GF_ZERO && layer->image)
+		return clear_over_image(layer, op->block, op->block + op->count);
+	return layer_set_state(layer, op->block, op->count, op->op.flags);
+}
+
+static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct apply *how,
+	uint64_t op_pos)
+{
+	const void *p = op;
+	uint64_t id = 0;
+	struct layer *layer;
+
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_WRITE:
+	case GF_OP_LARGE:
+	case GF_OP_CLEAR:
+	case GF_OP_SIZE:
+		/* ino, then layer, in all four. */
+		id = ((const struct gf_op_clear *)p)->layer;
+		break;
+	case GF_OP_INTENT:
+		id = ((const struct gf_op_intent *)p)->layer;
+		break;
+	default:
+		return 0;
+	}
+	layer = tree_find_layer(fs, id);
+	if (!layer)
+		return 0; /* dropped by a record that the catalog contains */
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_WRITE:
+		return layer_set_journaled(layer, ((const struct gf_op_blocks *)p)->block,
+			((const struct gf_op_blocks *)p)->count,
+			op_pos + sizeof(struct gf_op_blocks), how->seq);
+	case GF_OP_LARGE:
+		return how->replaying ? replay_large(fs, layer, p, how) : 0;
+	case GF_OP_CLEAR:
+		return apply_clear(layer, p);
+	case GF_OP_SIZE:
+		return layer_clear_from(layer,
+			round_up(((const struct gf_op_size *)p)->size, GF_BLOCK_SIZE) /
+				GF_BLOCK_SIZE);
+	case GF_OP_INTENT:
+		return layer_mark(layer, ((const struct gf_op_intent *)p)->region,
+			((const struct gf_op_intent *)p)->count);
+	default:
+		return 0;
+	}
+}
+
+int apply_ops(struct fs *fs, const void *ops, size_t len, const struct apply *how)
+{
+	const struct gf_disk_op *op;
+	size_t pos = 0, at = 0;
+	int r;
+
+	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
+		if (how->meta)
+			r = apply_meta(fs, op, how);
+		if (!r && how->blocks)
+			r = apply_blocks(fs, op, how, how->ops_pos + at);
+		if (r)
+			return log_error(r, "record %" PRIu64 ": op %u cannot be applied", how->seq,
+				op->type);
+		at = pos;
+	}
+	return r;
+}
+
+/* ---- the catalog as ops ---- */
+
+static int serialize_golden(struct opbuf *buf, const struct golden *g)
+{
+	struct gf_op_golden *op;
+	size_t len = strlen(g->path);
+
+	if (!OPBUF_ADD(buf, GF_OP_GOLDEN, 0, op, len))
+		return -ENOMEM;
+	op->golden = g->id;
+	op->size = g->print.size;
+	op->mtime_ns = g->print.mtime_ns;
+	op->sample = g->print.sample;
+	op->dev = g->dev;
+	op->node = g->node;
+	op->pin = g->pin;
+	op->path_len = len;
+	memcpy(op + 1, g->path, len);
+	return 0;
+}
+
+struct pages_list {
+	struct opbuf *buf; /* pairs, as if they were ops: only its growing is used */
+	uint32_t *pairs;
+	uint32_t count;
+	uint32_t capacity;
+};
+
+static int add_page(void *arg, uint32_t region, uint32_t generation)
+{
+	struct pages_list *list = arg;
+
+	if (list->count == list->capacity) {
+		uint32_t capacity = list->capacity ? 2 * list->capacity : 16;
+		uint32_t *pairs = realloc(list->pairs, capacity * 2 * sizeof(*pairs));
+
+		if (!pairs)
+			return -ENOMEM;
+		list->pairs = pairs;
+		list->capacity = capacity;
+	}
+	list->pairs[2 * list->count] = region;
+	list->pairs[2 * list->count + 1] = generation;
+	list->count++;
+	return 0;
+}
+
+static int serialize_pages(struct opbuf *buf, struct layer *layer)
+{
+	struct pages_list list = {0};
+	struct gf_op_pages *op;
+	int r = layer_each_page(layer, add_page, &list);
+
+	if (!r && list.count) {
+		if (OPBUF_ADD(buf, GF_OP_PAGES, 0, op, (size_t)list.count * 8)) {
+			op->layer = layer->id;
+			op->overlay_blocks = layer->overlay_blocks;
+			op->count = list.count;
+			memcpy(op + 1, list.pairs, (size_t)list.count * 8);
+		} else {
+			r = -ENOMEM;
+		}
+	}
+	free(list.pairs);
+	return r;
+}
+
+static int serialize_layer(struct opbuf *buf, struct layer *layer)
+{
+	struct gf_op_layer *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_LAYER, 0, op, 0))
+		return -ENOMEM;
+	op->layer = layer->id;
+	op->parent = layer->parent ? layer->parent->id : 0;
+	op->golden = layer->golden;
+	op->bound = layer->bound;
+	return serialize_pages(buf, layer);
+}
+
+static int serialize_inode(struct opbuf *buf, struct inode *inode)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+	struct fs_attr attr = {
+		.ino = inode->ino,
+		.mode = inode->mode,
+		.uid = inode->uid,
+		.gid = inode->gid,
+		.size = inode->kind == GF_KIND_GOLDEN ? inode->golden_node : inode->size,
+		.atime_ns = inode->atime_ns,
+		.mtime_ns = inode->kind == GF_KIND_GOLDEN ? inode->golden_mtime_ns : inode->mtime_ns,
+		.ctime_ns = inode->ctime_ns,
+		.btime_ns = inode->btime_ns,
+	};
+	int r = op_add_inode(buf, &attr, inode->parent,
+		inode->kind == GF_KIND_GOLDEN ? inode->golden_dev : layer ? layer->id : 0,
+		inode->key ? inode->key->name : "", inode->target ? inode->target : "", inode->kind);
+
+	for (const struct xattr *x = inode->xattrs; x && !r; x = x->next) {
+		size_t len = strlen(x->name);
+		struct gf_op_xattr *op;
+
+		if (!OPBUF_ADD(buf, GF_OP_XATTR, 0, op, len + x->len))
+			return -ENOMEM;
+		op->ino = inode->ino;
+		op->time_ns = inode->ctime_ns;
+		op->name_len = len;
+		op->value_len = x->len;
+		memcpy(op + 1, x->name, len);
+		memcpy((char *)(op + 1) + len, x->value, x->len);
+	}
+	return r;
+}
+
+int catalog_serialize(struct fs *fs, struct opbuf *buf)
+{
+	struct golden *golden, *next_golden;
+	struct layer_entry *entry, *next_entry;
+	struct inode *inode, *next_inode;
+	int r = 0;
+
+	HASH_ITER (hh, fs->goldens, golden, next_golden)
+		r = r ? r : serialize_golden(buf, golden);
+	/* A layer stands on older ones only, and the table keeps the order of insertion. */
+	HASH_ITER (hh, fs->layers, entry, next_entry)
+		r = r ? r : serialize_layer(buf, entry->layer);
+	HASH_ITER (by_ino, fs->inodes, inode, next_inode)
+		if (!r && !inode->golden_stale)
+			r = serialize_inode(buf, inode);
+	return buf->failed ? -ENOMEM : r;
+}

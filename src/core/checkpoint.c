@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Destage and checkpoint: moving blocks from the journal to their place, and making maps and
+ * catalog catch up, so that the tail of the ring can advance.
+ *
+ * The order, the numbers as in man/goldfs-architecture.7:
+ *   1. the journal is synced; T is its head
+ *   2. every journaled block up to T goes to its place (or becomes ZERO or PARENT), sorted
+ *   3. with the gate closed: a picture of changed map pages and of the catalog, S is the head now;
+ *      intent marks are cleared
+ *   4. the journal is synced up to S, so that nothing in the picture is newer than the journal
+ *   5. data files, checksums and new names are synced: what the pages call OVERLAY is durable
+ *   6. the pages are written to their other slots and synced
+ *   7. the catalog goes to its other copy and is synced: the checkpoint counts
+ *   8. readers that may have found old places are waited for; the tail moves to T; holes are
+ *      punched; files of what was dropped are removed
+ * A crash between any two of them leaves the last checkpoint and all records since.
+ *
+ * When a step fails nothing is lost: records stay in the ring, pages stay dirty, and reservations
+ * fail with the error once the ring is full. A failed sync is final (design, invariant 6).
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+
+#define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
+#define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
+#define RETRY_SECONDS 2	     /* after a failure */
+
+/* ---- step 2: destage ---- */
+
+struct batch {
+	struct fs *fs;
+	struct layer *layer;
+	const struct jentry *entries;
+	size_t count;	 /* entries with consecutive blocks */
+	uint8_t *data;	 /* count * 4096 */
+	uint8_t *below;	 /* what the layer stands on, or NULL */
+	uint8_t kinds[DESTAGE_BLOCKS];
+	bool current[DESTAGE_BLOCKS]; /* still the newest version */
+};
+
+static int batch_read(struct batch *b)
+{
+	struct fs *fs = b->fs;
+
+	for (size_t i = 0; i < b->count; i++) {
+		const struct jentry *e = &b->entries[i];
+		struct jentry now;
+		int r;
+
+		b->current[i] = jindex_get(fs->jindex, e->layer, e->block, &now) &&
+				now.seq == e->seq && now.pos == e->pos;
+		if (!b->current[i])
+			continue;
+		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int batch_classify(struct batch *b)
+{
+	struct layer *layer = b->layer;
+	bool has_below = (layer->parent || layer->image) &&
+			 b->entries[0].block * GF_BLOCK_SIZE < layer->bound;
+	unsigned token;
+	int r = 0;
+
+	if (has_below) {
+		token = drain_enter(&b->fs->readers);
+		r = volume_read_blocks(
+			b->fs, layer, b->below, b->entries[0].block, b->count, true);
+		drain_leave(&b->fs->readers, token);
+		/* An image that cannot be read costs sharing, not data. */
+		has_below = r == 0;
+	}
+	for (size_t i = 0; i < b->count; i++) {
+		const uint8_t *block = b->data + i * GF_BLOCK_SIZE;
+
+		if (has_below &&
+			memcmp(block, b->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
+			b->kinds[i] = GF_PARENT;
+		else if (is_zero(block, GF_BLOCK_SIZE))
+			b->kinds[i] = layer->parent || layer->image ? GF_ZERO : GF_PARENT;
+		else
+			b->kinds[i] = GF_OVERLAY;
+	}
+	return 0;
+}
+
+static size_t batch_run(const struct batch *b, size_t i)
+{
+	size_t n = 1;
+
+	while (i + n < b->count && b->kinds[i + n] == b->kinds[i] &&
+		b->current[i + n] == b->current[i])
+		n++;
+	return n;
+}
+
+static int batch_place(struct batch *b, size_t i, size_t n)
+{
+	uint32_t sums[DESTAGE_BLOCKS];
+	struct iovec iov = {
+		.iov_base = b->data + i * GF_BLOCK_SIZE, .iov_len = n * GF_BLOCK_SIZE};
+	uint64_t block = b->entries[i].block;
+	int r;
+
+	for (size_t k = 0; k < n; k++)
+		sums[k] = hash_block(b->fs->super.secret, b->data + (i + k) * GF_BLOCK_SIZE);
+	r = layer_write_data(b->layer, &iov, 1, block * GF_BLOCK_SIZE);
+	return r ? r : layer_write_sums(b->layer, block, sums, n);
+}
+
+/* The range is held, so that no newer version can come between. */
+static int batch_destage_locked(struct batch *b)
+{
+	size_t n;
+	int r = batch_read(b);
+
+	if (!r)
+		r = batch_classify(b);
+	for (size_t i = 0; i < b->count && !r; i += n) {
+		n = batch_run(b, i);
+		if (!b->current[i])
+			continue;
+		if (b->kinds[i] == GF_OVERLAY)
+			r = batch_place(b, i, n);
+		if (!r)
+			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
+		if (r)
+			break;
+		COUNT(b->fs, destaged_blocks, n);
+		if (b->kinds[i] == GF_ZERO)
+			COUNT(b->fs, zero_blocks, n);
+		if (b->kinds[i] == GF_PARENT)
+			COUNT(b->fs, parent_blocks, n);
+	}
+	return r;
+}
+
+/* Entries from i on that stand in consecutive blocks of one layer. */
+static size_t entry_run(const struct jentry *e, size_t i, size_t count)
+{
+	size_t n = 1;
+
+	while (i + n < count && n < DESTAGE_BLOCKS && e[i + n].layer == e[i].layer &&
+		e[i + n].block == e[i].block + n)
+		n++;
+	return n;
+}
+
+static struct layer *hold_layer(struct fs *fs, uint64_t id)
+{
+	struct layer *layer;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	layer = tree_find_layer(fs, id);
+	if (layer)
+		atomic_fetch_add(&layer->users, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	return layer;
+}
+
+static int destage_run(struct fs *fs, struct batch *b)
+{
+	uint64_t first = b->entries[0].block;
+	struct range range;
+	int r;
+
+	b->layer = hold_layer(fs, b->entries[0].layer);
+	if (!b->layer)
+		return 0; /* dropped meanwhile, and its entries with it when it is freed */
+	rangelock_lock(&b->layer->ranges, &range, first, first + b->count - 1);
+	r = batch_destage_locked(b);
+	rangelock_unlock(&b->layer->ranges, &range);
+	atomic_fetch_sub(&b->layer->users, 1);
+	return r;
+}
+
+static int destage(struct fs *fs, uint64_t upto)
+{
+	CLEANUP_FREE struct jentry *entries = NULL;
+	CLEANUP_FREE uint8_t *data = malloc(DESTAGE_BLOCKS * GF_BLOCK_SIZE);
+	CLEANUP_FREE uint8_t *below = malloc(DESTAGE_BLOCKS * GF_BLOCK_SIZE);
+	size_t count = 0, n;
+	int r;
+
+	if (!data || !below)
+		return -ENOMEM;
+	r = jindex_collect(fs->jindex, upto, &entries, &count);
+	for (size_t i = 0; i < count && !r; i += n) {
+		struct batch b = {.fs = fs, .entries = entries + i, .data = data, .below = below};
+
+		n = entry_run(entries, i, count);
+		b.count = n;
+		r = destage_run(fs, &b);
+	}
+	return r;
+}
+
+/* ---- steps 3 to 8: checkpoint ---- */
+
+struct layer_picture {
+	struct layer *layer;
+	struct page_write *pages;
+	struct punch *punches;
+	uint64_t large_seq;
+	bool touched; /* something of it may need a sync */
+};
+
+struct picture {
+	struct fs *fs;
+	struct layer_picture *layers;
+	size_t count;
+	struct opbuf catalog;
+	struct catalog_head head;
+	struct dead *dead;
+	struct journal_mark tail; /* T */
+	uint64_t upto;		  /* S */
+};
+
+static int picture_layer(struct layer_picture *lp, struct layer *layer)
+{
+	lp->layer = layer;
+	atomic_fetch_add(&layer->users, 1);
+	lp->punches = layer_take_punches(layer);
+	lp->touched = atomic_load(&layer->data_dirty) || atomic_load(&layer->sums_dirty) ||
+		      layer->name_unsynced;
+	layer_clear_marks(layer);
+	return layer_take_pages(layer, &lp->pages);
+}
+
+/* With the gate closed: nothing changes, and every record's effects are in memory. */
+static int picture_take_locked(struct picture *p)
+{
+	struct fs *fs = p->fs;
+	struct layer_entry *entry, *next;
+	int r = 0;
+
+	p->layers = calloc(HASH_COUNT(fs->layers) + 1, sizeof(*p->layers));
+	if (!p->layers)
+		return -ENOMEM;
+	HASH_ITER (hh, fs->layers, entry, next)
+		if (!r)
+			r = picture_layer(&p->layers[p->count++], entry->layer);
+	if (!r)
+		r = catalog_serialize(fs, &p->catalog);
+	p->upto = journal_last_seq(fs->journal);
+	p->dead = steal_pointer(&fs->dead);
+	p->head = (struct catalog_head){
+		.generation = fs->generation + 1,
+		.tail = p->tail,
+		.epoch = fs->epoch,
+		.meta_seq = p->upto,
+		.next_ino = fs->next_ino,
+		.next_layer = fs->next_layer,
+		.next_golden = fs->next_golden,
+	};
+	memcpy(p->head.uuid, fs->super.uuid, sizeof(p->head.uuid));
+	return r;
+}
+
+static int picture_take(struct picture *p)
+{
+	int r;
+
+	pthread_rwlock_wrlock(&p->fs->gate);
+	atomic_store(&p->fs->changed, false);
+	atomic_store(&p->fs->large_pending, 0);
+	r = picture_take_locked(p);
+	pthread_rwlock_unlock(&p->fs->gate);
+	return r;
+}
+
+/* Steps 4 to 7. */
+static int picture_write(struct picture *p)
+{
+	struct fs *fs = p->fs;
+	int r = journal_sync(fs->journal, p->upto);
+
+	for (size_t i = 0; i < p->count && !r; i++) {
+		struct layer_picture *lp = &p->layers[i];
+
+		if (!lp->touched)
+			continue;
+		r = layer_sync_data(lp->layer);
+		if (!r)
+			r = layer_sync_sums(lp->layer);
+		/* The pages of these may be gone, and no record brings all of them back. */
+		if (r)
+			atomic_store(&fs->failed, r);
+	}
+	for (size_t i = 0; i < p->count && !r; i++)
+		r = layer_write_pages(p->layers[i].layer, p->layers[i].pages);
+	if (!r)
+		r = fs->io->ops->syncdir(fs->io, "layer");
+	if (!r)
+		r = catalog_file_write(fs->io, &p->head, p->catalog.bytes, p->catalog.len);
+	return r;
+}
+
+/* Whose files may go now. Those that somebody still holds wait for the next checkpoint. */
+static void bury_dead(struct fs *fs, struct dead *dead)
+{
+	while (dead) {
+		struct dead *next = dead->next;
+		int r = 0;
+
+		if (dead->layer && atomic_load(&dead->layer->users)) {
+			pthread_rwlock_wrlock(&fs->tree);
+			dead->next = fs->dead;
+			fs->dead = dead;
+			pthread_rwlock_unlock(&fs->tree);
+			dead = next;
+			continue;
+		}
+		if (dead->layer) {
+			r = layer_unlink_files(&fs->env, dead->layer->id);
+			layer_free(dead->layer);
+		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
+			if (fs->guard)
+				pin_guard_remove(fs->guard, dead->golden->id);
+			r = pin_remove(fs->options.store_fd, dead->golden->id);
+			golden_release(dead->golden);
+		} else {
+			golden_release(dead->golden);
+		}
+		if (r)
+			log_error(r, "cannot remove files of a removed clone from the store");
+		free(dead);
+		dead = next;
+	}
+}
+
+/* Step 8. */
+static void picture_finish(struct picture *p)
+{
+	struct fs *fs = p->fs;
+
+	fs->generation = p->head.generation;
+	fs->tail = p->tail;
+	drain_wait(&fs->readers);
+	journal_set_tail(fs->journal, p->tail);
+	for (size_t i = 0; i < p->count; i++) {
+		struct layer *layer = p->layers[i].layer;
+		uint64_t poison = atomic_load(&layer->poison_seq);
+
+		/* Records before the tail need no commit record any more, and those that failed
+		 * are not replayed any more. */
+		if (atomic_load(&layer->committed_seq) < p->tail.seq - 1)
+			atomic_store(&layer->committed_seq, p->tail.seq - 1);
+		if (poison && poison < p->tail.seq)
+			atomic_store(&layer->poison_seq, 0);
+		layer_punch(layer, steal_pointer(&p->layers[i].punches));
+	}
+	COUNT(fs, checkpoints, 1);
+}
+
+static void picture_failed(struct picture *p)
+{
+	struct fs *fs = p->fs;
+
+	for (size_t i = 0; i < p->count; i++) {
+		layer_pages_failed(p->layers[i].layer, p->layers[i].pages);
+		layer_give_back_punches(p->layers[i].layer, steal_pointer(&p->layers[i].punches));
+	}
+	pthread_rwlock_wrlock(&fs->tree);
+	while (p->dead) {
+		struct dead *next = p->dead->next;
+
+		p->dead->next = fs->dead;
+		fs->dead = p->dead;
+		p->dead = next;
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	atomic_store(&fs->changed, true);
+}
+
+static void picture_release(struct picture *p)
+{
+	for (size_t i = 0; i < p->count; i++) {
+		pages_free(p->layers[i].pages);
+		atomic_fetch_sub(&p->layers[i].layer->users, 1);
+	}
+	free(p->layers);
+	opbuf_release(&p->catalog);
+}
+
+static int checkpoint_locked(struct fs *fs)
+{
+	struct picture p = {.fs = fs};
+	int r;
+
+	opbuf_init(&p.catalog);
+	p.tail = journal_head(fs->journal);
+	r = journal_sync(fs->journal, p.tail.seq - 1);
+	if (!r)
+		r = destage(fs, p.tail.seq - 1);
+	if (r)
+		return r;
+	r = picture_take(&p);
+	if (!r)
+		r = picture_write(&p);
+	if (r) {
+		picture_failed(&p);
+		picture_release(&p);
+		return r;
+	}
+	picture_finish(&p);
+	picture_release(&p);
+	bury_dead(fs, steal_pointer(&p.dead));
+	return 0;
+}
+
+int checkpoint_run(struct fs *fs)
+{
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&fs->checkpoint_lock);
+	r = checkpoint_locked(fs);
+	pthread_mutex_unlock(&fs->checkpoint_lock);
+	if (r) {
+		COUNT(fs, errors, 1);
+		log_error(r, "cannot move changes from the journal to their place; they stay in "
+			     "the journal");
+	}
+	journal_set_stuck(fs->journal, r == -ENOSPC ? -ENOSPC : r ? -EIO : 0);
+	return r;
+}
+
+/* ---- the background thread ---- */
+
+void checkpoint_want(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->work_lock);
+	fs->wanted = true;
+	pthread_cond_signal(&fs->work);
+}
+
+/* Called by whoever finds the ring full. */
+void checkpoint_pressure(void *arg)
+{
+	struct fs *fs = arg;
+
+	if (fs->worker_runs)
+		checkpoint_want(fs);
+}
+
+/* Waits until there is work; false: the end. */
+static bool wait_for_work(struct fs *fs, int seconds)
+{
+	struct timespec until;
+	bool stopping;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += seconds;
+	pthread_mutex_lock(&fs->work_lock);
+	while (!fs->stopping && !fs->wanted)
+		if (pthread_cond_timedwait(&fs->work, &fs->work_lock, &until) == ETIMEDOUT)
+			break;
+	fs->wanted = false;
+	stopping = fs->stopping;
+	pthread_mutex_unlock(&fs->work_lock);
+	return !stopping;
+}
+
+/* After a crash some files may hold bytes that no state refers to. */
+static void reclaim_all(struct fs *fs)
+{
+	struct layer_entry *entry, *next;
+	struct layer **list;
+	size_t count = 0;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	list = malloc((HASH_COUNT(fs->layers) + 1) * sizeof(*list));
+	if (list)
+		HASH_ITER (hh, fs->layers, entry, next) {
+			list[count++] = entry->layer;
+			atomic_fetch_add(&entry->layer->users, 1);
+		}
+	pthread_rwlock_unlock(&fs->tree);
+	for (size_t i = 0; i < count; i++) {
+		layer_reclaim(list[i]);
+		atomic_fetch_sub(&list[i]->users, 1);
+	}
+	free(list);
+}
+
+static void *worker_main(void *arg)
+{
+	struct fs *fs = arg;
+	int pause = IDLE_SECONDS;
+
+	while (wait_for_work(fs, pause)) {
+		pause = IDLE_SECONDS;
+		if (atomic_load(&fs->changed) && !fs_writable(fs) && checkpoint_run(fs))
+			pause = RETRY_SECONDS;
+		/* What changed while the checkpoint ran must not wait for the clock when the
+		 * ring is filling. */
+		if (pause == IDLE_SECONDS && journal_is_short(fs->journal) && !fs_writable(fs))
+			checkpoint_want(fs);
+		if (fs->reclaim_wanted && !fs_writable(fs)) {
+			fs->reclaim_wanted = false;
+			reclaim_all(fs);
+		}
+	}
+	return NULL;
+}
+
+int checkpoint_start(struct fs *fs)
+{
+	int r;
+
+	if (fs->options.read_only || fs->options.no_background)
+		return 0;
+	fs->worker_runs = true;
+	r = pthread_create(&fs->worker, NULL, worker_main, fs);
+	if (r)
+		fs->worker_runs = false;
+	return -r;
+}
+
+void checkpoint_stop(struct fs *fs)
+{
+	if (!fs->worker_runs)
+		return;
+	pthread_mutex_lock(&fs->work_lock);
+	fs->stopping = true;
+	pthread_cond_signal(&fs->work);
+	pthread_mutex_unlock(&fs->work_lock);
+	pthread_join(fs->worker, NULL);
+	fs->worker_runs = false;
+}
+
+int fs_settle(struct fs *fs)
+{
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
+	r = checkpoint_run(fs);
+	if (!r && fs->reclaim_wanted) {
+		fs->reclaim_wanted = false;
+		reclaim_all(fs);
+	}
+	return r ? r : checkpoint_run(fs);
+}

@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Clones: a new file whose layer stands on what another file is at this instant.
+ *
+ * Whatever the image's size, a clone is a few ops. Of a golden image: its pin, and a layer on it.
+ * Of a clone: its top layer is frozen, and both files go on with an empty layer over it; when the
+ * top layer owns nothing the new file simply stands where the source stands, so that making many
+ * clones of an idle one makes no tower. All clones of a batch are one record: all or none.
+ *
+ * copy_file_range() is how `cp` gets here. A copy from 0 to 0 into an empty file attaches the
+ * source, frozen, under a bound: only what was copied so far shows through. Further calls of the
+ * same thread that go on where the last one ended move the bound. Any other copy moves bytes.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/sizes.h"
+
+#define COPY_PIECE (1 * MIB)
+#define COPY_CALL (8 * MIB) /* bytes that one call moves at most: the inode is locked meanwhile */
+#define SOURCE_OPS_BOUND (sizeof(struct gf_op_golden) + GF_PATH_MAX + 512)
+
+/* ---- the source, frozen ---- */
+
+struct source {
+	struct inode *inode;
+	struct pinned pinned; /* golden images */
+	uint64_t parent;      /* what a clone's layer stands on */
+	uint64_t golden;
+	uint64_t bound;
+	uint64_t size;
+	uint64_t next_layer; /* ids given out so far */
+};
+
+static int add_layer(struct opbuf *buf, struct source *src, uint64_t *id)
+{
+	struct gf_op_layer *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_LAYER, 0, op, 0))
+		return -ENOMEM;
+	*id = src->next_layer++;
+	op->layer = *id;
+	op->parent = src->parent;
+	op->golden = src->golden;
+	op->bound = src->bound;
+	return 0;
+}
+
+static int add_head(struct opbuf *buf, uint64_t ino, uint64_t layer)
+{
+	struct gf_op_pair *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_HEAD, 0, op, 0))
+		return -ENOMEM;
+	op->id = ino;
+	op->value = layer;
+	return 0;
+}
+
+/* The source's io lock is held exclusively: no write is in flight. */
+static int freeze_clone(struct source *src, struct opbuf *buf)
+{
+	struct layer *top = atomic_load(&src->inode->layer);
+	uint64_t head;
+	int r;
+
+	src->size = atomic_load(&src->inode->size);
+	if (layer_region_end(top) == 0) {
+		src->parent = top->parent ? top->parent->id : 0;
+		src->golden = top->parent ? 0 : top->golden;
+		src->bound = min_u64(top->bound, src->size);
+		return 0;
+	}
+	src->parent = top->id;
+	src->bound = src->size;
+	r = add_layer(buf, src, &head);
+	return r ? r : add_head(buf, src->inode->ino, head);
+}
+
+/* tree held exclusively. Takes the source's io lock when it is a clone. */
+static int freeze_locked(struct fs *fs, struct source *src, struct opbuf *buf)
+{
+	src->next_layer = fs->next_layer;
+	if (src->inode->kind != GF_KIND_GOLDEN) {
+		pthread_rwlock_wrlock(&src->inode->io);
+		return freeze_clone(src, buf);
+	}
+	/* Found without the lock; gone meanwhile when its last clone was removed. */
+	if (!src->pinned.fresh && !tree_find_golden(fs, src->pinned.id) && !buf->len)
+		return -EAGAIN;
+	src->golden = src->pinned.id;
+	src->size = src->pinned.size;
+	src->bound = src->size;
+	return 0;
+}
+
+static void thaw_locked(struct source *src)
+{
+	if (src->inode->kind != GF_KIND_GOLDEN)
+		pthread_rwlock_unlock(&src->inode->io);
+}
+
+/* Finds the source, and pins it when it is a golden image. Takes fs.pin_lock until end_source(). */
+static int begin_source(struct fs *fs, uint64_t ino, bool opaque, struct opbuf *buf,
+	struct source *src)
+{
+	int r = 0;
+
+	memset(src, 0, sizeof(*src));
+	pthread_mutex_lock(&fs->pin_lock);
+	src->inode = volume_find(fs, ino, &r);
+	if (src->inode && src->inode->kind == GF_KIND_GOLDEN)
+		r = golden_pin(fs, src->inode, opaque, buf, &src->pinned);
+	if (r)
+		pthread_mutex_unlock(&fs->pin_lock);
+	return r;
+}
+
+static void end_source(struct fs *fs, struct source *src, int result)
+{
+	if (src->inode->kind == GF_KIND_GOLDEN)
+		golden_pinned(fs, &src->pinned, result);
+	pthread_mutex_unlock(&fs->pin_lock);
+}
+
+/* ---- a batch of clones ---- */
+
+struct batch_order {
+	const struct fs_clone_target *target;
+	size_t index;
+};
+
+static int compare_targets(const void *a, const void *b)
+{
+	const struct batch_order *x = a, *y = b;
+
+	if (x->target->parent != y->target->parent)
+		return x->target->parent < y->target->parent ? -1 : 1;
+	return strcmp(x->target->name, y->target->name);
+}
+
+/* The same name twice would be a record that contradicts itself. */
+static int check_distinct(const struct fs_clone_target *targets, size_t count, size_t *failed)
+{
+	CLEANUP_FREE struct batch_order *order = malloc(count * sizeof(*order));
+
+	if (!order)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		order[i] = (struct batch_order){.target = &targets[i], .index = i};
+	qsort(order, count, sizeof(*order), compare_targets);
+	for (size_t i = 1; i < count; i++) {
+		if (compare_targets(&order[i - 1], &order[i]) == 0) {
+			*failed = max_u64(order[i - 1].index, order[i].index);
+			return -EEXIST;
+		}
+	}
+	return 0;
+}
+
+static int add_replace(struct fs *fs, struct opbuf *buf, const struct fs_clone_target *target,
+	const struct source *src)
+{
+	struct inode *other =
+		tree_find_name(fs, target->parent, target->name, strlen(target->name));
+	struct gf_op_ino *op;
+
+	if (other == src->inode)
+		return -EINVAL;
+	if (S_ISDIR(other->mode))
+		return -EISDIR;
+	if (!OPBUF_ADD(buf, GF_OP_UNLINK, 0, op, 0))
+		return -ENOMEM;
+	op->ino = other->ino;
+	op->time_ns = now_ns();
+	if (atomic_load(&other->lookups) > 0)
+		return 0;
+	if (!OPBUF_ADD(buf, GF_OP_DROP, 0, op, 0))
+		return -ENOMEM;
+	op->ino = other->ino;
+	return 0;
+}
+
+struct batch {
+	const struct fs_clone_target *targets;
+	size_t count;
+	struct fs_owner owner;
+	uint32_t mode;
+	bool replace;
+	size_t *failed;
+};
+
+static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const struct batch *b,
+	size_t i, int64_t time_ns)
+{
+	const struct fs_clone_target *t = &b->targets[i];
+	struct fs_attr attr = {
+		.ino = fs->next_ino + i,
+		.mode = S_IFREG | (b->mode & 07777),
+		.uid = b->owner.uid,
+		.gid = b->owner.gid,
+		.size = src->size,
+		.atime_ns = time_ns,
+		.mtime_ns = time_ns,
+		.ctime_ns = time_ns,
+		.btime_ns = time_ns,
+	};
+	uint64_t layer;
+	int r = names_can_make(fs, t->parent, t->name);
+
+	*b->failed = i;
+	if (r == -EEXIST && b->replace && !name_is_reserved(t->parent, t->name))
+		r = add_replace(fs, buf, t, src);
+	if (!r)
+		r = add_layer(buf, src, &layer);
+	if (!r)
+		r = op_add_inode(buf, &attr, t->parent, layer, t->name, "", GF_KIND_USER);
+	if (!r && (i == 0 || b->targets[i - 1].parent != t->parent))
+		r = names_add_folder_times(fs, buf, t->parent, time_ns);
+	return r;
+}
+
+static int clone_batch_locked(struct fs *fs, struct opbuf *buf, struct source *src,
+	const struct batch *b)
+{
+	int64_t time_ns = now_ns();
+	int r = freeze_locked(fs, src, buf);
+
+	if (r == -EAGAIN)
+		return r;
+	for (size_t i = 0; i < b->count && !r; i++)
+		r = add_clone(fs, buf, src, b, i, time_ns);
+	if (!r)
+		r = record_commit(fs, buf, NULL);
+	thaw_locked(src);
+	return r;
+}
+
+static int clone_batch(struct fs *fs, uint64_t ino, bool opaque, const struct batch *b)
+{
+	struct source src;
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	r = begin_source(fs, ino, opaque, &buf, &src);
+	if (!r) {
+		pthread_rwlock_wrlock(&fs->tree);
+		r = clone_batch_locked(fs, &buf, &src, b);
+		end_source(fs, &src, r);
+		pthread_rwlock_unlock(&fs->tree);
+	}
+	opbuf_release(&buf);
+	return r;
+}
+
+int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets, size_t count,
+	struct fs_owner owner, uint32_t mode, bool replace, bool opaque, size_t *failed)
+{
+	struct batch b = {targets, count, owner, mode, replace, failed};
+	size_t bound = SOURCE_OPS_BOUND;
+	int64_t room;
+	int r = 0;
+
+	*failed = 0;
+	for (size_t i = 0; i < count && !r; i++) {
+		*failed = i;
+		r = name_check(targets[i].name);
+		bound += sizeof(struct gf_op_layer) + sizeof(struct gf_op_inode) +
+			 sizeof(struct gf_op_attr) + 2 * sizeof(struct gf_op_ino) +
+			 strlen(targets[i].name) + 8;
+	}
+	if (!r)
+		r = check_distinct(targets, count, failed);
+	if (r)
+		return r;
+	room = record_reserve(fs, bound);
+	if (room < 0)
+		return room;
+	do {
+		r = clone_batch(fs, ino, opaque, &b);
+	} while (r == -EAGAIN);
+	journal_unreserve(fs->journal, room);
+	if (!r)
+		COUNT(fs, clones_made, count);
+	return r;
+}
+
+/* ---- copy_file_range ---- */
+
+static int add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size)
+{
+	struct gf_op_size *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_SIZE, 0, op, 0))
+		return -ENOMEM;
+	op->ino = ino;
+	op->layer = layer;
+	op->size = size;
+	op->time_ns = now_ns();
+	return 0;
+}
+
+static bool is_blank(struct inode *inode)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+
+	return atomic_load(&inode->size) == 0 && !layer->parent && !layer->image &&
+	       layer_region_end(layer) == 0;
+}
+
+/* Nothing but a hole before `off` in the source, so that a copy may start there. */
+static bool starts_with_hole(struct fs *fs, struct inode *src, uint64_t from, uint64_t off)
+{
+	int64_t data;
+
+	if (from == off)
+		return true;
+	data = fs_seek(fs, src->ino, from, SEEK_DATA);
+	return data == -ENXIO || data >= (int64_t)off;
+}
+
+/* A first call: dst gets a layer on the frozen source that shows its first `end` bytes. */
+static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, uint64_t end,
+	struct opbuf *buf)
+{
+	uint64_t layer, whole;
+	int r = freeze_locked(fs, src, buf);
+
+	if (r == -EAGAIN)
+		return r;
+	end = min_u64(end, src->size);
+	whole = src->bound;
+	src->bound = min_u64(whole, end);
+	if (!r)
+		r = add_layer(buf, src, &layer);
+	pthread_rwlock_wrlock(&dst->io);
+	if (!r && !is_blank(dst))
+		r = -EBUSY; /* somebody wrote to it meanwhile: an ordinary copy */
+	if (!r)
+		r = add_head(buf, dst->ino, layer);
+	if (!r)
+		r = add_size(buf, dst->ino, layer, end);
+	if (!r)
+		r = record_commit(fs, buf, NULL);
+	if (!r) {
+		dst->copy_limit = src->size;
+		dst->copy_bound = whole;
+		dst->copy_from = src->inode->ino;
+	}
+	pthread_rwlock_unlock(&dst->io);
+	thaw_locked(src);
+	return r;
+}
+
+static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t end, uint64_t task)
+{
+	struct source src;
+	struct opbuf buf;
+	int64_t room;
+	int r;
+
+	room = record_reserve(fs, SOURCE_OPS_BOUND);
+	if (room < 0)
+		return room;
+	opbuf_init(&buf);
+	/* cp copies the bytes of an image, whatever its format. */
+	r = begin_source(fs, src_ino, true, &buf, &src);
+	if (!r) {
+		pthread_rwlock_wrlock(&fs->tree);
+		r = attach_locked(fs, &src, dst, end, &buf);
+		if (!r)
+			dst->copy_task = task;
+		end_source(fs, &src, r);
+		pthread_rwlock_unlock(&fs->tree);
+	}
+	opbuf_release(&buf);
+	journal_unreserve(fs->journal, room);
+	if (!r)
+		COUNT(fs, clones_made, 1);
+	return r;
+}
+
+/* A further call: the bound moves. */
+static int extend_locked(struct fs *fs, struct inode *dst, uint64_t end)
+{
+	struct layer *layer = atomic_load(&dst->layer);
+	struct gf_op_pair *op;
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	if (OPBUF_ADD(&buf, GF_OP_BOUND, 0, op, 0)) {
+		op->id = layer->id;
+		op->value = min_u64(end, dst->copy_bound);
+	}
+	r = add_size(&buf, dst->ino, layer->id, end);
+	if (!r)
+		r = record_commit(fs, &buf, NULL);
+	opbuf_release(&buf);
+	return r;
+}
+
+static bool goes_on(struct inode *dst, uint64_t src, uint64_t off, uint64_t task)
+{
+	return dst->copy_task && dst->copy_task == task && dst->copy_from == src &&
+	       off >= atomic_load(&dst->size);
+}
+
+static int extend(struct fs *fs, uint64_t src, struct inode *dst, uint64_t off, uint64_t end,
+	uint64_t task)
+{
+	int64_t room = record_reserve(fs, 256);
+	int r = -EBUSY;
+
+	if (room < 0)
+		return room;
+	pthread_rwlock_wrlock(&dst->io);
+	if (goes_on(dst, src, off, task))
+		r = extend_locked(fs, dst, min_u64(end, dst->copy_limit));
+	pthread_rwlock_unlock(&dst->io);
+	journal_unreserve(fs->journal, room);
+	return r;
+}
+
+static ssize_t copy_bytes(struct fs *fs, uint64_t src, uint64_t src_off, uint64_t dst,
+	uint64_t dst_off, size_t len)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(COPY_PIECE);
+	size_t done = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	len = min_u64(len, COPY_CALL);
+	while (done < len) {
+		ssize_t n = fs_read(fs, src, buf, min_u64(COPY_PIECE, len - done), src_off + done);
+
+		if (n > 0)
+			n = fs_write(fs, dst, buf, n, dst_off + done);
+		if (n <= 0)
+			return done ? (ssize_t)done : n;
+		done += n;
+	}
+	return done;
+}
+
+ssize_t fs_copy_range(struct fs *fs, uint64_t src_ino, uint64_t src_off, uint64_t dst_ino,
+	uint64_t dst_off, size_t len, uint64_t task)
+{
+	struct inode *src, *dst = NULL;
+	struct fs_attr attr;
+	uint64_t end, at;
+	int r;
+
+	src = volume_find(fs, src_ino, &r);
+	if (src)
+		dst = volume_find(fs, dst_ino, &r);
+	if (!r)
+		r = fs_getattr(fs, src_ino, &attr);
+	if (r)
+		return r;
+	if (dst->kind != GF_KIND_USER)
+		return -EROFS;
+	if (src_off >= attr.size || !len)
+		return 0;
+	end = min_u64(src_off + len, attr.size);
+	at = atomic_load(&dst->size);
+	r = -EBUSY;
+	if (src != dst && src_off == dst_off && task && src_off >= at &&
+		starts_with_hole(fs, src, at, src_off)) {
+		if (at == 0 && is_blank(dst))
+			r = attach(fs, src_ino, dst, end, task);
+		else
+			r = extend(fs, src_ino, dst, src_off, end, task);
+	}
+	if (!r)
+		return atomic_load(&dst->size) > src_off ? min_u64(len,
+			atomic_load(&dst->size) - src_off) : 0;
+	return copy_bytes(fs, src_ino, src_off, dst_ino, dst_off, len);
+}

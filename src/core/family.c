@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT */
+/* Walking families of layers; see the header. */
+#include "core/family.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/sizes.h"
+#include "store/region.h"
+
+/* ---- planes ---- */
+
+uint64_t plane_count(const struct plane *p)
+{
+	uint64_t n = 0;
+
+	for (int i = 0; i < REGION_WORDS; i++)
+		n += __builtin_popcountll(p->words[i]);
+	return n;
+}
+
+void plane_limit(struct plane *p, uint32_t region, uint64_t limit)
+{
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	uint64_t n = limit > base ? min_u64(limit - base, GF_REGION_BLOCKS) : 0;
+
+	for (int i = 0; i < REGION_WORDS; i++) {
+		uint64_t from = (uint64_t)i * 64, have = n > from ? min_u64(n - from, 64) : 0;
+
+		p->words[i] = have == 64 ? UINT64_MAX : (UINT64_C(1) << have) - 1;
+	}
+}
+
+static void plane_set(struct plane *p, uint64_t i)
+{
+	p->words[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+int plane_image(struct plane *p, struct image *image, uint32_t region)
+{
+	uint64_t base = (uint64_t)region * GF_REGION_SIZE, stop = base + GF_REGION_SIZE;
+	uint64_t at = base, start, end;
+	int r;
+
+	memset(p, 0, sizeof(*p));
+	stop = min_u64(stop, image->size);
+	while (at < stop && (r = image->ops->next_data(image, at, &start, &end)) != -ENXIO) {
+		uint64_t last;
+
+		if (r)
+			return r;
+		last = round_up(min_u64(end, stop), GF_BLOCK_SIZE);
+		for (uint64_t b = round_down(max_u64(start, base), GF_BLOCK_SIZE);
+			b < last && b < stop; b += GF_BLOCK_SIZE)
+			plane_set(p, (b - base) / GF_BLOCK_SIZE);
+		at = end;
+	}
+	return 0;
+}
+
+uint64_t file_limit(struct inode *inode)
+{
+	uint64_t size = atomic_load(&inode->copy_task) ? inode->copy_limit : inode->size;
+
+	return round_up(size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+}
+
+/* ---- one region of one family ---- */
+
+static uint64_t shown_limit(const struct family_node *n)
+{
+	uint64_t bound = n->layer->bound;
+
+	if (n->file && atomic_load(&n->file->copy_task))
+		bound = n->file->copy_bound;
+	return round_up(bound, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+}
+
+/* What the layer itself says. */
+static int load_node(struct family *f, struct family_node *n, bool *any)
+{
+	uint8_t states[GF_STATE_BYTES];
+	bool has;
+	int r = layer_region_states(n->layer, f->region, states, &has);
+
+	if (r)
+		return r;
+	memset(&n->own, 0, sizeof(n->own));
+	plane_limit(&n->below, f->region, shown_limit(n));
+	if (!has)
+		return 0;
+	*any = true;
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++) {
+		enum gf_state state = states_get(states, i);
+
+		if (state != GF_PARENT)
+			n->below.words[i / 64] &= ~(UINT64_C(1) << (i % 64));
+		if (state == GF_OVERLAY || state == GF_SHARED)
+			plane_set(&n->own, i);
+	}
+	return 0;
+}
+
+static void start_planes(struct family *f, struct family_node *n, bool by_set)
+{
+	struct plane all;
+
+	memset(&n->first, 0, sizeof(n->first));
+	memset(&n->second, 0, sizeof(n->second));
+	if (!n->file)
+		return;
+	plane_limit(&all, f->region, file_limit(n->file));
+	if (by_set && !n->marked)
+		n->second = all;
+	else
+		n->first = all;
+}
+
+/* What comes through a layer is added to those who come to the one below. */
+static void pass_down(struct family_node *n, struct family_node *to, bool by_set)
+{
+	for (int i = 0; i < REGION_WORDS; i++) {
+		uint64_t first = n->first.words[i] & n->below.words[i];
+		uint64_t second = n->second.words[i] & n->below.words[i];
+
+		if (!by_set)
+			second |= to->first.words[i] & first;
+		to->first.words[i] |= first;
+		to->second.words[i] |= second;
+	}
+}
+
+static int look_at_region(struct family *f, const struct family_walk *walk)
+{
+	bool by_set = walk->set != NULL, any = false;
+	int r;
+
+	for (size_t i = 0; i < f->count; i++) {
+		r = load_node(f, &f->nodes[i], &any);
+		if (r)
+			return r;
+		start_planes(f, &f->nodes[i], by_set);
+	}
+	if (!any)
+		return 0;
+	/* Children stand behind their parents. */
+	for (size_t i = f->count; i-- > 1;)
+		pass_down(&f->nodes[i], &f->nodes[f->nodes[i].parent], by_set);
+	return walk->region(walk->arg, f);
+}
+
+static int walk_family(struct family *f, const struct family_walk *walk)
+{
+	uint32_t end = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < f->count; i++)
+		end = max_u64(end, layer_region_end(f->nodes[i].layer));
+	if (walk->begin)
+		walk->begin(walk->arg, f);
+	for (f->region = 0; f->region < end && !r; f->region++)
+		r = look_at_region(f, walk);
+	return r;
+}
+
+/* ---- finding the families ---- */
+
+/* All layers, which the table keeps in ascending order of id: what is below comes first. */
+struct layer_list {
+	struct layer **layers;
+	size_t *root;	  /* index of the root of each one's family */
+	size_t *members;  /* of a root: layers in its family */
+	size_t *position; /* of each one in its family */
+	size_t count;
+};
+
+static void layer_list_free(struct layer_list *l)
+{
+	free(l->layers);
+	free(l->root);
+	free(l->members);
+	free(l->position);
+}
+
+static size_t find_layer(const struct layer_list *l, uint64_t id)
+{
+	size_t low = 0, high = l->count;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+
+		if (l->layers[mid]->id < id)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static int layer_list_make(struct fs *fs, struct layer_list *l)
+{
+	size_t n = HASH_COUNT(fs->layers);
+	struct layer_entry *entry, *next;
+
+	memset(l, 0, sizeof(*l));
+	l->layers = malloc((n + 1) * sizeof(*l->layers));
+	l->root = malloc((n + 1) * sizeof(*l->root));
+	l->members = calloc(n + 1, sizeof(*l->members));
+	l->position = malloc((n + 1) * sizeof(*l->position));
+	if (!l->layers || !l->root || !l->members || !l->position) {
+		layer_list_free(l);
+		return -ENOMEM;
+	}
+	HASH_ITER (hh, fs->layers, entry, next) {
+		size_t i = l->count++;
+
+		l->layers[i] = entry->layer;
+		l->root[i] = entry->layer->parent ?
+			l->root[find_layer(l, entry->layer->parent->id)] : i;
+		l->position[i] = l->members[l->root[i]]++;
+	}
+	return 0;
+}
+
+static bool in_set(const struct family_walk *walk, const struct inode *file)
+{
+	for (size_t i = 0; file && i < walk->set_count; i++)
+		if (walk->set[i] == file->ino)
+			return true;
+	return false;
+}
+
+static int family_make(struct fs *fs, const struct layer_list *l, size_t root,
+	const struct family_walk *walk, struct family *f)
+{
+	size_t at = 0;
+
+	f->fs = fs;
+	f->count = l->members[root];
+	f->image = l->layers[root]->image;
+	f->nodes = calloc(f->count, sizeof(*f->nodes));
+	if (!f->nodes)
+		return -ENOMEM;
+	for (size_t i = root; i < l->count && at < f->count; i++) {
+		struct family_node *n = &f->nodes[at];
+
+		if (l->root[i] != root)
+			continue;
+		n->layer = l->layers[i];
+		n->file = n->layer->head_of ? tree_find(fs, n->layer->head_of) : NULL;
+		n->marked = in_set(walk, n->file);
+		n->child = -1;
+		n->sibling = -1;
+		n->parent = -1;
+		if (i != root) {
+			n->parent = l->position[find_layer(l, n->layer->parent->id)];
+			n->sibling = f->nodes[n->parent].child;
+			f->nodes[n->parent].child = at;
+		}
+		at++;
+	}
+	return 0;
+}
+
+int family_walk(struct fs *fs, const struct family_walk *walk)
+{
+	struct layer_list l;
+	int r = layer_list_make(fs, &l);
+
+	for (size_t i = 0; i < l.count && !r; i++) {
+		struct family f = {0};
+
+		if (l.root[i] != i || l.members[i] < 2)
+			continue;
+		r = family_make(fs, &l, i, walk, &f);
+		if (!r)
+			r = walk_family(&f, walk);
+		free(f.nodes);
+	}
+	if (l.layers)
+		layer_list_free(&l);
+	return r;
+}

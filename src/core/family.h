@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who sees which blocks of frozen layers.
+ *
+ * A family is a tree of layers: frozen ones inside, the writable layers of files at the leaves. A
+ * block of a frozen layer costs space as long as some file's lookups come through to it. The walk
+ * goes over all families, region by region, and carries two bit planes per layer from the leaves
+ * to the root: for accounting "at least one file" and "at least two", for the question what
+ * removing a set of files frees "one of the set" and "one of the others".
+ *
+ * All of it is derived from the maps; nothing is stored. fs.tree is held shared by the caller.
+ */
+#ifndef GOLDFS_CORE_FAMILY_H
+#define GOLDFS_CORE_FAMILY_H
+
+#include "core/fs_internal.h"
+
+#define REGION_WORDS ((int)(GF_REGION_BLOCKS / 64))
+
+struct plane {
+	uint64_t words[REGION_WORDS];
+};
+
+struct family_node {
+	struct layer *layer;
+	struct inode *file; /* whose writable layer this is, or NULL */
+	long parent;	    /* index, -1: root */
+	long child;	    /* first, -1: none */
+	long sibling;	    /* next, -1: none */
+	bool marked;	    /* one of the set that is asked about */
+	struct plane own;   /* data that stands in this layer */
+	struct plane below; /* blocks that show what is below */
+	struct plane first, second; /* who comes here from above */
+};
+
+struct family {
+	struct fs *fs;
+	struct family_node *nodes; /* nodes[0] is the root, parents before children */
+	size_t count;
+	struct image *image; /* below the root, or NULL */
+	uint32_t region;     /* being looked at */
+};
+
+struct family_walk {
+	/* A set is asked about: planes are set/others instead of one/two. */
+	const uint64_t *set;
+	size_t set_count;
+	/* Called once per family, before its regions. May be NULL. */
+	void (*begin)(void *arg, struct family *family);
+	/* Called for each region in which some layer of the family has something. */
+	int (*region)(void *arg, struct family *family);
+	void *arg;
+};
+
+/* Families of a single layer are left out: all that such a file owns is its own. */
+int family_walk(struct fs *fs, const struct family_walk *walk);
+
+uint64_t plane_count(const struct plane *p);
+/* Sets the bits of region `region` whose block is below `limit`. */
+void plane_limit(struct plane *p, uint32_t region, uint64_t limit);
+/* Bits of blocks that hold data in the image. 0 or -errno. */
+int plane_image(struct plane *p, struct image *image, uint32_t region);
+static inline bool plane_get(const struct plane *p, uint32_t i)
+{
+	return p->words[i / 64] >> (i % 64) & 1;
+}
+
+/* Blocks of a file's view at most, and of what its layer shows: a copy that is still growing
+ * counts as what it will be. */
+uint64_t file_limit(struct inode *inode);
+
+#endif

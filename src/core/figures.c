@@ -1,0 +1,624 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What files cost: every figure of interface.md, derived from the maps.
+ *
+ * A file whose layer stands directly on a golden image, or on nothing, owns exactly what its layer
+ * owns; that counter is always current. Where layers are shared, a walk over the families
+ * (family.h) finds who sees what; its results are kept with the inodes and made anew when
+ * something changed since, but not more often than a twentieth of the time.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "core/family.h"
+#include "image/folder.h"
+
+/* ---- golden data ---- */
+
+/* Blocks of data in the image before block `limit`. */
+static uint64_t image_data_blocks(struct image *image, uint64_t limit)
+{
+	struct golden *g = (struct golden *)image;
+	uint64_t regions = limit / GF_REGION_BLOCKS, n;
+	struct plane bits, mask;
+
+	pthread_mutex_lock(&g->sums_lock);
+	if (!g->data_sums) {
+		uint64_t count = round_up(image->size, GF_REGION_SIZE) / GF_REGION_SIZE;
+		uint64_t sum = 0;
+
+		g->data_sums = calloc(count + 1, sizeof(*g->data_sums));
+		for (uint64_t i = 0; g->data_sums && i < count; i++) {
+			if (plane_image(&bits, image, i) == 0)
+				sum += plane_count(&bits);
+			g->data_sums[i + 1] = sum;
+		}
+		g->data_regions = g->data_sums ? count : 0;
+	}
+	n = g->data_sums ? g->data_sums[min_u64(regions, g->data_regions)] : 0;
+	pthread_mutex_unlock(&g->sums_lock);
+	if (regions >= g->data_regions || limit % GF_REGION_BLOCKS == 0)
+		return n;
+	if (plane_image(&bits, image, regions))
+		return n;
+	plane_limit(&mask, regions, limit);
+	for (int i = 0; i < REGION_WORDS; i++)
+		bits.words[i] &= mask.words[i];
+	return n + plane_count(&bits);
+}
+
+static uint64_t blocks_of(uint64_t bytes)
+{
+	return round_up(bytes, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+}
+
+/* Up to which block a file may show the image: every layer on the way limits it. */
+static uint64_t image_limit(struct inode *inode)
+{
+	uint64_t limit = atomic_load(&inode->size);
+
+	for (struct layer *l = atomic_load(&inode->layer); l; l = l->parent)
+		limit = min_u64(limit, l->bound);
+	return blocks_of(limit);
+}
+
+/* ---- shared layers: one walk for all files ---- */
+
+enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN };
+
+static void attribute_node(struct family *f, long at, const struct plane *bits, enum tail_class class)
+{
+	struct family_node *n = &f->nodes[at];
+	uint64_t last;
+
+	if (n->file) {
+		struct inode *inode = n->file;
+		uint64_t count = plane_count(bits);
+
+		if (class == TAIL_UNIQUE)
+			inode->fig.frozen_unique += count;
+		else if (class == TAIL_CLONE)
+			inode->fig.shared_clone += count;
+		else
+			inode->fig.golden += count;
+		last = inode->size / GF_BLOCK_SIZE;
+		if (inode->size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
+			plane_get(bits, last % GF_REGION_BLOCKS))
+			inode->fig.tail = class;
+		return;
+	}
+	for (long c = n->child; c >= 0; c = f->nodes[c].sibling) {
+		struct plane part;
+		uint64_t any = 0;
+
+		for (int i = 0; i < REGION_WORDS; i++) {
+			part.words[i] = bits->words[i] & f->nodes[c].first.words[i] &
+					f->nodes[c].below.words[i];
+			any |= part.words[i];
+		}
+		if (any)
+			attribute_node(f, c, &part, class);
+	}
+}
+
+static void begin_family(void *arg, struct family *f)
+{
+	for (size_t i = 0; i < f->count; i++)
+		if (f->nodes[i].file)
+			memset(&f->nodes[i].file->fig, 0, sizeof(f->nodes[i].file->fig));
+}
+
+/* The image's blocks that show through the root, and what its touched regions would have shown. */
+static void attribute_image(struct family *f)
+{
+	struct family_node *root = &f->nodes[0];
+	struct plane bits, seen;
+
+	if (!f->image || plane_image(&bits, f->image, f->region))
+		return;
+	for (size_t i = 0; i < f->count; i++) {
+		struct inode *inode = f->nodes[i].file;
+		struct plane mask;
+
+		if (!inode)
+			continue;
+		plane_limit(&mask, f->region, image_limit(inode));
+		for (int k = 0; k < REGION_WORDS; k++)
+			mask.words[k] &= bits.words[k];
+		inode->fig.golden_untouched += plane_count(&mask);
+	}
+	for (int i = 0; i < REGION_WORDS; i++)
+		seen.words[i] = bits.words[i] & root->first.words[i] & root->below.words[i];
+	attribute_node(f, 0, &seen, TAIL_GOLDEN);
+}
+
+static int account_region(void *arg, struct family *f)
+{
+	attribute_image(f);
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+		struct plane one, two;
+
+		if (n->file)
+			continue; /* its counter says what it owns */
+		for (int i = 0; i < REGION_WORDS; i++) {
+			uint64_t own = n->own.words[i];
+
+			one.words[i] = own & n->first.words[i] & ~n->second.words[i];
+			two.words[i] = own & n->second.words[i];
+		}
+		attribute_node(f, k, &one, TAIL_UNIQUE);
+		attribute_node(f, k, &two, TAIL_CLONE);
+	}
+	return 0;
+}
+
+static int64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+/* figures_lock and tree (shared) held. */
+static void refresh_locked(struct fs *fs, bool exact)
+{
+	struct family_walk walk = {.begin = begin_family, .region = account_region};
+	uint64_t now_count = atomic_load(&fs->change_count);
+	int64_t start = clock_ns();
+
+	if (fs->figures_count == now_count && fs->figures_valid)
+		return;
+	if (!exact && fs->figures_valid &&
+		start - fs->figures_time_ns < 20 * fs->figures_cost_ns)
+		return;
+	if (family_walk(fs, &walk))
+		log_warning("cannot compute what clones share");
+	fs->figures_valid = true;
+	fs->figures_count = now_count;
+	fs->figures_time_ns = clock_ns();
+	fs->figures_cost_ns = fs->figures_time_ns - start;
+}
+
+/* ---- one file ---- */
+
+/* A layer of its own on an image: what of the image its own blocks hide. */
+static uint64_t simple_golden(struct layer *layer, uint64_t limit)
+{
+	uint64_t visible = image_data_blocks(layer->image, limit);
+	uint32_t end = layer_region_end(layer);
+
+	for (uint32_t region = 0; region < end; region++) {
+		uint8_t states[GF_STATE_BYTES];
+		struct plane bits, mask;
+		bool any;
+
+		if (layer_region_states(layer, region, states, &any) || !any ||
+			plane_image(&bits, layer->image, region))
+			continue;
+		plane_limit(&mask, region, limit);
+		for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++)
+			if ((states[i / 4] >> (i % 4 * 2) & 3) != GF_PARENT &&
+				plane_get(&bits, i) && plane_get(&mask, i))
+				visible--;
+	}
+	return visible;
+}
+
+struct block_figures {
+	uint64_t unique, shared_clone, golden;
+	enum tail_class tail;
+};
+
+static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
+{
+	uint64_t block = inode->size / GF_BLOCK_SIZE, start, end;
+	struct extent x;
+
+	if (inode->size % GF_BLOCK_SIZE == 0 || layer_resolve(layer, block, 1, false, &x))
+		return TAIL_NONE;
+	if (x.kind == EXTENT_ZERO)
+		return TAIL_NONE;
+	if (x.kind != EXTENT_IMAGE)
+		return x.layer == layer ? TAIL_UNIQUE : inode->fig.tail;
+	if (x.image->ops->next_data(x.image, block * GF_BLOCK_SIZE, &start, &end) ||
+		start >= inode->size)
+		return TAIL_NONE;
+	return TAIL_GOLDEN;
+}
+
+static void count_blocks(struct fs *fs, struct inode *inode, bool exact, struct block_figures *b)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+	uint64_t limit = image_limit(inode);
+
+	*b = (struct block_figures){.unique = layer->owned_blocks};
+	if (layer->parent) {
+		struct layer *root = layer;
+
+		MUTEX_GUARD(&fs->figures_lock);
+		refresh_locked(fs, exact);
+		while (root->parent)
+			root = root->parent;
+		b->unique += inode->fig.frozen_unique;
+		b->shared_clone = inode->fig.shared_clone;
+		b->golden = inode->fig.golden - inode->fig.golden_untouched;
+		if (root->image)
+			b->golden += image_data_blocks(root->image, limit);
+	} else if (layer->image) {
+		b->golden = simple_golden(layer, limit);
+	}
+	b->tail = class_of_tail(inode, layer);
+}
+
+static void file_figures(struct fs *fs, struct inode *inode, struct fs_figures *out)
+{
+	uint64_t size = atomic_load(&inode->size);
+	uint64_t cut = size % GF_BLOCK_SIZE ? GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
+	struct block_figures b;
+
+	count_blocks(fs, inode, true, &b);
+	*out = (struct fs_figures){
+		.virtual_bytes = size,
+		.unique_bytes = b.unique * GF_BLOCK_SIZE,
+		.shared_clone_bytes = b.shared_clone * GF_BLOCK_SIZE,
+		.shared_golden_bytes = b.golden * GF_BLOCK_SIZE,
+	};
+	if (b.tail == TAIL_UNIQUE)
+		out->unique_bytes -= cut;
+	else if (b.tail == TAIL_CLONE)
+		out->shared_clone_bytes -= cut;
+	else if (b.tail == TAIL_GOLDEN)
+		out->shared_golden_bytes -= cut;
+	out->data_bytes = out->unique_bytes + out->shared_clone_bytes + out->shared_golden_bytes;
+	out->zero_bytes = size - out->data_bytes;
+}
+
+uint64_t figures_blocks(struct fs *fs, struct inode *inode)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+	uint64_t blocks = layer->owned_blocks;
+
+	if (layer->parent) {
+		MUTEX_GUARD(&fs->figures_lock);
+		refresh_locked(fs, false);
+		blocks += inode->fig.frozen_unique;
+	}
+	if (!blocks && inode->size && (layer->parent || layer->image))
+		blocks = 1;
+	return blocks * (GF_BLOCK_SIZE / 512);
+}
+
+/* ---- golden images ---- */
+
+static struct golden *golden_below(struct fs *fs, struct inode *inode)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+
+	while (layer && layer->parent)
+		layer = layer->parent;
+	return layer && layer->golden ? tree_find_golden(fs, layer->golden) : NULL;
+}
+
+/* Whether the image is still the one in the folder. */
+static bool is_live(struct fs *fs, const struct golden *g)
+{
+	struct stat st;
+
+	return fs->options.golden_test ||
+	       (fs->options.images && folder_stat(fs->options.images, g->path, &st) == 0 &&
+		       g->dev == st.st_dev && g->node == st.st_ino);
+}
+
+static uint64_t pin_bytes(struct fs *fs, uint64_t id)
+{
+	struct io_stat st = {0};
+	char path[40];
+	int fd;
+
+	snprintf(path, sizeof(path), "golden/%" PRIu64, id);
+	fd = fs->io->ops->open(fs->io, path, O_RDONLY);
+	if (fd < 0)
+		return 0;
+	fs->io->ops->stat(fs->io, fd, &st);
+	fs->io->ops->close(fs->io, fd);
+	return st.allocated;
+}
+
+/* Bytes of images that go with this set: not in the folder any more, and no other file's. */
+static uint64_t pinned_by_set(struct fs *fs, const uint64_t *set, size_t count)
+{
+	struct golden *g, *next_golden;
+	uint64_t bytes = 0;
+
+	HASH_ITER (hh, fs->goldens, g, next_golden) {
+		struct inode *inode, *next;
+		bool used = false, others = false;
+
+		if (is_live(fs, g))
+			continue;
+		HASH_ITER (by_ino, fs->inodes, inode, next) {
+			bool member = false;
+
+			if (!atomic_load(&inode->layer) || golden_below(fs, inode) != g)
+				continue;
+			for (size_t i = 0; i < count; i++)
+				member |= set[i] == inode->ino;
+			used |= member;
+			others |= !member;
+		}
+		if (used && !others)
+			bytes += pin_bytes(fs, g->id);
+	}
+	return bytes;
+}
+
+static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
+{
+	struct fs_attr attr;
+	int64_t at = 0;
+	int r = golden_getattr(fs, inode, &attr);
+
+	if (r)
+		return r;
+	info->kind = S_ISDIR(attr.mode) ? FS_KIND_FOLDER : FS_KIND_GOLDEN;
+	info->created_ns = attr.mtime_ns;
+	if (S_ISDIR(attr.mode))
+		return 0;
+	info->format = fs_golden_format(fs, inode->ino);
+	info->figures.virtual_bytes = attr.size;
+	while ((at = golden_seek(fs, inode, at, SEEK_DATA)) >= 0) {
+		int64_t end = golden_seek(fs, inode, at, SEEK_HOLE);
+
+		if (end <= at)
+			break;
+		info->figures.data_bytes += end - at;
+		at = end;
+	}
+	info->figures.shared_golden_bytes = info->figures.data_bytes;
+	info->figures.zero_bytes = attr.size - info->figures.data_bytes;
+	return 0;
+}
+
+/* ---- the interface ---- */
+
+static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info *info)
+{
+	struct golden *g = golden_below(fs, inode);
+
+	info->kind = FS_KIND_CLONE;
+	info->mode = "snapshot";
+	info->created_ns = inode->btime_ns;
+	file_figures(fs, inode, &info->figures);
+	if (!g)
+		return 0;
+	if (!is_live(fs, g))
+		info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
+	if (g->failed || g->pin == GF_PIN_FENCED)
+		info->state = "fenced";
+	else if (g->pin == GF_PIN_COPYING)
+		info->state = "copying";
+	free(info->base);
+	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;
+}
+
+int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
+{
+	struct inode *inode;
+	int r = 0;
+
+	*info = (struct fs_info){.kind = FS_KIND_FOLDER, .mode = "", .format = "raw",
+		.base = strdup(""), .state = "ok"};
+	if (atomic_load(&fs->failed) || journal_error(fs->journal))
+		info->state = "read-only";
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	if (inode && inode->kind != GF_KIND_GOLDEN) {
+		info->created_ns = inode->btime_ns;
+		if (S_ISREG(inode->mode))
+			r = clone_info_locked(fs, inode, info);
+		else if (S_ISLNK(inode->mode))
+			info->kind = FS_KIND_SYMLINK;
+	} else if (!inode && ino >= FS_INO_FIRST) {
+		r = -ESTALE;
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	if (!r && inode && inode->kind == GF_KIND_GOLDEN)
+		r = golden_info(fs, inode, info);
+	if (r)
+		fs_info_release(info);
+	return r;
+}
+
+void fs_info_release(struct fs_info *info)
+{
+	free(info->base);
+	info->base = NULL;
+}
+
+static int freed_region(void *arg, struct family *f)
+{
+	uint64_t *blocks = arg;
+
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		if (n->file)
+			continue;
+		for (int i = 0; i < REGION_WORDS; i++)
+			*blocks += __builtin_popcountll(n->own.words[i] & n->first.words[i] &
+							~n->second.words[i]);
+	}
+	return 0;
+}
+
+int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes)
+{
+	uint64_t blocks = 0;
+	struct family_walk walk = {
+		.set = inos, .set_count = count, .region = freed_region, .arg = &blocks};
+	int r = 0;
+
+	*bytes = 0;
+	if (!count)
+		return 0;
+	pthread_rwlock_rdlock(&fs->tree);
+	for (size_t i = 0; i < count; i++) {
+		struct inode *inode = tree_find(fs, inos[i]);
+		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
+		struct block_figures b;
+
+		if (!layer)
+			continue;
+		blocks += layer->owned_blocks;
+		b.tail = class_of_tail(inode, layer);
+		if (b.tail == TAIL_UNIQUE) /* as unique_bytes counts it */
+			*bytes -= GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
+	}
+	r = family_walk(fs, &walk);
+	*bytes += blocks * GF_BLOCK_SIZE + pinned_by_set(fs, inos, count);
+	pthread_rwlock_unlock(&fs->tree);
+	return r;
+}
+
+/* ---- the whole store ---- */
+
+struct usage {
+	struct fs *fs;
+	const char *folder;
+	uint64_t data, metadata, pins, shared_pins;
+};
+
+static uint64_t allocated(struct fs *fs, const char *path)
+{
+	struct io_stat st = {0};
+	int fd = fs->io->ops->open(fs->io, path, O_RDONLY);
+
+	if (fd < 0)
+		return 0;
+	fs->io->ops->stat(fs->io, fd, &st);
+	fs->io->ops->close(fs->io, fd);
+	return st.allocated;
+}
+
+static int add_layer_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+	const char *dot = strrchr(name, '.');
+
+	snprintf(path, sizeof(path), "layer/%s", name);
+	if (dot && !strcmp(dot, ".data"))
+		u->data += allocated(u->fs, path);
+	else
+		u->metadata += allocated(u->fs, path);
+	return 0;
+}
+
+static int add_top_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+
+	if (strchr(name, '.') || !strcmp(name, "superblock") || !strcmp(name, "log"))
+		u->metadata += allocated(u->fs, name);
+	return 0;
+}
+
+static void add_pins(struct usage *u)
+{
+	struct golden *g, *next;
+
+	HASH_ITER (hh, u->fs->goldens, g, next) {
+		uint64_t bytes = u->fs->options.golden_test ? 0 : pin_bytes(u->fs, g->id);
+		char path[48];
+
+		u->pins += bytes;
+		/* A copy is the store's own, the others are while the folder has the image. */
+		if (g->pin != GF_PIN_COPY && is_live(u->fs, g))
+			u->shared_pins += bytes;
+		snprintf(path, sizeof(path), "golden/%" PRIu64 ".sums", g->id);
+		if (!u->fs->options.golden_test)
+			u->metadata += allocated(u->fs, path);
+	}
+}
+
+static void add_files(struct fs *fs, struct fs_store_figures *out, uint64_t *shared)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		struct fs_figures f;
+
+		if (!atomic_load(&inode->layer))
+			continue;
+		file_figures(fs, inode, &f);
+		out->clones++;
+		out->virtual_bytes += f.virtual_bytes;
+		out->data_bytes += f.data_bytes;
+		out->unique_bytes += f.unique_bytes;
+		out->saved_zero_bytes += f.zero_bytes;
+		*shared += f.shared_clone_bytes + f.shared_golden_bytes;
+	}
+}
+
+/* Bytes that layers hold, each once. */
+static uint64_t stored_bytes(struct fs *fs)
+{
+	struct layer_entry *entry, *next;
+	uint64_t blocks = 0;
+
+	HASH_ITER (hh, fs->layers, entry, next)
+		blocks += entry->layer->owned_blocks;
+	return blocks * GF_BLOCK_SIZE;
+}
+
+int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
+{
+	struct usage u = {.fs = fs};
+	struct io_space space = {0};
+	uint64_t shared = 0, stored;
+
+	memset(out, 0, sizeof(*out));
+	pthread_rwlock_rdlock(&fs->tree);
+	add_files(fs, out, &shared);
+	add_pins(&u);
+	stored = stored_bytes(fs);
+	pthread_rwlock_unlock(&fs->tree);
+	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
+	fs->io->ops->list(fs->io, ".", add_top_file, &u);
+	fs->io->ops->space(fs->io, &space);
+	out->journal_bytes = allocated(fs, "journal/0");
+	out->golden_bytes = u.pins;
+	out->metadata_bytes = u.metadata;
+	out->physical_bytes = u.data + u.metadata + out->journal_bytes + u.pins - u.shared_pins;
+	out->free_bytes = space.free > fs->reserve_bytes ? space.free - fs->reserve_bytes : 0;
+	/* What is shared is kept once: in a layer, or in the image. */
+	out->saved_clone_bytes = shared > stored - min_u64(stored, out->unique_bytes) ?
+		shared - (stored - min_u64(stored, out->unique_bytes)) : 0;
+	out->ratio = stored ? (double)out->data_bytes / stored : 1.0;
+	return 0;
+}
+
+int fs_statfs(struct fs *fs, struct fs_statfs *st)
+{
+	struct io_space space;
+	int r = fs->io->ops->space(fs->io, &space);
+
+	if (r)
+		return r;
+	st->total_bytes = space.total;
+	st->free_bytes = space.free > fs->reserve_bytes ? space.free - fs->reserve_bytes : 0;
+	pthread_rwlock_rdlock(&fs->tree);
+	st->files = HASH_CNT(by_ino, fs->inodes);
+	pthread_rwlock_unlock(&fs->tree);
+	return 0;
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Making things durable: fsync of a clone, and of everything.
+ *
+ * Flush, the numbers as in man/goldfs-architecture.7:
+ *   1. large writes of the clone's layer and of the layers below it that are in place but not
+ *      committed: the layer's data file is synced
+ *   2. a commit record says so
+ *   3. one sync of the journal serves all who wait
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+
+static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto)
+{
+	struct gf_op_commit *op;
+	struct opbuf buf;
+	int64_t room;
+	int r;
+
+	room = record_reserve(fs, sizeof(*op));
+	if (room < 0)
+		return room;
+	opbuf_init(&buf);
+	if (OPBUF_ADD(&buf, GF_OP_COMMIT, 0, op, 0)) {
+		op->layer = layer->id;
+		op->upto = upto;
+	}
+	r = record_commit(fs, &buf, NULL);
+	opbuf_release(&buf);
+	journal_unreserve(fs->journal, room);
+	return r;
+}
+
+static int flush_layer(struct fs *fs, struct layer *layer)
+{
+	uint64_t upto = layer_large_settled(layer);
+	int r;
+
+	if (upto <= atomic_load(&layer->committed_seq))
+		return 0;
+	/* A large write that failed left bytes that no commit record may vouch for. */
+	if (atomic_load(&layer->poison_seq))
+		return checkpoint_run(fs);
+	r = layer_sync_data(layer);
+	if (r) {
+		/* The pages are gone: what was acknowledged may not be what is there. */
+		atomic_store(&fs->failed, r);
+		return log_error(r, "cannot sync layer data; the store is read-only now, look at "
+				    "the disk below, then mount again");
+	}
+	r = add_commit(fs, layer, upto);
+	if (!r)
+		atomic_store(&layer->committed_seq, upto);
+	return r;
+}
+
+int flush_layers(struct fs *fs, struct layer *layer)
+{
+	int r = 0;
+
+	for (; layer && !r; layer = layer->parent)
+		r = flush_layer(fs, layer);
+	return r;
+}
+
+/* Keeps a layer, and so all below it, from being freed until hold_end(). tree held. */
+static void hold(struct layer *layer)
+{
+	atomic_fetch_add(&layer->users, 1);
+}
+
+static void hold_end(struct layer *layer)
+{
+	atomic_fetch_sub(&layer->users, 1);
+}
+
+void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg)
+{
+	struct layer *layer = NULL;
+	struct inode *inode;
+	bool golden = false;
+	int r = 0;
+
+	COUNT(fs, flushes, 1);
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	if (inode) {
+		golden = inode->kind == GF_KIND_GOLDEN;
+		layer = atomic_load(&inode->layer);
+		if (layer)
+			hold(layer);
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	if (!inode)
+		r = -ESTALE;
+	else if (!fs->options.read_only && !golden)
+		r = fs_writable(fs);
+	if (layer) {
+		if (!r && !fs->options.read_only)
+			r = flush_layers(fs, layer);
+		hold_end(layer);
+	}
+	if (r || fs->options.read_only || golden) {
+		done(arg, r);
+		return;
+	}
+	journal_sync_async(fs->journal, journal_last_seq(fs->journal), done, arg);
+}
+
+/* The layers with large writes that no commit record covers yet, each held. */
+static int collect_uncommitted(struct fs *fs, struct layer ***list, size_t *count)
+{
+	struct layer_entry *entry, *next;
+	int r = 0;
+
+	*count = 0;
+	pthread_rwlock_rdlock(&fs->tree);
+	*list = malloc((HASH_COUNT(fs->layers) + 1) * sizeof(**list));
+	if (!*list)
+		r = -ENOMEM;
+	HASH_ITER (hh, fs->layers, entry, next) {
+		struct layer *layer = entry->layer;
+
+		if (r || atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
+			continue;
+		hold(layer);
+		(*list)[(*count)++] = layer;
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return r;
+}
+
+int fs_sync(struct fs *fs)
+{
+	struct layer **list;
+	size_t count;
+	int r = fs_writable(fs);
+
+	if (r)
+		return r == -EROFS ? 0 : r;
+	r = collect_uncommitted(fs, &list, &count);
+	for (size_t i = 0; i < count; i++) {
+		if (!r)
+			r = flush_layer(fs, list[i]);
+		hold_end(list[i]);
+	}
+	free(list);
+	return r ? r : journal_sync(fs->journal, journal_last_seq(fs->journal));
+}

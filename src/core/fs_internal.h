@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of core share: the open file system, its inodes and golden images.
+ *
+ * Locks, in the order in which they are taken:
+ *   (reserve room in the journal: may wait for the destager, so nothing below may be held)
+ *   fs.tree      names, tables, layers' references. Shared for lookups, exclusive for changes
+ *   inode.io     a file's content as a whole: shared for writes, exclusive for truncate and freeze
+ *   layer.ranges blocks that are being changed
+ *   fs.gate      shared from appending a record until all its effects stand in memory; exclusive
+ *                for the checkpoint's picture, which so agrees with one point of the journal
+ *   inode.lock   attributes of one inode
+ *   layer.lock, then the locks inside the store
+ * Readers of content take none of the upper ones: they enter fs.readers, and whatever they may
+ * have found is not reused before they left.
+ */
+#ifndef GOLDFS_CORE_FS_INTERNAL_H
+#define GOLDFS_CORE_FS_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <uthash.h>
+
+#include "base/drain.h"
+#include "base/hash.h"
+#include "core/fs.h"
+#include "goldfs/format.h"
+#include "image/image.h"
+#include "image/pin.h"
+#include "store/catalog_file.h"
+#include "store/jindex.h"
+#include "store/journal.h"
+#include "store/layer.h"
+#include "store/ops.h"
+#include "store/superblock.h"
+
+struct xattr {
+	char *name;
+	uint8_t *value;
+	size_t len;
+	struct xattr *next;
+};
+
+/* The key of the table of names: the folder's number, then the name. */
+struct name_key {
+	uint64_t parent;
+	char name[GF_NAME_MAX + 1];
+};
+
+struct inode {
+	uint64_t ino;
+	enum gf_inode_kind kind;
+	uint64_t parent;       /* tree; 0: root, or no name */
+	struct name_key *key;  /* tree; NULL without a name; shortened allocation */
+	struct inode **children; /* tree; of a folder, sorted by ino */
+	size_t child_count;    /* tree */
+	size_t child_capacity; /* tree */
+	size_t folder_count;   /* tree; children that are folders, for st_nlink */
+	char *target;	       /* symbolic link, or a golden node's path; never changes */
+
+	atomic_long lookups; /* references of the kernel */
+	atomic_int opens;
+	atomic_int write_opens;
+
+	pthread_rwlock_t io;
+	_Atomic(struct layer *) layer; /* writable layer; changed with io held exclusively */
+	_Atomic uint64_t size;	       /* bytes; grows with io shared, shrinks with it exclusive */
+
+	pthread_mutex_t lock;
+	uint32_t mode; /* lock, as all below */
+	uint32_t uid;
+	uint32_t gid;
+	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
+	struct xattr *xattrs;
+	/* Of a golden node: which file it stood for when it was last looked up. */
+	uint64_t golden_dev, golden_node;
+	bool golden_stale; /* tree; another file has the path now */
+	int64_t golden_mtime_ns;
+	struct image *golden_image; /* lock; open while opens > 0 */
+
+	/* A copy by which this file grows (clone.c); changed with io held exclusively. */
+	_Atomic uint64_t copy_task; /* thread that makes it, 0: none */
+	uint64_t copy_from;	    /* inode it copies */
+	uint64_t copy_limit;	    /* that file's size when it was attached, bytes */
+	uint64_t copy_bound;	    /* the bound of the whole */
+
+	/* Blocks, from the last walk over shared layers (figures.c). fs.figures_lock. */
+	struct {
+		uint64_t frozen_unique;	   /* in frozen layers, seen by this file only */
+		uint64_t shared_clone;	   /* in frozen layers, seen by others too */
+		uint64_t golden;	   /* of the image, in regions that some layer touches */
+		uint64_t golden_untouched; /* what those regions would show without layers */
+		int tail;		   /* class of a partial last block */
+	} fig;
+
+	UT_hash_handle by_ino;
+	UT_hash_handle by_name;
+	UT_hash_handle by_path; /* golden nodes */
+};
+
+/* A golden image that layers stand on. `image` is what they read; it lives as long as this. */
+struct golden {
+	struct image image; /* first: layers hold a pointer to it */
+	struct fs *fs;
+	uint64_t id;
+	char *path;
+	uint64_t dev, node; /* of the file in IMAGES when it was pinned */
+	_Atomic uint32_t pin; /* enum gf_pin_kind */
+	struct pin_print print;
+	uint64_t refs; /* tree; layers that stand on it */
+	pthread_rwlock_t lock;
+	struct image *backing; /* lock; opened when first read */
+	atomic_int failed;     /* why it is not served, 0; set under lock */
+	pthread_mutex_t sums_lock;
+	uint64_t *data_sums;   /* sums_lock; blocks of data before each region */
+	uint64_t data_regions; /* sums_lock */
+	bool worked;	       /* golden thread; looked at already */
+	UT_hash_handle hh;
+};
+
+struct layer_entry {
+	struct layer *layer;
+	uint64_t id;
+	UT_hash_handle hh;
+};
+
+/* Something whose files go once the record that dropped it is durable. */
+struct dead {
+	struct layer *layer; /* or NULL */
+	struct golden *golden;
+	struct dead *next;
+};
+
+/* Where the blocks of large writes are verified during recovery. */
+struct commit_point {
+	uint64_t layer;
+	uint64_t upto;
+	UT_hash_handle hh;
+};
+
+struct fs {
+	struct io *io;
+	struct fs_options options;
+	struct superblock super;
+	struct journal *journal;
+	struct jindex *jindex;
+	struct layer_env env;
+	struct drain readers;
+	uint64_t reserve_bytes;
+
+	pthread_rwlock_t tree;
+	struct inode *inodes;	   /* tree, by_ino */
+	struct inode *names;	   /* tree, by_name */
+	struct inode *golden_nodes; /* tree, by_path */
+	struct layer_entry *layers; /* tree */
+	struct golden *goldens;	   /* tree */
+	struct dead *dead;	   /* tree */
+	struct inode *root;
+	uint64_t next_ino, next_layer, next_golden; /* tree */
+	struct pin_guard *guard;
+
+	pthread_rwlock_t gate;
+	uint64_t generation;   /* of the catalog; checkpoint only */
+	uint64_t epoch;
+	struct journal_mark tail; /* of the last checkpoint; checkpoint only */
+
+	/* Background work. */
+	pthread_mutex_t work_lock;
+	pthread_cond_t work;	  /* something to do */
+	pthread_cond_t work_done; /* a round ended */
+	pthread_mutex_t checkpoint_lock; /* one checkpoint at a time */
+	pthread_t worker;
+	bool worker_runs;
+	bool stopping;	     /* work_lock */
+	bool wanted;	     /* work_lock */
+	bool reclaim_wanted; /* work_lock; the last process did not end cleanly */
+	atomic_bool changed; /* records were appended since the last checkpoint began */
+	atomic_int failed;   /* errno that made the store read-only, 0 */
+	_Atomic uint64_t large_pending; /* bytes of large writes since the last sync of all */
+
+	pthread_mutex_t pin_lock; /* before tree: one pin is made at a time */
+	/* The thread that copies images and computes their sums. */
+	pthread_t golden_thread;
+	bool golden_runs;
+	pthread_mutex_t golden_lock;
+	pthread_cond_t golden_work;
+	bool golden_wanted; /* golden_lock */
+	atomic_bool golden_stopping;
+
+	/* Free space below, looked up at most every so often. */
+	_Atomic uint64_t space_free;
+	_Atomic int64_t space_time_ns;
+
+	/* Figures of frozen layers are computed when wanted and kept until something changes. */
+	pthread_mutex_t figures_lock;
+	bool figures_valid;	  /* figures_lock, as the next three */
+	uint64_t figures_count;	  /* change_count they belong to */
+	int64_t figures_time_ns;
+	int64_t figures_cost_ns;
+	_Atomic uint64_t change_count;
+
+	struct {
+#define X(name, help) _Atomic uint64_t name;
+		FS_COUNTERS(X)
+#undef X
+	} counters;
+};
+
+#define COUNT(fs, name, n) atomic_fetch_add_explicit(&(fs)->counters.name, (n), memory_order_relaxed)
+
+/* ---- tree.c: tables in memory ---- */
+
+struct inode *tree_find(struct fs *fs, uint64_t ino);
+struct inode *tree_find_name(struct fs *fs, uint64_t parent, const char *name, size_t len);
+struct layer *tree_find_layer(struct fs *fs, uint64_t id);
+struct golden *tree_find_golden(struct fs *fs, uint64_t id);
+/* Not yet linked to a name. */
+struct inode *tree_new_inode(struct fs *fs, uint64_t ino, enum gf_inode_kind kind, uint32_t mode);
+int tree_link(struct fs *fs, struct inode *inode, uint64_t parent, const char *name, size_t len);
+void tree_unlink(struct fs *fs, struct inode *inode);
+/* Out of the tables, and its layer given up. */
+void tree_drop_inode(struct fs *fs, struct inode *inode);
+int tree_add_layer(struct fs *fs, uint64_t id, uint64_t parent, uint64_t golden, uint64_t bound);
+void tree_layer_get(struct layer *layer);
+/* One reference less; without any the layer dies, and what it stands on loses one. */
+void tree_layer_put(struct fs *fs, struct layer *layer);
+int tree_add_golden(struct fs *fs, const struct gf_op_golden *op);
+void tree_free(struct fs *fs);
+static inline bool inode_is_file(const struct inode *inode)
+{
+	return S_ISREG(inode->mode) && inode->kind != GF_KIND_GOLDEN;
+}
+
+/* ---- apply.c: what ops do ---- */
+
+struct apply {
+	uint64_t seq;
+	uint64_t ops_pos;  /* ring position of the record's first op byte */
+	bool meta;	   /* catalog effects */
+	bool blocks;	   /* block effects */
+	bool loading;	   /* from a catalog file: parents are linked afterwards */
+	bool replaying;    /* recovery: large writes are verified */
+	const struct commit_point *commits;
+};
+
+/* Applies one record's ops. 0 or -errno; -EUCLEAN: they contradict what is there. */
+int apply_ops(struct fs *fs, const void *ops, size_t len, const struct apply *how);
+int apply_finish_loading(struct fs *fs);
+/* The whole catalog as ops. The caller keeps it from changing. */
+int catalog_serialize(struct fs *fs, struct opbuf *buf);
+
+/* ---- record.c: appending what was decided ---- */
+
+/* Appends buf as one record and applies it. The caller holds what the ops need, and a reservation
+ * of at least buf->len. *seq may be NULL. */
+int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq);
+/* Room for about len bytes of ops; refuses when the store is read-only. >= 0: token. */
+int64_t record_reserve(struct fs *fs, size_t len);
+/* After a write of new data of len bytes: does the file system below have room? 0 or -ENOSPC. */
+int space_check(struct fs *fs, uint64_t len);
+int64_t now_ns(void);
+/* 0, or -EROFS/-EIO when nothing may be written. */
+int fs_writable(struct fs *fs);
+
+/* ---- names ---- */
+void inode_attr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
+/* Whether name can be made in parent; -EEXIST when it is there. tree held. */
+int names_can_make(struct fs *fs, uint64_t parent, const char *name);
+int names_add_folder_times(struct fs *fs, struct opbuf *buf, uint64_t parent, int64_t time_ns);
+bool name_is_reserved(uint64_t parent, const char *name);
+int name_check(const char *name);
+/* Ops that make an inode of a new file. */
+int op_add_inode(struct opbuf *buf, const struct fs_attr *attr, uint64_t parent, uint64_t layer,
+	const char *name, const char *target, enum gf_inode_kind kind);
+
+/* ---- golden.c ---- */
+int golden_lookup(struct fs *fs, struct inode *dir, const char *name, struct fs_attr *attr);
+int golden_list(struct fs *fs, struct inode *dir, uint64_t cookie,
+	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
+	void *arg);
+int golden_getattr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
+int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache);
+void golden_close(struct fs *fs, struct inode *inode);
+ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off);
+int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence);
+uint64_t golden_parent(struct fs *fs, struct inode *inode);
+
+/* ---- pins.c ---- */
+
+/* What a clone of a golden image stands on. */
+struct pinned {
+	uint64_t id;
+	uint64_t size;
+	uint32_t mode;
+	bool fresh; /* pinned just now: golden_pinned() must follow */
+	struct image *backing;
+};
+/*
+ * Finds the pin of a golden node's bytes, or makes one, whose op is added to buf. tree is
+ * not held, fs.pin_lock is. -EMEDIUMTYPE: not raw, and not opaque. -EBUSY: somebody writes to it.
+ */
+int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *buf,
+	struct pinned *pinned);
+/* After the record, with tree held exclusively: keeps or undoes a fresh pin. */
+void golden_pinned(struct fs *fs, struct pinned *pinned, int result);
+void golden_want_work(struct fs *fs);
+int golden_init(struct golden *golden);
+void golden_release(struct golden *golden);
+int golden_start(struct fs *fs);
+void golden_stop(struct fs *fs);
+
+/* ---- volume.c ---- */
+/* Reads whole blocks of the merged view; below: of what is under the layer. */
+int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t block,
+	uint64_t count, bool below);
+/* The inode when it is a file with content, else NULL and *error. */
+struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
+int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
+
+/* ---- checkpoint.c ---- */
+int checkpoint_run(struct fs *fs);
+int checkpoint_start(struct fs *fs);
+void checkpoint_stop(struct fs *fs);
+void checkpoint_want(struct fs *fs);
+void checkpoint_pressure(void *fs);
+
+/* ---- figures.c ---- */
+uint64_t figures_blocks(struct fs *fs, struct inode *inode);
+
+/* ---- flush.c ---- */
+/* Makes large writes of the layer and those below it durable and committed. */
+int flush_layers(struct fs *fs, struct layer *layer);
+
+#endif

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The golden tree as the mount shows it: every image below IMAGES, live.
+ *
+ * Something below IMAGES gets a number when it is first looked up, kept in the catalog by its path,
+ * so that node ids stay the same over restarts. When another file takes the path (an image replaced
+ * by mv) it gets a number of its own: what the kernel has cached of the old one is never mixed with
+ * it. Attributes are always the file's own. Nothing here is ever opened for writing.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "image/folder.h"
+
+static int64_t timespec_ns(struct timespec ts)
+{
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static void stat_to_attr(const struct stat *st, uint64_t ino, struct fs_attr *attr)
+{
+	*attr = (struct fs_attr){
+		.ino = ino,
+		.mode = st->st_mode,
+		.nlink = S_ISDIR(st->st_mode) ? st->st_nlink : 1,
+		.uid = st->st_uid,
+		.gid = st->st_gid,
+		.size = S_ISDIR(st->st_mode) ? 0 : st->st_size,
+		.blocks = st->st_blocks,
+		.atime_ns = timespec_ns(st->st_atim),
+		.mtime_ns = timespec_ns(st->st_mtim),
+		.ctime_ns = timespec_ns(st->st_ctim),
+		.btime_ns = timespec_ns(st->st_mtim),
+	};
+}
+
+static bool is_same_file(const struct inode *inode, const struct stat *st)
+{
+	return inode->golden_dev == st->st_dev && inode->golden_node == st->st_ino &&
+	       (inode->mode & S_IFMT) == (st->st_mode & S_IFMT);
+}
+
+/* ---- numbers ---- */
+
+static struct inode *find_node(struct fs *fs, const char *path)
+{
+	struct inode *inode;
+
+	HASH_FIND(by_path, fs->golden_nodes, path, strlen(path), inode);
+	return inode;
+}
+
+/* A new number for path; what had the path before keeps its own until it is forgotten. */
+static int make_node_locked(struct fs *fs, const char *path, const struct stat *st,
+	struct inode **inode)
+{
+	struct fs_attr attr;
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	stat_to_attr(st, fs->next_ino, &attr);
+	attr.size = st->st_ino;
+	r = op_add_inode(&buf, &attr, 0, st->st_dev, "", path, GF_KIND_GOLDEN);
+	if (!r && fs->options.read_only) {
+		struct apply how = {.meta = true};
+
+		r = apply_ops(fs, buf.bytes, buf.len, &how);
+	} else if (!r) {
+		r = record_commit(fs, &buf, NULL);
+	}
+	opbuf_release(&buf);
+	*inode = r ? NULL : tree_find(fs, attr.ino);
+	return r;
+}
+
+/* The node for path, which is the file st describes. Counts a reference. */
+static int node_for(struct fs *fs, const char *path, const struct stat *st, struct inode **inode)
+{
+	int64_t room = 0;
+	int r = 0;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	*inode = find_node(fs, path);
+	if (*inode && is_same_file(*inode, st))
+		atomic_fetch_add(&(*inode)->lookups, 1);
+	else
+		*inode = NULL;
+	pthread_rwlock_unlock(&fs->tree);
+	if (*inode)
+		return 0;
+	if (!fs->options.read_only)
+		room = journal_reserve(fs->journal, sizeof(struct gf_op_inode) + GF_PATH_MAX);
+	if (room < 0)
+		return room;
+	pthread_rwlock_wrlock(&fs->tree);
+	*inode = find_node(fs, path);
+	if (!*inode || !is_same_file(*inode, st))
+		r = make_node_locked(fs, path, st, inode);
+	if (!r)
+		atomic_fetch_add(&(*inode)->lookups, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	if (room)
+		journal_unreserve(fs->journal, room);
+	return r;
+}
+
+/* ---- tests without a folder: images are called by their numbers ---- */
+
+static int test_lookup(struct fs *fs, const char *name, struct fs_attr *attr)
+{
+	uint64_t id = strtoull(name, NULL, 10);
+	struct image *img = id ? fs->options.golden_test(fs->options.golden_test_arg, id) : NULL;
+	struct stat st = {.st_mode = S_IFREG | 0644, .st_ino = id, .st_dev = 1};
+	struct inode *inode;
+	int r;
+
+	if (!img)
+		return -ENOENT;
+	st.st_size = img->size;
+	st.st_blocks = img->size / 512;
+	r = node_for(fs, name, &st, &inode);
+	if (!r)
+		stat_to_attr(&st, inode->ino, attr);
+	return r;
+}
+
+/* ---- the tree ---- */
+
+int golden_lookup(struct fs *fs, struct inode *dir, const char *name, struct fs_attr *attr)
+{
+	CLEANUP_FREE char *path = NULL;
+	struct inode *inode;
+	struct stat st;
+	int r;
+
+	if (fs->options.golden_test)
+		return test_lookup(fs, name, attr);
+	if (!fs->options.images)
+		return -ENOENT;
+	if (asprintf(&path, "%s%s%s", dir ? dir->target : "", dir ? "/" : "", name) < 0)
+		return -ENOMEM;
+	if (strlen(path) > GF_PATH_MAX)
+		return -ENAMETOOLONG;
+	r = folder_stat(fs->options.images, path, &st);
+	if (r)
+		return r;
+	r = node_for(fs, path, &st, &inode);
+	if (!r)
+		stat_to_attr(&st, inode->ino, attr);
+	return r;
+}
+
+/* Attributes of a file that is open although its name is gone. */
+static int open_attr(struct inode *inode, struct fs_attr *attr)
+{
+	struct stat st;
+
+	MUTEX_GUARD(&inode->lock);
+	if (!inode->golden_image || fstat(image_raw_fd(inode->golden_image), &st))
+		return -ESTALE;
+	stat_to_attr(&st, inode->ino, attr);
+	return 0;
+}
+
+int golden_getattr(struct fs *fs, struct inode *inode, struct fs_attr *attr)
+{
+	struct stat st = {.st_mode = S_IFDIR | 0755, .st_nlink = 2};
+	int r = 0;
+
+	if (inode && fs->options.golden_test) {
+		r = test_lookup(fs, inode->target, attr);
+		fs_forget(fs, inode->ino, 1);
+		return r;
+	}
+	if (!fs->options.golden_test && !fs->options.images)
+		return -ENOENT;
+	if (fs->options.images)
+		r = folder_stat(fs->options.images, inode ? inode->target : "", &st);
+	if (inode && (r == -ENOENT || (!r && !is_same_file(inode, &st))))
+		return open_attr(inode, attr);
+	if (!r)
+		stat_to_attr(&st, inode ? inode->ino : FS_INO_GOLDEN, attr);
+	/* As in any folder, but nobody may write below here. */
+	return r;
+}
+
+struct golden_listing {
+	struct fs *fs;
+	struct inode *dir;
+	uint64_t skip; /* entries before the cookie */
+	uint64_t index;
+	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next);
+	void *arg;
+};
+
+static int list_entry(void *arg, const char *name, const struct stat *st)
+{
+	struct golden_listing *l = arg;
+	CLEANUP_FREE char *path = NULL;
+	struct inode *inode;
+	struct fs_attr attr;
+	int r;
+
+	if (l->index++ < l->skip)
+		return 0;
+	if (asprintf(&path, "%s%s%s", l->dir ? l->dir->target : "", l->dir ? "/" : "", name) < 0)
+		return -ENOMEM;
+	r = node_for(l->fs, path, st, &inode);
+	if (r)
+		return r;
+	stat_to_attr(st, inode->ino, &attr);
+	fs_forget(l->fs, inode->ino, 1);
+	return l->cb(l->arg, name, &attr, l->index);
+}
+
+int golden_list(struct fs *fs, struct inode *dir, uint64_t cookie,
+	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
+	void *arg)
+{
+	struct golden_listing l = {.fs = fs, .dir = dir, .skip = cookie, .cb = cb, .arg = arg};
+
+	if (!fs->options.images)
+		return 0;
+	if (dir && !S_ISDIR(dir->mode))
+		return -ENOTDIR;
+	return folder_list(fs->options.images, dir ? dir->target : "", list_entry, &l);
+}
+
+uint64_t golden_parent(struct fs *fs, struct inode *inode)
+{
+	const char *slash = strrchr(inode->target, '/');
+	CLEANUP_FREE char *path = NULL;
+	struct inode *dir;
+
+	if (!slash)
+		return FS_INO_GOLDEN;
+	path = strndup(inode->target, slash - inode->target);
+	dir = path ? find_node(fs, path) : NULL;
+	return dir ? dir->ino : FS_INO_GOLDEN;
+}
+
+/* ---- content ---- */
+
+/* Opens the image for reading when that was not done yet. inode.lock held. */
+static int open_image_locked(struct fs *fs, struct inode *inode)
+{
+	CLEANUP_CLOSE int fd = -1;
+	struct stat st;
+	int r;
+
+	if (inode->golden_image)
+		return 0;
+	if (!S_ISREG(inode->mode))
+		return -EISDIR;
+	fd = folder_open_file(fs->options.images, inode->target);
+	if (fd < 0)
+		return fd == -ENOENT ? -ESTALE : fd;
+	if (fstat(fd, &st))
+		return -errno;
+	if (!is_same_file(inode, &st))
+		return -ESTALE;
+	r = image_raw_new(&inode->golden_image, fd);
+	if (!r)
+		fd = -1;
+	return r;
+}
+
+int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache)
+{
+	struct stat st;
+	int r;
+
+	if (fs->options.golden_test)
+		return 0;
+	MUTEX_GUARD(&inode->lock);
+	r = open_image_locked(fs, inode);
+	if (r)
+		return r;
+	if (fstat(image_raw_fd(inode->golden_image), &st))
+		return -errno;
+	*keep_cache = inode->golden_mtime_ns == timespec_ns(st.st_mtim);
+	inode->golden_mtime_ns = timespec_ns(st.st_mtim);
+	atomic_fetch_add(&inode->opens, 1);
+	return 0;
+}
+
+void golden_close(struct fs *fs, struct inode *inode)
+{
+	struct image *img = NULL;
+
+	if (fs->options.golden_test)
+		return;
+	pthread_rwlock_wrlock(&inode->io); /* nobody is reading from it */
+	pthread_mutex_lock(&inode->lock);
+	if (atomic_fetch_sub(&inode->opens, 1) == 1)
+		img = steal_pointer(&inode->golden_image);
+	pthread_mutex_unlock(&inode->lock);
+	pthread_rwlock_unlock(&inode->io);
+	image_free(img);
+}
+
+/* The open image and its size now. inode.io held shared. */
+static int usable_image(struct fs *fs, struct inode *inode, struct image **img, uint64_t *size)
+{
+	struct stat st;
+	int r;
+
+	if (fs->options.golden_test) {
+		*img = fs->options.golden_test(
+			fs->options.golden_test_arg, strtoull(inode->target, NULL, 10));
+		*size = *img ? (*img)->size : 0;
+		return *img ? 0 : -ENOENT;
+	}
+	MUTEX_GUARD(&inode->lock);
+	r = open_image_locked(fs, inode);
+	if (r)
+		return r;
+	if (fstat(image_raw_fd(inode->golden_image), &st))
+		return -errno;
+	*img = inode->golden_image;
+	*size = st.st_size;
+	return 0;
+}
+
+ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off)
+{
+	struct image *img;
+	uint64_t size;
+	ssize_t r;
+
+	pthread_rwlock_rdlock(&inode->io);
+	r = usable_image(fs, inode, &img, &size);
+	if (!r && off < size) {
+		len = min_u64(len, size - off);
+		r = img->ops->read(img, buf, len, off);
+		if (!r)
+			r = len;
+	}
+	pthread_rwlock_unlock(&inode->io);
+	if (r > 0)
+		COUNT(fs, read_bytes, r);
+	return r;
+}
+
+int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence)
+{
+	uint64_t size, start, end;
+	struct image *img;
+	int64_t r;
+
+	pthread_rwlock_rdlock(&inode->io);
+	r = usable_image(fs, inode, &img, &size);
+	if (!r && off >= size)
+		r = -ENXIO;
+	if (!r) {
+		r = img->ops->next_data(img, off, &start, &end);
+		if (r == -ENXIO && whence == SEEK_HOLE)
+			r = off;
+		else if (!r)
+			r = whence == SEEK_DATA ? max_u64(start, off) :
+				start > off ? off : min_u64(end, size);
+	}
+	pthread_rwlock_unlock(&inode->io);
+	return r;
+}

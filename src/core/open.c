@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Opening a store: making a new one, recovering an old one; and closing.
+ *
+ * Recovery: the newest whole catalog is loaded; the journal is walked from its tail twice, first
+ * for the commit records, then to apply every record in order (apply.c says how). A record of a
+ * new epoch is appended and synced before anything is served, so that where the chain ended this
+ * time is where it ends for good. Nothing is destaged here: the index of journaled blocks serves
+ * reads at once, the background does the rest. Recovering twice, or again after a crash during
+ * recovery, reads the same records and comes to the same state.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+
+#define MIN_JOURNAL (64 * KIB)
+
+static const char *const folders[] = {"layer", "golden", "journal", "pool", "index"};
+
+/* ---- a new store ---- */
+
+static uint64_t default_journal_size(struct fs *fs)
+{
+	struct io_space space;
+
+	if (fs->io->ops->space(fs->io, &space))
+		return 16 * MIB;
+	return min_u64(max_u64(space.total / 16, 16 * MIB), 256 * MIB);
+}
+
+static int root_ops(struct fs *fs, struct opbuf *buf)
+{
+	struct fs_attr attr = {
+		.ino = FS_INO_ROOT,
+		.mode = S_IFDIR | 0755,
+		.uid = geteuid(),
+		.gid = getegid(),
+	};
+
+	attr.atime_ns = attr.mtime_ns = attr.ctime_ns = attr.btime_ns = now_ns();
+	return op_add_inode(buf, &attr, 0, 0, "", "", GF_KIND_USER);
+}
+
+static int write_first_catalogs(struct fs *fs)
+{
+	struct catalog_head head = {
+		.tail = {.seq = 1},
+		.next_ino = FS_INO_FIRST,
+		.next_layer = 1,
+		.next_golden = 1,
+	};
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	memcpy(head.uuid, fs->super.uuid, sizeof(head.uuid));
+	r = root_ops(fs, &buf);
+	for (head.generation = 1; head.generation <= 2 && !r; head.generation++)
+		r = catalog_file_write(fs->io, &head, buf.bytes, buf.len);
+	opbuf_release(&buf);
+	return r;
+}
+
+static int note_entry(void *arg, const char *name)
+{
+	bool *found = arg;
+
+	/* What an interrupted creation or the daemon itself leaves is no reason to refuse. */
+	if (strcmp(name, "lock") && strcmp(name, "log") && strcmp(name, "superblock.new") &&
+		strncmp(name, "catalog.", 8) && strncmp(name, "log.", 4)) {
+		for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
+			if (!strcmp(name, folders[i]))
+				return 0;
+		*found = true;
+	}
+	return 0;
+}
+
+static int note_any(void *arg, const char *name)
+{
+	*(bool *)arg = true;
+	return 0;
+}
+
+/* A folder with layers but no superblock is a damaged store, one with strange files none at all. */
+static int check_is_new(struct fs *fs)
+{
+	bool strange = false, layers = false;
+	int r = fs->io->ops->list(fs->io, ".", note_entry, &strange);
+
+	if (r)
+		return log_error(r, "cannot list the store's folder");
+	fs->io->ops->list(fs->io, "layer", note_any, &layers);
+	if (layers)
+		return log_error(-EUCLEAN, "the store has layers but no superblock; restore "
+					   "\"superblock\" from a backup of the store");
+	if (strange)
+		return log_error(-ENOTEMPTY, "the folder for the store is not empty and holds no "
+					     "store; name an empty one with -o store=DIR");
+	return 0;
+}
+
+static int make_store(struct fs *fs)
+{
+	uint64_t size = fs->options.journal_size;
+	int r = check_is_new(fs);
+
+	if (r)
+		return r;
+	size = max_u64(round_up(size ? size : default_journal_size(fs), 4096), MIN_JOURNAL);
+	r = superblock_generate(&fs->super, size);
+	for (size_t i = 0; i < ARRAY_SIZE(folders) && !r; i++)
+		r = fs->io->ops->mkdir(fs->io, folders[i]);
+	if (!r)
+		r = journal_create(fs->io, size);
+	if (!r)
+		r = write_first_catalogs(fs);
+	if (!r)
+		r = fs->io->ops->syncdir(fs->io, ".");
+	if (!r)
+		r = superblock_write(fs->io, &fs->super);
+	return r ? log_error(r, "cannot make a store") : 0;
+}
+
+/* ---- recovery ---- */
+
+struct recovery {
+	struct fs *fs;
+	struct commit_point *commits;
+	uint64_t meta_seq;
+	uint64_t records;
+};
+
+static int note_commit(struct recovery *rec, const struct gf_op_commit *op)
+{
+	struct commit_point *point;
+	uint64_t layer = op->layer;
+
+	HASH_FIND(hh, rec->commits, &layer, sizeof(layer), point);
+	if (!point) {
+		point = calloc(1, sizeof(*point));
+		if (!point)
+			return -ENOMEM;
+		point->layer = layer;
+		HASH_ADD(hh, rec->commits, layer, sizeof(point->layer), point);
+	}
+	point->upto = max_u64(point->upto, op->upto);
+	return 0;
+}
+
+static int find_commits(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len)
+{
+	struct recovery *rec = arg;
+	const struct gf_disk_op *op;
+	size_t pos = 0;
+	int r;
+
+	rec->records++;
+	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
+		if (op->type == GF_OP_COMMIT)
+			r = note_commit(rec, (const void *)op);
+		if (r)
+			return r;
+	}
+	return r ? log_error(r, "record %" PRIu64 " of the journal is malformed", seq) : 0;
+}
+
+static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len)
+{
+	struct recovery *rec = arg;
+	struct apply how = {
+		.seq = seq,
+		.ops_pos = ops_pos,
+		.meta = seq > rec->meta_seq,
+		.blocks = true,
+		.replaying = true,
+		.commits = rec->commits,
+	};
+
+	return apply_ops(rec->fs, ops, len, &how);
+}
+
+static int replay_journal(struct fs *fs, const struct catalog_head *head, bool fallback)
+{
+	struct recovery rec = {.fs = fs, .meta_seq = head->meta_seq};
+	struct commit_point *point, *next;
+	uint64_t epoch = 0;
+	int r;
+
+	r = journal_scan(fs->journal, head->tail, find_commits, &rec, &epoch);
+	/* A torn catalog is one that a crash interrupted, and so were its records: without any
+	 * the copy at hand is older than what the ring still covers. */
+	if (!r && fallback && rec.records == 0 && head->generation > 2)
+		r = log_error(-EUCLEAN, "the newer copy of the catalog is damaged and the journal "
+					"no longer covers the older one");
+	if (!r)
+		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
+	HASH_ITER (hh, rec.commits, point, next) {
+		HASH_DELETE(hh, rec.commits, point);
+		free(point);
+	}
+	fs->epoch = max_u64(head->epoch, epoch);
+	if (!r && rec.records > 1)
+		fs->reclaim_wanted = true;
+	return r;
+}
+
+static int load_catalog(struct fs *fs, struct catalog_head *head, bool *fallback)
+{
+	struct apply how = {.meta = true, .loading = true};
+	CLEANUP_FREE void *ops = NULL;
+	size_t len;
+	int r;
+
+	r = catalog_file_read(fs->io, head, &ops, &len, fallback);
+	if (r)
+		return r;
+	if (memcmp(head->uuid, fs->super.uuid, sizeof(head->uuid)) != 0)
+		return log_error(-EUCLEAN, "the catalog belongs to another store");
+	fs->generation = head->generation;
+	fs->tail = head->tail;
+	fs->next_ino = max_u64(head->next_ino, FS_INO_FIRST);
+	fs->next_layer = max_u64(head->next_layer, 1);
+	fs->next_golden = max_u64(head->next_golden, 1);
+	r = apply_ops(fs, ops, len, &how);
+	return r ? r : apply_finish_loading(fs);
+}
+
+static int read_boot_id(uint8_t id[16])
+{
+	char text[64] = "";
+	size_t n = 0;
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+	memset(id, 0, 16);
+	if (!f)
+		return -errno;
+	if (!fgets(text, sizeof(text), f))
+		text[0] = '\0';
+	fclose(f);
+	for (const char *p = text; *p && n < 32; p++) {
+		const char *hex = "0123456789abcdef";
+		const char *digit = strchr(hex, *p);
+
+		if (*p == '-' || !digit)
+			continue;
+		id[n / 2] |= (digit - hex) << (n % 2 ? 0 : 4);
+		n++;
+	}
+	return 0;
+}
+
+static int start_epoch(struct fs *fs)
+{
+	struct gf_op_epoch *op;
+	struct opbuf buf;
+	uint64_t seq = 0;
+	int64_t room;
+	int r;
+
+	fs->epoch++;
+	journal_set_epoch(fs->journal, fs->epoch);
+	room = record_reserve(fs, sizeof(*op));
+	if (room < 0)
+		return room;
+	opbuf_init(&buf);
+	if (OPBUF_ADD(&buf, GF_OP_EPOCH, 0, op, 0)) {
+		op->epoch = fs->epoch;
+		op->time_ns = now_ns();
+		read_boot_id(op->boot_id);
+	}
+	r = record_commit(fs, &buf, &seq);
+	opbuf_release(&buf);
+	journal_unreserve(fs->journal, room);
+	return r ? r : journal_sync(fs->journal, seq);
+}
+
+/* Files that lost their names while open, and whose process is gone with the references. */
+static int drop_orphans(struct fs *fs)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		struct gf_op_ino *op;
+		struct opbuf buf;
+		int64_t room;
+		int r;
+
+		if (inode->key || inode == fs->root || inode->kind == GF_KIND_GOLDEN)
+			continue;
+		room = record_reserve(fs, sizeof(*op));
+		if (room < 0)
+			return room;
+		opbuf_init(&buf);
+		if (OPBUF_ADD(&buf, GF_OP_DROP, 0, op, 0)) {
+			op->ino = inode->ino;
+			op->time_ns = now_ns();
+		}
+		r = record_commit(fs, &buf, NULL);
+		opbuf_release(&buf);
+		journal_unreserve(fs->journal, room);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int remove_orphan_file(void *arg, const char *name)
+{
+	struct fs *fs = arg;
+	char path[300];
+	uint64_t id;
+	char *end;
+
+	id = strtoull(name, &end, 10);
+	if (end == name || *end != '.' || id == 0 || id >= fs->next_layer)
+		return 0;
+	for (const struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer && d->layer->id == id)
+			return 0; /* goes at the next checkpoint, when that is durable */
+	if (tree_find_layer(fs, id))
+		return 0;
+	snprintf(path, sizeof(path), "layer/%s", name);
+	fs->io->ops->unlink(fs->io, path);
+	return 0;
+}
+
+static int recover(struct fs *fs)
+{
+	struct catalog_head head;
+	bool fallback;
+	int r;
+
+	r = load_catalog(fs, &head, &fallback);
+	if (!r)
+		r = journal_open(&fs->journal, fs->io, fs->super.journal_size,
+			fs->options.read_only);
+	if (!r)
+		r = replay_journal(fs, &head, fallback);
+	if (!r && !fs->root)
+		r = -EUCLEAN;
+	if (r || fs->options.read_only)
+		return r;
+	r = start_epoch(fs);
+	if (!r)
+		r = drop_orphans(fs);
+	if (!r && fs->reclaim_wanted)
+		fs->io->ops->list(fs->io, "layer", remove_orphan_file, fs);
+	return r;
+}
+
+/* ---- opening and closing ---- */
+
+static void init_locks(struct fs *fs)
+{
+	pthread_rwlockattr_t attr;
+
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&fs->gate, &attr);
+	pthread_rwlock_init(&fs->tree, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	pthread_mutex_init(&fs->work_lock, NULL);
+	pthread_mutex_init(&fs->checkpoint_lock, NULL);
+	pthread_mutex_init(&fs->figures_lock, NULL);
+	pthread_mutex_init(&fs->pin_lock, NULL);
+	pthread_mutex_init(&fs->golden_lock, NULL);
+	pthread_cond_init(&fs->golden_work, NULL);
+	pthread_cond_init(&fs->work, NULL);
+	pthread_cond_init(&fs->work_done, NULL);
+	drain_init(&fs->readers);
+}
+
+static void set_reserve(struct fs *fs)
+{
+	struct io_space space = {0};
+
+	fs->io->ops->space(fs->io, &space);
+	fs->reserve_bytes = fs->options.reserve ? fs->options.reserve :
+		max_u64(32 * MIB, space.total / 100);
+	/* A small file system below (tests, trial runs) must not be all reserve. */
+	if (!fs->options.reserve)
+		fs->reserve_bytes = min_u64(fs->reserve_bytes, space.total / 10);
+}
+
+static void destroy(struct fs *fs)
+{
+	golden_stop(fs);
+	tree_free(fs);
+	journal_close(fs->journal);
+	jindex_free(fs->jindex);
+	drain_release(&fs->readers);
+	pthread_cond_destroy(&fs->golden_work);
+	pthread_mutex_destroy(&fs->golden_lock);
+	pthread_mutex_destroy(&fs->pin_lock);
+	pthread_cond_destroy(&fs->work_done);
+	pthread_cond_destroy(&fs->work);
+	pthread_mutex_destroy(&fs->figures_lock);
+	pthread_mutex_destroy(&fs->checkpoint_lock);
+	pthread_mutex_destroy(&fs->work_lock);
+	pthread_rwlock_destroy(&fs->tree);
+	pthread_rwlock_destroy(&fs->gate);
+	free(fs);
+}
+
+static int read_or_make_super(struct fs *fs)
+{
+	int r = superblock_read(fs->io, &fs->super);
+
+	if (r != -ENOENT)
+		return r;
+	if (fs->options.read_only)
+		return log_error(-ENOENT, "there is no store yet; mount once without -o ro to make it");
+	return make_store(fs);
+}
+
+int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
+{
+	struct fs *fs = calloc(1, sizeof(*fs));
+	int r;
+
+	if (!fs)
+		return -ENOMEM;
+	fs->io = io;
+	fs->options = *options;
+	init_locks(fs);
+	r = jindex_new(&fs->jindex);
+	fs->env = (struct layer_env){
+		.io = io, .jindex = fs->jindex, .secret = fs->super.secret};
+	if (!r)
+		r = read_or_make_super(fs);
+	if (!r)
+		r = recover(fs);
+	if (!r) {
+		set_reserve(fs);
+		journal_set_pressure(fs->journal, checkpoint_pressure, fs);
+		r = golden_start(fs);
+	}
+	if (!r)
+		r = checkpoint_start(fs);
+	if (r) {
+		destroy(fs);
+		return r;
+	}
+	if (fs->reclaim_wanted && fs->worker_runs)
+		checkpoint_want(fs);
+	*out = fs;
+	return 0;
+}
+
+int fs_close(struct fs *fs)
+{
+	int r = 0;
+
+	checkpoint_stop(fs);
+	/* A second round punches and removes what the first made durable. */
+	if (!fs->options.read_only) {
+		r = checkpoint_run(fs);
+		if (!r && fs->dead)
+			r = checkpoint_run(fs);
+	}
+	destroy(fs);
+	return r;
+}
+
+void fs_abandon(struct fs *fs)
+{
+	checkpoint_stop(fs);
+	destroy(fs);
+}
+
+void fs_uuid(struct fs *fs, uint8_t uuid[16])
+{
+	memcpy(uuid, fs->super.uuid, 16);
+}
+
+void fs_counters(struct fs *fs, struct fs_counters *counters)
+{
+	struct journal_counts journal;
+
+#define X(name, help) counters->name = atomic_load(&fs->counters.name);
+	FS_COUNTERS(X)
+#undef X
+	journal_counts(fs->journal, &journal);
+	counters->journal_syncs = journal.syncs;
+	counters->journal_records = journal.records;
+	counters->journal_record_bytes = journal.bytes;
+}

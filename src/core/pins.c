@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Golden images that clones stand on: opened when first read, watched while they share their bytes
+ * with the folder, copied when somebody is about to change them, fenced when it is too late.
+ *
+ * Layers hold a pointer to the image inside struct golden; what is behind it (the pin, the folder's
+ * file while a copy is being made, or only an error) may change under its lock without the layers
+ * noticing. A fenced image answers every read with an error and says why in the log: bytes of two
+ * versions are never mixed.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "image/folder.h"
+#include "image/probe.h"
+
+/* ---- the image that layers see ---- */
+
+static int open_copying(struct fs *fs, struct golden *g)
+{
+	CLEANUP_CLOSE int fd = folder_open_file(fs->options.images, g->path);
+	struct pin_print print;
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = pin_print_fd(fd, &print);
+	if (!r && (print.size != g->print.size || print.sample != g->print.sample))
+		r = -ESTALE;
+	if (!r)
+		r = image_raw_new(&g->backing, fd);
+	if (!r)
+		fd = -1;
+	return r;
+}
+
+static int open_backing_locked(struct golden *g)
+{
+	struct fs *fs = g->fs;
+	int r;
+
+	if (g->backing || g->failed)
+		return g->failed ? -EIO : 0;
+	switch (g->pin) {
+	case GF_PIN_FENCED:
+		r = -ESTALE;
+		break;
+	case GF_PIN_COPYING:
+		r = open_copying(fs, g);
+		break;
+	default:
+		r = pin_open(fs->options.store_fd, g->id, g->pin, &g->print, &g->backing);
+	}
+	if (!r && g->pin == GF_PIN_LINK && fs->guard) {
+		int w = pin_guard_add(fs->guard, g->id, image_raw_fd(g->backing));
+
+		if (w && w != -EEXIST)
+			log_warning("golden image \"%s\" cannot be watched for changes in place",
+				g->path);
+	}
+	if (r) {
+		g->failed = r;
+		log_error(r, "golden image \"%s\" has changed or is gone; its clones are fenced: "
+			     "put the old image back, or remove the clones", g->path);
+		return -EIO;
+	}
+	return 0;
+}
+
+/* Holds the lock for reading with the backing open, or returns an error without it. */
+static int golden_acquire(struct golden *g)
+{
+	int r;
+
+	pthread_rwlock_rdlock(&g->lock);
+	if (g->backing && !g->failed)
+		return 0;
+	pthread_rwlock_unlock(&g->lock);
+	pthread_rwlock_wrlock(&g->lock);
+	r = open_backing_locked(g);
+	pthread_rwlock_unlock(&g->lock);
+	if (r)
+		return r;
+	pthread_rwlock_rdlock(&g->lock);
+	if (g->backing && !g->failed)
+		return 0;
+	pthread_rwlock_unlock(&g->lock);
+	return -EIO;
+}
+
+static int pinned_read(struct image *img, void *buf, size_t len, uint64_t off)
+{
+	struct golden *g = (struct golden *)img;
+	int r;
+
+	if (g->fs->options.golden_test) {
+		struct image *test =
+			g->fs->options.golden_test(g->fs->options.golden_test_arg, g->node);
+
+		return test ? test->ops->read(test, buf, len, off) : -EIO;
+	}
+	r = golden_acquire(g);
+	if (r)
+		return r;
+	r = g->backing->ops->read(g->backing, buf, len, off);
+	pthread_rwlock_unlock(&g->lock);
+	return r;
+}
+
+static int pinned_next_data(struct image *img, uint64_t off, uint64_t *start, uint64_t *end)
+{
+	struct golden *g = (struct golden *)img;
+	int r;
+
+	if (g->fs->options.golden_test) {
+		struct image *test =
+			g->fs->options.golden_test(g->fs->options.golden_test_arg, g->node);
+
+		return test ? test->ops->next_data(test, off, start, end) : -EIO;
+	}
+	r = golden_acquire(g);
+	if (r)
+		return r;
+	r = g->backing->ops->next_data(g->backing, off, start, end);
+	pthread_rwlock_unlock(&g->lock);
+	return r;
+}
+
+static void pinned_free(struct image *img)
+{
+	/* Lives as long as the struct golden around it. */
+}
+
+static const struct image_ops pinned_ops = {
+	.read = pinned_read,
+	.next_data = pinned_next_data,
+	.free = pinned_free,
+};
+
+int golden_init(struct golden *g)
+{
+	g->image.ops = &pinned_ops;
+	pthread_mutex_init(&g->sums_lock, NULL);
+	return -pthread_rwlock_init(&g->lock, NULL);
+}
+
+void golden_release(struct golden *g)
+{
+	image_free(g->backing);
+	pthread_rwlock_destroy(&g->lock);
+	pthread_mutex_destroy(&g->sums_lock);
+	free(g->data_sums);
+	free(g->path);
+	free(g);
+}
+
+/* ---- changes of a pin ---- */
+
+static int add_golden_op(struct opbuf *buf, uint64_t id, const struct pin_print *print,
+	uint64_t dev, uint64_t node, enum gf_pin_kind kind, const char *path)
+{
+	struct gf_op_golden *op;
+	size_t len = strlen(path);
+
+	if (!OPBUF_ADD(buf, GF_OP_GOLDEN, 0, op, len))
+		return -ENOMEM;
+	op->golden = id;
+	op->size = print->size;
+	op->mtime_ns = print->mtime_ns;
+	op->sample = print->sample;
+	op->dev = dev;
+	op->node = node;
+	op->pin = kind;
+	op->path_len = len;
+	memcpy(op + 1, path, len);
+	return 0;
+}
+
+/* Records that the pin is of another kind now. */
+static int change_pin(struct fs *fs, uint64_t id, enum gf_pin_kind kind)
+{
+	struct golden *g;
+	struct opbuf buf;
+	uint64_t seq = 0;
+	int64_t room;
+	int r = 0;
+
+	room = record_reserve(fs, sizeof(struct gf_op_golden) + GF_PATH_MAX);
+	if (room < 0)
+		return room;
+	opbuf_init(&buf);
+	pthread_rwlock_wrlock(&fs->tree);
+	g = tree_find_golden(fs, id);
+	if (g) {
+		r = add_golden_op(&buf, id, &g->print, g->dev, g->node, kind, g->path);
+		if (!r)
+			r = record_commit(fs, &buf, &seq);
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	journal_unreserve(fs->journal, room);
+	opbuf_release(&buf);
+	return r ? r : journal_sync(fs->journal, seq);
+}
+
+/* The copy is complete: read from it from now on. */
+static int switch_to_copy(struct fs *fs, struct golden *g)
+{
+	int r = change_pin(fs, g->id, GF_PIN_COPY);
+
+	pthread_rwlock_wrlock(&g->lock);
+	image_free(steal_pointer(&g->backing));
+	pthread_rwlock_unlock(&g->lock);
+	return r;
+}
+
+static void fence(struct fs *fs, struct golden *g, int why)
+{
+	pthread_rwlock_wrlock(&g->lock);
+	g->failed = why;
+	pthread_rwlock_unlock(&g->lock);
+	log_error(why, "golden image \"%s\" is being changed in place and could not be copied in "
+		       "time; its clones are fenced: put the old image back, or remove the clones",
+		g->path);
+	change_pin(fs, g->id, GF_PIN_FENCED);
+}
+
+/* Somebody is about to write to a linked image: the kernel holds him off until this returns. */
+static void guard_broken(void *arg, uint64_t id)
+{
+	struct fs *fs = arg;
+	struct golden *g;
+	int fd = -1, r = -ESTALE;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	g = tree_find_golden(fs, id);
+	if (g)
+		g->refs++; /* kept while we work; given back below */
+	pthread_rwlock_unlock(&fs->tree);
+	if (!g)
+		return;
+	if (golden_acquire(g) == 0) {
+		fd = dup(image_raw_fd(g->backing));
+		pthread_rwlock_unlock(&g->lock);
+	}
+	log_info("golden image \"%s\" is being opened for writing; copying it for its clones",
+		g->path);
+	if (fd >= 0)
+		r = pin_copy_same(fs->options.store_fd, id, fd, &g->print, NULL, NULL);
+	if (!r)
+		r = switch_to_copy(fs, g);
+	if (r)
+		fence(fs, g, r);
+	if (fd >= 0)
+		close(fd);
+	pthread_rwlock_wrlock(&fs->tree);
+	g->refs--;
+	pthread_rwlock_unlock(&fs->tree);
+}
+
+/* ---- pinning for a new clone ---- */
+
+/* A pin of the same bytes as st describes: same file, size and time. */
+static struct golden *find_pin(struct fs *fs, const struct stat *st, const struct pin_print *print)
+{
+	struct golden *g, *next;
+
+	HASH_ITER (hh, fs->goldens, g, next) {
+		if (g->dev == st->st_dev && g->node == st->st_ino && !g->failed &&
+			g->pin != GF_PIN_FENCED && g->print.size == print->size &&
+			g->print.mtime_ns == print->mtime_ns && g->print.sample == print->sample)
+			return g;
+	}
+	return NULL;
+}
+
+static int refuse_format(struct fs *fs, int fd, bool opaque)
+{
+	uint8_t head[IMAGE_PROBE_HEAD], tail[IMAGE_PROBE_TAIL];
+	ssize_t head_len = pread(fd, head, sizeof(head), 0), tail_len = 0;
+	struct stat st;
+
+	if (opaque)
+		return 0;
+	if (head_len < 0 || fstat(fd, &st))
+		return -errno;
+	if (st.st_size >= (off_t)sizeof(tail))
+		tail_len = pread(fd, tail, sizeof(tail), st.st_size - sizeof(tail));
+	if (tail_len < 0)
+		return -errno;
+	return image_probe(head, head_len, tail, tail_len) == IMAGE_RAW ? 0 : -EMEDIUMTYPE;
+}
+
+/* The new pin is guarded before its print is taken, so that nobody can write in between. */
+static int make_pin(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind *kind,
+	struct pin_print *print, struct image **backing)
+{
+	CLEANUP_CLOSE int own = -1;
+	int r = pin_make(fs->options.store_fd, id, fd, kind);
+
+	if (r)
+		return r;
+	own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own < 0)
+		return -errno;
+	r = image_raw_new(backing, own);
+	if (r)
+		return r;
+	steal_fd(&own);
+	if (*kind != GF_PIN_REFLINK && fs->guard)
+		r = pin_guard_add(fs->guard, id, image_raw_fd(*backing));
+	if (!r)
+		r = pin_print_fd(fd, print);
+	if (r) {
+		pin_guard_remove(fs->guard, id);
+		image_free(steal_pointer(backing));
+		pin_remove(fs->options.store_fd, id);
+	}
+	return r;
+}
+
+static int open_source(struct fs *fs, struct inode *inode, bool opaque, struct stat *st)
+{
+	CLEANUP_CLOSE int fd = -1;
+	int r;
+
+	if (!S_ISREG(inode->mode))
+		return -EISDIR;
+	fd = folder_open_file(fs->options.images, inode->target);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, st))
+		return -errno;
+	r = refuse_format(fs, fd, opaque);
+	return r ? r : steal_fd(&fd);
+}
+
+static int pin_test_image(struct fs *fs, struct inode *inode, struct opbuf *buf,
+	struct pinned *pinned)
+{
+	uint64_t node = strtoull(inode->target, NULL, 10);
+	struct image *img = fs->options.golden_test(fs->options.golden_test_arg, node);
+	struct pin_print print = {0};
+	struct golden *g, *next;
+
+	if (!img)
+		return -ENOENT;
+	*pinned = (struct pinned){.size = img->size, .mode = 0644};
+	pthread_rwlock_wrlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (g->node == node)
+			pinned->id = g->id;
+	if (pinned->id) {
+		pthread_rwlock_unlock(&fs->tree);
+		return 0;
+	}
+	pinned->id = fs->next_golden++;
+	pthread_rwlock_unlock(&fs->tree);
+	print.size = img->size;
+	return add_golden_op(buf, pinned->id, &print, 1, node, GF_PIN_COPY, inode->target);
+}
+
+int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *buf,
+	struct pinned *pinned)
+{
+	CLEANUP_CLOSE int fd = -1;
+	enum gf_pin_kind kind;
+	struct pin_print print;
+	struct golden *g;
+	struct stat st;
+	int r;
+
+	if (fs->options.golden_test)
+		return pin_test_image(fs, inode, buf, pinned);
+	fd = open_source(fs, inode, opaque, &st);
+	if (fd < 0)
+		return fd;
+	*pinned = (struct pinned){.size = st.st_size, .mode = st.st_mode & 07777};
+	if ((uint64_t)st.st_size > GF_MAX_SIZE)
+		return -EFBIG;
+	r = pin_print_fd(fd, &print);
+	if (r)
+		return r;
+	pthread_rwlock_wrlock(&fs->tree);
+	g = find_pin(fs, &st, &print);
+	pinned->id = g ? g->id : fs->next_golden++;
+	pthread_rwlock_unlock(&fs->tree);
+	if (g)
+		return 0;
+	r = make_pin(fs, pinned->id, fd, &kind, &print, &pinned->backing);
+	if (!r)
+		r = add_golden_op(buf, pinned->id, &print, st.st_dev, st.st_ino, kind,
+			inode->target);
+	pinned->fresh = !r;
+	return r;
+}
+
+void golden_pinned(struct fs *fs, struct pinned *pinned, int result)
+{
+	struct golden *g = tree_find_golden(fs, pinned->id);
+
+	if (!pinned->fresh)
+		return;
+	if (!result && g) {
+		g->backing = steal_pointer(&pinned->backing);
+		golden_want_work(fs);
+		return;
+	}
+	if (fs->guard)
+		pin_guard_remove(fs->guard, pinned->id);
+	image_free(steal_pointer(&pinned->backing));
+	pin_remove(fs->options.store_fd, pinned->id);
+}
+
+const char *fs_golden_format(struct fs *fs, uint64_t ino)
+{
+	uint8_t head[IMAGE_PROBE_HEAD] = {0}, tail[IMAGE_PROBE_TAIL];
+	struct fs_attr attr;
+	ssize_t n, t = 0;
+
+	if (fs_getattr(fs, ino, &attr) || !S_ISREG(attr.mode))
+		return "raw";
+	n = fs_read(fs, ino, head, sizeof(head), 0);
+	if (attr.size >= sizeof(tail))
+		t = fs_read(fs, ino, tail, sizeof(tail), attr.size - sizeof(tail));
+	return image_format_name(
+		image_probe(head, n > 0 ? n : 0, tail, t > 0 ? t : 0));
+}
+
+/* ---- background: copies and sums ---- */
+
+static int keep_going(void *arg, uint64_t done, uint64_t total)
+{
+	struct fs *fs = arg;
+
+	return atomic_load(&fs->golden_stopping);
+}
+
+/* One image that needs work: a copy to be made, or a linked one without sums. */
+static bool next_work(struct fs *fs, uint64_t *id, enum gf_pin_kind *kind, int *fd)
+{
+	struct golden *g, *next;
+	bool found = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, g, next) {
+		if (found || g->failed || g->worked ||
+			(g->pin != GF_PIN_COPYING && g->pin != GF_PIN_LINK))
+			continue;
+		g->worked = true;
+		if (g->pin == GF_PIN_LINK && pin_sums_exist(fs->options.store_fd, g->id) == 0)
+			continue;
+		if (golden_acquire(g))
+			continue;
+		*fd = fcntl(image_raw_fd(g->backing), F_DUPFD_CLOEXEC, 0);
+		pthread_rwlock_unlock(&g->lock);
+		*id = g->id;
+		*kind = g->pin;
+		found = *fd >= 0;
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return found;
+}
+
+static void finish_copy(struct fs *fs, uint64_t id, int result)
+{
+	struct golden *g;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	g = tree_find_golden(fs, id);
+	pthread_rwlock_unlock(&fs->tree);
+	if (!g || result == -ECANCELED)
+		return;
+	if (!result) {
+		switch_to_copy(fs, g);
+		pin_guard_remove(fs->guard, id);
+	} else if (result == -ESTALE) {
+		fence(fs, g, result);
+	} else {
+		log_error(result, "golden image \"%s\" cannot be copied into the store; do not "
+				  "remove or change it while it has clones", g->path);
+	}
+}
+
+static void *golden_main(void *arg)
+{
+	struct fs *fs = arg;
+
+	pthread_mutex_lock(&fs->golden_lock);
+	while (!atomic_load(&fs->golden_stopping)) {
+		enum gf_pin_kind kind;
+		uint64_t id;
+		int fd;
+
+		pthread_mutex_unlock(&fs->golden_lock);
+		while (!atomic_load(&fs->golden_stopping) && next_work(fs, &id, &kind, &fd)) {
+			if (kind == GF_PIN_COPYING)
+				finish_copy(fs, id,
+					pin_copy(fs->options.store_fd, id, fd, keep_going, fs));
+			else
+				pin_sums_make(fs->options.store_fd, id, fd, keep_going, fs);
+			close(fd);
+		}
+		pthread_mutex_lock(&fs->golden_lock);
+		if (!fs->golden_wanted && !atomic_load(&fs->golden_stopping))
+			pthread_cond_wait(&fs->golden_work, &fs->golden_lock);
+		fs->golden_wanted = false;
+	}
+	pthread_mutex_unlock(&fs->golden_lock);
+	return NULL;
+}
+
+void golden_want_work(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->golden_lock);
+	fs->golden_wanted = true;
+	pthread_cond_signal(&fs->golden_work);
+}
+
+int golden_start(struct fs *fs)
+{
+	struct golden *g, *next;
+	int r;
+
+	if (fs->options.golden_test || !fs->options.images)
+		return 0;
+	if (!fs->options.read_only) {
+		r = pin_guard_new(&fs->guard, guard_broken, fs);
+		if (r)
+			return log_error(r, "cannot watch golden images for changes in place");
+	}
+	/* Linked images are looked at and guarded from the start. */
+	HASH_ITER (hh, fs->goldens, g, next)
+		if ((g->pin == GF_PIN_LINK || g->pin == GF_PIN_COPYING) && golden_acquire(g) == 0)
+			pthread_rwlock_unlock(&g->lock);
+	if (fs->options.read_only || fs->options.no_background)
+		return 0;
+	r = pthread_create(&fs->golden_thread, NULL, golden_main, fs);
+	fs->golden_runs = r == 0;
+	return -r;
+}
+
+void golden_stop(struct fs *fs)
+{
+	if (fs->golden_runs) {
+		pthread_mutex_lock(&fs->golden_lock);
+		atomic_store(&fs->golden_stopping, true);
+		pthread_cond_signal(&fs->golden_work);
+		pthread_mutex_unlock(&fs->golden_lock);
+		pthread_join(fs->golden_thread, NULL);
+		fs->golden_runs = false;
+	}
+	pin_guard_free(fs->guard);
+	fs->guard = NULL;
+}

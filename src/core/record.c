@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Appending what was decided: the short way from a buffer of ops to the journal and into memory,
+ * and the checks that come before it (is the store writable, is there room below).
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/sizes.h"
+
+#define SPACE_INTERVAL_NS 200000000 /* how long a look at the free space below is believed */
+
+int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+int fs_writable(struct fs *fs)
+{
+	if (fs->options.read_only)
+		return -EROFS;
+	if (atomic_load(&fs->failed) || journal_error(fs->journal))
+		return -EIO;
+	return 0;
+}
+
+int64_t record_reserve(struct fs *fs, size_t len)
+{
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	/* Without a thread that destages, whoever needs room does it. */
+	if (!fs->worker_runs && journal_is_short(fs->journal))
+		checkpoint_run(fs);
+	return journal_reserve(fs->journal, len);
+}
+
+int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq)
+{
+	struct iovec iov = {.iov_base = buf->bytes, .iov_len = buf->len};
+	struct apply how = {.meta = true, .blocks = true};
+	int r;
+
+	if (buf->failed)
+		return -ENOMEM;
+	pthread_rwlock_rdlock(&fs->gate);
+	r = journal_append(fs->journal, &iov, 1, &how.seq, &how.ops_pos);
+	if (!r) {
+		r = apply_ops(fs, buf->bytes, buf->len, &how);
+		/* The journal says it and memory does not: nothing may be built on that. */
+		if (r)
+			atomic_store(&fs->failed, r);
+	} else {
+		COUNT(fs, errors, 1);
+	}
+	atomic_store(&fs->changed, true);
+	atomic_fetch_add(&fs->change_count, 1);
+	pthread_rwlock_unlock(&fs->gate);
+	if (seq)
+		*seq = how.seq;
+	return r;
+}
+
+static int64_t clock_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+int space_check(struct fs *fs, uint64_t len)
+{
+	int64_t now = clock_ns(), last = atomic_load(&fs->space_time_ns);
+	uint64_t known = atomic_load(&fs->space_free);
+
+	if (now - last > SPACE_INTERVAL_NS || known < fs->reserve_bytes + len) {
+		struct io_space space;
+
+		if (fs->io->ops->space(fs->io, &space) == 0) {
+			known = space.free;
+			atomic_store(&fs->space_time_ns, now);
+		}
+	} else {
+		known -= len;
+	}
+	atomic_store(&fs->space_free, known);
+	/* What waits in the journal needs its place later: it is counted once. */
+	if (known < fs->reserve_bytes + len + journal_used(fs->journal))
+		return -ENOSPC;
+	return 0;
+}

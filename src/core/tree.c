@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The catalog in memory: inodes, names, layers and golden images in tables, and the references
+ * between them. Nothing here writes to the store; apply.c calls it when a record says so. All of
+ * it is called with fs.tree held exclusively, or shared where it only looks.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sizes.h"
+
+struct inode *tree_find(struct fs *fs, uint64_t ino)
+{
+	struct inode *inode;
+
+	HASH_FIND(by_ino, fs->inodes, &ino, sizeof(ino), inode);
+	return inode;
+}
+
+static size_t key_len(size_t name_len)
+{
+	return offsetof(struct name_key, name) + name_len;
+}
+
+struct inode *tree_find_name(struct fs *fs, uint64_t parent, const char *name, size_t len)
+{
+	struct name_key key = {.parent = parent};
+	struct inode *inode;
+
+	if (len > GF_NAME_MAX)
+		return NULL;
+	memcpy(key.name, name, len);
+	HASH_FIND(by_name, fs->names, &key, key_len(len), inode);
+	return inode;
+}
+
+struct layer *tree_find_layer(struct fs *fs, uint64_t id)
+{
+	struct layer_entry *entry;
+
+	HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
+	return entry ? entry->layer : NULL;
+}
+
+struct golden *tree_find_golden(struct fs *fs, uint64_t id)
+{
+	struct golden *golden;
+
+	HASH_FIND(hh, fs->goldens, &id, sizeof(id), golden);
+	return golden;
+}
+
+struct inode *tree_new_inode(struct fs *fs, uint64_t ino, enum gf_inode_kind kind, uint32_t mode)
+{
+	struct inode *inode = calloc(1, sizeof(*inode));
+	pthread_rwlockattr_t attr;
+
+	if (!inode)
+		return NULL;
+	inode->ino = ino;
+	inode->kind = kind;
+	inode->mode = mode;
+	pthread_mutex_init(&inode->lock, NULL);
+	/* A freeze must not wait for ever behind a stream of writes. */
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&inode->io, &attr);
+	pthread_rwlockattr_destroy(&attr);
+	HASH_ADD(by_ino, fs->inodes, ino, sizeof(inode->ino), inode);
+	return inode;
+}
+
+/* The first child whose number is at least ino. */
+static size_t child_position(const struct inode *dir, uint64_t ino)
+{
+	size_t low = 0, high = dir->child_count;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+
+		if (dir->children[mid]->ino < ino)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
+}
+
+static int add_child(struct inode *dir, struct inode *child)
+{
+	size_t at = child_position(dir, child->ino);
+
+	if (dir->child_count == dir->child_capacity) {
+		size_t capacity = max_u64(8, 2 * dir->child_capacity);
+		struct inode **children =
+			realloc(dir->children, capacity * sizeof(*children));
+
+		if (!children)
+			return -ENOMEM;
+		dir->children = children;
+		dir->child_capacity = capacity;
+	}
+	memmove(dir->children + at + 1, dir->children + at,
+		(dir->child_count - at) * sizeof(*dir->children));
+	dir->children[at] = child;
+	dir->child_count++;
+	dir->folder_count += S_ISDIR(child->mode);
+	return 0;
+}
+
+static void remove_child(struct inode *dir, struct inode *child)
+{
+	size_t at = child_position(dir, child->ino);
+
+	if (at == dir->child_count || dir->children[at] != child)
+		return;
+	memmove(dir->children + at, dir->children + at + 1,
+		(dir->child_count - at - 1) * sizeof(*dir->children));
+	dir->child_count--;
+	dir->folder_count -= S_ISDIR(child->mode);
+}
+
+int tree_link(struct fs *fs, struct inode *inode, uint64_t parent, const char *name, size_t len)
+{
+	struct inode *dir = tree_find(fs, parent);
+	struct name_key *key;
+
+	if (!dir || !S_ISDIR(dir->mode) || inode->key || len == 0 || len > GF_NAME_MAX ||
+		tree_find_name(fs, parent, name, len))
+		return -EUCLEAN;
+	key = malloc(key_len(len) + 1);
+	if (!key)
+		return -ENOMEM;
+	key->parent = parent;
+	memcpy(key->name, name, len);
+	key->name[len] = '\0';
+	if (add_child(dir, inode)) {
+		free(key);
+		return -ENOMEM;
+	}
+	inode->key = key;
+	inode->parent = parent;
+	HASH_ADD_KEYPTR(by_name, fs->names, key, key_len(len), inode);
+	return 0;
+}
+
+void tree_unlink(struct fs *fs, struct inode *inode)
+{
+	struct inode *dir;
+
+	if (!inode->key)
+		return;
+	dir = tree_find(fs, inode->parent);
+	if (dir)
+		remove_child(dir, inode);
+	HASH_DELETE(by_name, fs->names, inode);
+	free(inode->key);
+	inode->key = NULL;
+	inode->parent = 0;
+}
+
+static void free_inode(struct inode *inode)
+{
+	while (inode->xattrs) {
+		struct xattr *next = inode->xattrs->next;
+
+		free(inode->xattrs->name);
+		free(inode->xattrs->value);
+		free(inode->xattrs);
+		inode->xattrs = next;
+	}
+	image_free(inode->golden_image);
+	free(inode->key);
+	free(inode->target);
+	free(inode->children);
+	pthread_rwlock_destroy(&inode->io);
+	pthread_mutex_destroy(&inode->lock);
+	free(inode);
+}
+
+void tree_drop_inode(struct fs *fs, struct inode *inode)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+
+	tree_unlink(fs, inode);
+	if (inode->kind == GF_KIND_GOLDEN && inode->target && !inode->golden_stale)
+		HASH_DELETE(by_path, fs->golden_nodes, inode);
+	HASH_DELETE(by_ino, fs->inodes, inode);
+	if (layer) {
+		layer->head_of = 0;
+		tree_layer_put(fs, layer);
+	}
+	free_inode(inode);
+}
+
+/* ---- layers and golden images ---- */
+
+int tree_add_layer(struct fs *fs, uint64_t id, uint64_t parent, uint64_t golden, uint64_t bound)
+{
+	struct golden *g = golden ? tree_find_golden(fs, golden) : NULL;
+	struct layer *below = parent ? tree_find_layer(fs, parent) : NULL;
+	struct layer_entry *entry;
+	int r;
+
+	if ((parent && !below) || (golden && !g) || (parent && golden) || !id ||
+		tree_find_layer(fs, id))
+		return -EUCLEAN;
+	entry = malloc(sizeof(*entry));
+	if (!entry)
+		return -ENOMEM;
+	r = layer_new(&entry->layer, &fs->env, id, below, g ? &g->image : NULL, golden, bound);
+	if (r) {
+		free(entry);
+		return r;
+	}
+	entry->id = id;
+	HASH_ADD(hh, fs->layers, id, sizeof(entry->id), entry);
+	if (below)
+		tree_layer_get(below);
+	if (g)
+		g->refs++;
+	return 0;
+}
+
+void tree_layer_get(struct layer *layer)
+{
+	layer->refs++;
+}
+
+static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
+{
+	struct dead *dead = malloc(sizeof(*dead));
+
+	/* Without memory the files stay; `check` finds them. */
+	if (!dead)
+		return;
+	*dead = (struct dead){.layer = layer, .golden = golden, .next = fs->dead};
+	fs->dead = dead;
+}
+
+static void golden_put(struct fs *fs, uint64_t id)
+{
+	struct golden *golden = tree_find_golden(fs, id);
+
+	if (!golden || --golden->refs)
+		return;
+	HASH_DELETE(hh, fs->goldens, golden);
+	bury(fs, NULL, golden);
+}
+
+void tree_layer_put(struct fs *fs, struct layer *layer)
+{
+	while (layer && --layer->refs == 0) {
+		struct layer *below = layer->parent;
+		uint64_t id = layer->id;
+		struct layer_entry *entry;
+
+		HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
+		if (entry) {
+			HASH_DELETE(hh, fs->layers, entry);
+			free(entry);
+		}
+		if (layer->golden)
+			golden_put(fs, layer->golden);
+		bury(fs, layer, NULL);
+		layer = below;
+	}
+}
+
+int tree_add_golden(struct fs *fs, const struct gf_op_golden *op)
+{
+	struct golden *g = tree_find_golden(fs, op->golden);
+
+	if (!op->golden)
+		return -EUCLEAN;
+	if (!g) {
+		g = calloc(1, sizeof(*g));
+		if (!g)
+			return -ENOMEM;
+		g->fs = fs;
+		g->id = op->golden;
+		g->path = strndup(op_tail(op, sizeof(*op)), op->path_len);
+		if (!g->path || golden_init(g)) {
+			free(g->path);
+			free(g);
+			return -ENOMEM;
+		}
+		HASH_ADD(hh, fs->goldens, id, sizeof(g->id), g);
+	}
+	g->image.size = op->size;
+	g->dev = op->dev;
+	g->node = op->node;
+	g->pin = op->pin;
+	g->print = (struct pin_print){
+		.size = op->size, .mtime_ns = op->mtime_ns, .sample = op->sample};
+	return 0;
+}
+
+void tree_free(struct fs *fs)
+{
+	struct inode *inode, *next_inode;
+	struct layer_entry *entry, *next_entry;
+	struct golden *golden, *next_golden;
+
+	HASH_CLEAR(by_name, fs->names);
+	HASH_CLEAR(by_path, fs->golden_nodes);
+	HASH_ITER (by_ino, fs->inodes, inode, next_inode) {
+		HASH_DELETE(by_ino, fs->inodes, inode);
+		free_inode(inode);
+	}
+	HASH_ITER (hh, fs->layers, entry, next_entry) {
+		HASH_DELETE(hh, fs->layers, entry);
+		layer_free(entry->layer);
+		free(entry);
+	}
+	HASH_ITER (hh, fs->goldens, golden, next_golden) {
+		HASH_DELETE(hh, fs->goldens, golden);
+		golden_release(golden);
+	}
+	while (fs->dead) {
+		struct dead *next = fs->dead->next;
+
+		layer_free(fs->dead->layer);
+		if (fs->dead->golden)
+			golden_release(fs->dead->golden);
+		free(fs->dead);
+		fs->dead = next;
+	}
+}

@@ -1,0 +1,618 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The content of one clone: reading and writing any range of bytes.
+ *
+ * A read resolves blocks to places (golden image, layer file, journal, zeros) and reads them; it
+ * takes no lock over the reading, but announces itself to fs.readers.
+ *
+ * A write is cut into at most three parts: whole blocks in the middle when there are many of them
+ * (the large part, which goes straight to the layer's file), and the rest, which is merged to whole
+ * blocks and appended to the journal with its bytes. All parts stand in one record.
+ *
+ * Order of a large write, the numbers as in man/goldfs-architecture.7:
+ *   1. regions whose blocks will be overwritten in place carry a durable intent mark
+ *   2. the record that announces the blocks with their checksums is in the page cache
+ *   3. the bytes go to their place
+ *   4. the blocks become OVERLAY in memory; the write is acknowledged
+ *   5. flush: the layer's file is synced, the commit record appended, the journal synced
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+
+#define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
+#define MARK_REGIONS 8	   /* an intent mark covers this many regions at once (256 MiB) */
+#define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
+#define MAX_WRITE (8 * MIB)
+
+/* ---- reading ---- */
+
+static int read_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block)
+{
+	size_t len = x->count * GF_BLOCK_SIZE;
+	uint64_t off = block * GF_BLOCK_SIZE;
+	int r = 0;
+
+	switch (x->kind) {
+	case EXTENT_ZERO:
+		memset(buf, 0, len);
+		return 0;
+	case EXTENT_IMAGE:
+		r = x->image->ops->read(x->image, buf, len, off);
+		break;
+	case EXTENT_DATA:
+		r = layer_read_data(x->layer, buf, len, off);
+		break;
+	case EXTENT_JOURNAL:
+		r = journal_read(fs->journal, x->pos, buf, len);
+		break;
+	}
+	if (!r && off + len > x->limit)
+		memset((uint8_t *)buf + (x->limit - off), 0, off + len - x->limit);
+	return r;
+}
+
+/* The caller is announced in fs.readers. */
+int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t block,
+	uint64_t count, bool below)
+{
+	while (count) {
+		struct extent x;
+		int r = layer_resolve(layer, block, count, below, &x);
+
+		if (!r)
+			r = read_extent(fs, &x, buf, block);
+		if (r) {
+			COUNT(fs, errors, 1);
+			return r;
+		}
+		buf = (uint8_t *)buf + x.count * GF_BLOCK_SIZE;
+		block += x.count;
+		count -= x.count;
+	}
+	return 0;
+}
+
+/* A range of bytes that starts or ends within blocks. */
+static int read_bytes(struct fs *fs, struct layer *layer, uint8_t *buf, size_t len, uint64_t off)
+{
+	uint8_t edge[GF_BLOCK_SIZE];
+
+	while (len) {
+		uint64_t block = off / GF_BLOCK_SIZE;
+		size_t skip = off % GF_BLOCK_SIZE, n;
+		int r;
+
+		if (skip == 0 && len >= GF_BLOCK_SIZE) {
+			n = round_down(len, GF_BLOCK_SIZE);
+			r = volume_read_blocks(fs, layer, buf, block, n / GF_BLOCK_SIZE, false);
+		} else {
+			n = min_u64(len, GF_BLOCK_SIZE - skip);
+			r = volume_read_blocks(fs, layer, edge, block, 1, false);
+			memcpy(buf, edge + skip, n);
+		}
+		if (r)
+			return r;
+		buf += n;
+		off += n;
+		len -= n;
+	}
+	return 0;
+}
+
+/* The inode when it is a file with content of its own, else NULL and *error. */
+struct inode *volume_find(struct fs *fs, uint64_t ino, int *error)
+{
+	struct inode *inode;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	pthread_rwlock_unlock(&fs->tree);
+	*error = !inode ? -ESTALE : S_ISDIR(inode->mode) ? -EISDIR : 0;
+	if (!*error && !S_ISREG(inode->mode))
+		*error = -EINVAL;
+	return *error ? NULL : inode;
+}
+
+ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off)
+{
+	struct inode *inode;
+	uint64_t size;
+	unsigned token;
+	int r;
+
+	inode = volume_find(fs, ino, &r);
+	if (!inode)
+		return r;
+	COUNT(fs, read_ops, 1);
+	if (inode->kind == GF_KIND_GOLDEN)
+		return golden_read(fs, inode, buf, len, off);
+	size = atomic_load(&inode->size);
+	if (off >= size)
+		return 0;
+	len = min_u64(len, size - off);
+	token = drain_enter(&fs->readers);
+	r = read_bytes(fs, atomic_load(&inode->layer), buf, len, off);
+	drain_leave(&fs->readers, token);
+	if (r)
+		return r == -EUCLEAN || r == -ESTALE ? -EIO : r;
+	COUNT(fs, read_bytes, len);
+	return len;
+}
+
+/* ---- writing: preparing ---- */
+
+/* One write on its way. Blocks [first, large_first) and [large_last, end) are journaled. */
+struct job {
+	struct fs *fs;
+	struct inode *inode;
+	struct layer *layer;
+	const uint8_t *data;
+	size_t len;
+	uint64_t off;
+	uint64_t first, large_first, large_last, end; /* blocks */
+	uint8_t *head;	     /* merged first block, when partial; 4096 bytes */
+	uint8_t *tail;	     /* merged last block, when partial and another than the first */
+	uint32_t *sums;	     /* of the large part */
+	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
+	struct opbuf ops;
+	int64_t time_ns;
+	uint64_t size; /* of the file afterwards */
+};
+
+static void job_release(struct job *job)
+{
+	free(job->head);
+	free(job->tail);
+	free(job->sums);
+	free(job->kinds);
+	opbuf_release(&job->ops);
+}
+
+static void job_cut(struct job *job)
+{
+	uint64_t whole_first = round_up(job->off, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+	uint64_t whole_last = (job->off + job->len) / GF_BLOCK_SIZE;
+
+	job->first = job->off / GF_BLOCK_SIZE;
+	job->end = round_up(job->off + job->len, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+	if (whole_last >= whole_first + LARGE_BLOCKS) {
+		job->large_first = whole_first;
+		job->large_last = whole_last;
+	} else {
+		job->large_first = job->end;
+		job->large_last = job->end;
+	}
+}
+
+/* Where the caller's byte for guest offset `at` is. */
+static const uint8_t *job_bytes(const struct job *job, uint64_t at)
+{
+	return job->data + (at - job->off);
+}
+
+/* The merged content of a block of which only a part is written. */
+static int merge_block(struct job *job, uint64_t block, uint8_t **merged)
+{
+	uint64_t start = max_u64(job->off, block * GF_BLOCK_SIZE);
+	uint64_t stop = min_u64(job->off + job->len, (block + 1) * GF_BLOCK_SIZE);
+	unsigned token;
+	int r;
+
+	*merged = malloc(GF_BLOCK_SIZE);
+	if (!*merged)
+		return -ENOMEM;
+	token = drain_enter(&job->fs->readers);
+	r = volume_read_blocks(job->fs, job->layer, *merged, block, 1, false);
+	drain_leave(&job->fs->readers, token);
+	memcpy(*merged + start % GF_BLOCK_SIZE, job_bytes(job, start), stop - start);
+	return r;
+}
+
+static int job_merge(struct job *job)
+{
+	uint64_t stop = job->off + job->len;
+	bool head_partial = job->off % GF_BLOCK_SIZE || stop < (job->first + 1) * GF_BLOCK_SIZE;
+	int r = 0;
+
+	if (head_partial)
+		r = merge_block(job, job->first, &job->head);
+	if (!r && stop % GF_BLOCK_SIZE && (job->end - 1 != job->first || !head_partial))
+		r = merge_block(job, job->end - 1, &job->tail);
+	return r;
+}
+
+/* What the large part's blocks become: zeros and what equals the content below are not stored. */
+static int job_classify(struct job *job)
+{
+	uint64_t count = job->large_last - job->large_first;
+	const uint8_t *data = job_bytes(job, job->large_first * GF_BLOCK_SIZE);
+	struct layer *layer = job->layer;
+	CLEANUP_FREE uint8_t *below = NULL;
+	unsigned token;
+	int r;
+
+	job->sums = malloc(count * sizeof(*job->sums));
+	job->kinds = malloc(count);
+	if (!job->sums || !job->kinds)
+		return -ENOMEM;
+	if ((layer->parent || layer->image) && job->large_first * GF_BLOCK_SIZE < layer->bound) {
+		below = malloc(count * GF_BLOCK_SIZE);
+		if (!below)
+			return -ENOMEM;
+		token = drain_enter(&job->fs->readers);
+		r = volume_read_blocks(job->fs, layer, below, job->large_first, count, true);
+		drain_leave(&job->fs->readers, token);
+		if (r)
+			return r;
+	}
+	for (uint64_t i = 0; i < count; i++) {
+		const uint8_t *block = data + i * GF_BLOCK_SIZE;
+
+		if (below && memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
+			job->kinds[i] = GF_PARENT;
+		else if (is_zero(block, GF_BLOCK_SIZE))
+			job->kinds[i] = below ? GF_ZERO : GF_PARENT;
+		else
+			job->kinds[i] = GF_OVERLAY;
+		if (job->kinds[i] == GF_OVERLAY)
+			job->sums[i] = hash_block(job->fs->super.secret, block);
+	}
+	return 0;
+}
+
+/* ---- writing: the record ---- */
+
+/* Length of the run of equal kinds at i. */
+static uint64_t kind_run(const struct job *job, uint64_t i, uint64_t count)
+{
+	uint64_t n = 1;
+
+	while (i + n < count && job->kinds[i + n] == job->kinds[i])
+		n++;
+	return n;
+}
+
+static void add_large_op(struct job *job, uint64_t i, uint64_t n)
+{
+	struct gf_op_blocks *op;
+
+	if (!OPBUF_ADD(&job->ops, GF_OP_LARGE, 0, op, n * sizeof(uint32_t)))
+		return;
+	op->ino = job->inode->ino;
+	op->layer = job->layer->id;
+	op->block = job->large_first + i;
+	op->count = n;
+	op->size = job->size;
+	op->time_ns = job->time_ns;
+	memcpy(op + 1, job->sums + i, n * sizeof(uint32_t));
+}
+
+static void add_clear_op(struct job *job, uint64_t i, uint64_t n)
+{
+	struct gf_op_clear *op;
+
+	if (!OPBUF_ADD(&job->ops, GF_OP_CLEAR, job->kinds[i], op, 0))
+		return;
+	op->ino = job->inode->ino;
+	op->layer = job->layer->id;
+	op->block = job->large_first + i;
+	op->count = n;
+	op->time_ns = job->time_ns;
+}
+
+/* Room for count journaled blocks from `block` on; the bytes are filled in by the caller. */
+static uint8_t *add_write_op(struct job *job, uint64_t block, uint64_t count)
+{
+	struct gf_op_blocks *op;
+
+	if (!OPBUF_ADD(&job->ops, GF_OP_WRITE, 0, op, count * GF_BLOCK_SIZE))
+		return NULL;
+	op->ino = job->inode->ino;
+	op->layer = job->layer->id;
+	op->block = block;
+	op->count = count;
+	op->size = job->size;
+	op->time_ns = job->time_ns;
+	return (uint8_t *)(op + 1);
+}
+
+/* Journaled blocks [first, end): merged edges, whole blocks from the caller's buffer. */
+static void add_small_part(struct job *job, uint64_t first, uint64_t end)
+{
+	uint8_t *to;
+
+	if (first >= end)
+		return;
+	to = add_write_op(job, first, end - first);
+	for (uint64_t b = first; to && b < end; b++, to += GF_BLOCK_SIZE) {
+		const uint8_t *from = b == job->first && job->head ? job->head :
+			b == job->end - 1 && job->tail ? job->tail :
+			job_bytes(job, b * GF_BLOCK_SIZE);
+
+		memcpy(to, from, GF_BLOCK_SIZE);
+	}
+}
+
+static int job_build(struct job *job)
+{
+	uint64_t count = job->large_last - job->large_first, n;
+
+	/* A large part that is all zeros or all parent still has to grow the file: an empty
+	 * WRITE op carries size and time. */
+	add_small_part(job, job->first, job->large_first);
+	if (count && job->first == job->large_first)
+		add_write_op(job, job->first, 0);
+	for (uint64_t i = 0; i < count; i += n) {
+		n = kind_run(job, i, count);
+		if (job->kinds[i] == GF_OVERLAY)
+			add_large_op(job, i, n);
+		else
+			add_clear_op(job, i, n);
+	}
+	add_small_part(job, job->large_last, job->end);
+	return job->ops.failed ? -ENOMEM : 0;
+}
+
+/* An upper bound of the ops that a write of len bytes needs. */
+static size_t ops_bound(size_t len)
+{
+	size_t blocks = len / GF_BLOCK_SIZE + 2;
+
+	if (blocks < LARGE_BLOCKS + 2)
+		return sizeof(struct gf_op_blocks) + blocks * GF_BLOCK_SIZE;
+	return 4 * (sizeof(struct gf_op_blocks) + GF_BLOCK_SIZE) +
+	       blocks * (sizeof(struct gf_op_blocks) + 8);
+}
+
+/* ---- writing: carrying out ---- */
+
+/* 1: blocks will be overwritten in place in a region without an intent mark. < 0: error. */
+static int needs_mark(const struct job *job)
+{
+	uint64_t count = job->large_last - job->large_first;
+
+	if (!count || layer_is_marked(job->layer, job->large_first, count))
+		return 0;
+	return layer_any_overlay(job->layer, job->large_first, count);
+}
+
+/* Step 1: intent marks, durable before the first overwrite in place. */
+static int mark_intent(struct job *job)
+{
+	struct gf_op_intent *op;
+	struct opbuf buf;
+	uint64_t seq;
+	int r;
+
+	r = needs_mark(job);
+	if (r <= 0)
+		return r;
+	opbuf_init(&buf);
+	if (OPBUF_ADD(&buf, GF_OP_INTENT, 0, op, 0)) {
+		uint32_t region = job->large_first / GF_REGION_BLOCKS;
+
+		op->layer = job->layer->id;
+		op->region = region - region % MARK_REGIONS;
+		op->count = 2 * MARK_REGIONS;
+	}
+	r = record_commit(job->fs, &buf, &seq);
+	opbuf_release(&buf);
+	return r ? r : journal_sync(job->fs->journal, seq);
+}
+
+/* Step 3 for one run of blocks that are to be OVERLAY. */
+static int place_run(struct job *job, uint64_t i, uint64_t n)
+{
+	uint64_t block = job->large_first + i;
+	struct iovec iov = {
+		.iov_base = (void *)job_bytes(job, block * GF_BLOCK_SIZE),
+		.iov_len = n * GF_BLOCK_SIZE,
+	};
+	int r = layer_write_data(job->layer, &iov, 1, block * GF_BLOCK_SIZE);
+
+	if (!r)
+		r = layer_write_sums(job->layer, block, job->sums + i, n);
+	COUNT(job->fs, large_write_bytes, iov.iov_len);
+	return r;
+}
+
+static int place_large(struct job *job)
+{
+	uint64_t count = job->large_last - job->large_first, n;
+	int r = 0;
+
+	for (uint64_t i = 0; i < count && !r; i += n) {
+		n = kind_run(job, i, count);
+		if (job->kinds[i] == GF_OVERLAY)
+			r = place_run(job, i, n);
+	}
+	return r;
+}
+
+/* Step 4: states in memory, also of the journaled parts. */
+static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
+{
+	uint64_t count = job->large_last - job->large_first, n;
+	const struct gf_disk_op *op;
+	size_t pos = 0, at = 0;
+	int r = 0, error;
+
+	while ((op = ops_next(job->ops.bytes, job->ops.len, &pos, &error)) != NULL && !r) {
+		const struct gf_op_blocks *blocks = (const void *)op;
+
+		if (op->type == GF_OP_WRITE && blocks->count)
+			r = layer_set_journaled(job->layer, blocks->block, blocks->count,
+				ops_pos + at + sizeof(*blocks), seq);
+		at = pos;
+	}
+	for (uint64_t i = 0; i < count && !r; i += n) {
+		n = kind_run(job, i, count);
+		r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
+		if (job->kinds[i] == GF_ZERO)
+			COUNT(job->fs, zero_blocks, n);
+		else if (job->kinds[i] == GF_PARENT)
+			COUNT(job->fs, parent_blocks, n);
+	}
+	return r;
+}
+
+static void settle_attributes(struct job *job)
+{
+	struct inode *inode = job->inode;
+	uint64_t old = atomic_load(&inode->size);
+
+	while (old < job->size && !atomic_compare_exchange_weak(&inode->size, &old, job->size))
+		;
+	MUTEX_GUARD(&inode->lock);
+	inode->mtime_ns = job->time_ns;
+	inode->ctime_ns = job->time_ns;
+}
+
+/* Steps 2 to 4, under the gate: the checkpoint's picture has all of it or nothing. */
+static int job_commit_locked(struct job *job)
+{
+	struct iovec iov = {.iov_base = job->ops.bytes, .iov_len = job->ops.len};
+	struct large_ticket ticket;
+	bool large = job->large_last > job->large_first;
+	uint64_t seq = 0, ops_pos;
+	int r;
+
+	if (large)
+		layer_large_begin(
+			job->layer, &ticket, journal_last_seq(job->fs->journal) + 1);
+	r = journal_append(job->fs->journal, &iov, 1, &seq, &ops_pos);
+	if (!r && large)
+		r = place_large(job);
+	if (large)
+		layer_large_end(job->layer, &ticket, seq, r == 0);
+	if (r)
+		return r;
+	r = settle_states(job, seq, ops_pos);
+	/* The journal says it and memory does not: nothing may be built on that. */
+	if (r)
+		atomic_store(&job->fs->failed, r);
+	settle_attributes(job);
+	return r;
+}
+
+/* Under the inode's io lock and the blocks' range. */
+static int job_run_locked(struct job *job)
+{
+	bool large = job->large_last > job->large_first;
+	int r;
+
+	r = job_merge(job);
+	if (!r && large)
+		r = job_classify(job);
+	if (r)
+		return r;
+	job->time_ns = now_ns();
+	job->size = max_u64(atomic_load(&job->inode->size), job->off + job->len);
+	r = job_build(job);
+	if (r)
+		return r;
+	/* A checkpoint takes the marks away: look again once it can not come between any more. */
+	do {
+		r = mark_intent(job);
+		if (r)
+			return r;
+		pthread_rwlock_rdlock(&job->fs->gate);
+		r = needs_mark(job);
+		if (r)
+			pthread_rwlock_unlock(&job->fs->gate);
+	} while (r > 0);
+	if (r)
+		return r;
+	r = job_commit_locked(job);
+	atomic_store(&job->fs->changed, true);
+	atomic_fetch_add(&job->fs->change_count, 1);
+	pthread_rwlock_unlock(&job->fs->gate);
+	return r;
+}
+
+/* One write of at most MAX_WRITE bytes. */
+static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, size_t len,
+	uint64_t off)
+{
+	struct job job = {.fs = fs, .inode = inode, .data = data, .len = len, .off = off};
+	struct range range;
+	int64_t room;
+	int r;
+
+	/* One record for the data and one for an intent mark. */
+	room = record_reserve(fs, ops_bound(len) + 256);
+	if (room < 0)
+		return room;
+	job_cut(&job);
+	pthread_rwlock_rdlock(&inode->io);
+	job.layer = atomic_load(&inode->layer);
+	rangelock_lock(&job.layer->ranges, &range, job.first, job.end - 1);
+	r = job_run_locked(&job);
+	rangelock_unlock(&job.layer->ranges, &range);
+	pthread_rwlock_unlock(&inode->io);
+	journal_unreserve(fs->journal, room);
+	if (!r && job.large_last > job.large_first &&
+		atomic_fetch_add(&fs->large_pending, len) + len > LARGE_SYNC_BYTES)
+		checkpoint_want(fs);
+	job_release(&job);
+	return r;
+}
+
+/* Whether all blocks of the range belong to the layer already, so that a write needs no space. */
+static bool owns_all(struct layer *layer, uint64_t off, size_t len)
+{
+	uint64_t block = off / GF_BLOCK_SIZE;
+	uint64_t end = round_up(off + len, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+
+	while (block < end) {
+		struct extent x;
+
+		if (layer_resolve(layer, block, end - block, false, &x) || x.layer != layer ||
+			x.kind == EXTENT_ZERO)
+			return false;
+		block += x.count;
+	}
+	return true;
+}
+
+ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off)
+{
+	struct inode *inode;
+	size_t done = 0;
+	int r;
+
+	inode = volume_find(fs, ino, &r);
+	if (!inode)
+		return r;
+	if (inode->kind != GF_KIND_USER)
+		return -EROFS;
+	if (off > GF_MAX_SIZE || len > GF_MAX_SIZE - off)
+		return -EFBIG;
+	r = fs_writable(fs);
+	if (!r && space_check(fs, len)) {
+		/* Overwriting what it owns goes on when the disk is full. */
+		unsigned token = drain_enter(&fs->readers);
+
+		r = owns_all(atomic_load(&inode->layer), off, len) ? 0 : -ENOSPC;
+		drain_leave(&fs->readers, token);
+	}
+	COUNT(fs, write_ops, 1);
+	while (!r && done < len) {
+		size_t n = min_u64(len - done, MAX_WRITE / 8);
+
+		r = write_piece(fs, inode, (const uint8_t *)buf + done, n, off + done);
+		done += n;
+	}
+	if (r)
+		return r == -EUCLEAN || r == -ESTALE ? -EIO : r;
+	COUNT(fs, write_bytes, len);
+	return len;
+}
