@@ -198,8 +198,14 @@ int request_reply(struct request *rq, const char *key, json_t *value)
 
 int request_walk(struct request *rq, const char *path, struct node *node)
 {
+	static const char own[] = ".goldfs";
+	const char *first = path + strspn(path, "/");
 	int r = node_walk(rq->service->fs, &rq->access, path, node);
 
+	/* It exists for everyone who looks; the core just does not know it. */
+	if (r == -ENOENT && strncmp(first, own, strlen(own)) == 0 &&
+		(!first[strlen(own)] || first[strlen(own)] == '/'))
+		r = -EPERM;
 	return r < 0 ? request_fail_path(rq, r, "cannot use", path) : 0;
 }
 

@@ -64,13 +64,14 @@ chmod 1777 mnt/shared
 chmod 711 mnt/drop
 chown 0:4242 mnt/team
 chmod 2770 mnt/team
-ask '{"verb":"clone","source":"golden/open.img","targets":["alice/a.img","shared/root.img","drop/d.img"]}'
+targets='"alice/a.img","shared/root.img","drop/d.img"'
+ask '{"verb":"clone","source":"golden/open.img","targets":['$targets']}'
 says '.status == 0 and .clones == 3'
 chown 1001:1001 mnt/alice/a.img
 
 # Garbage.
 before=$(find mnt | sort)
-for request in '' ' ' '{' '[]' 'null' '"x"' '{}' '{"verb":1}' '{"verb":"fly"}' '{"verb":"df","x":1}' \
+for request in ' ' '{' '[]' 'null' '"x"' '{}' '{"verb":1}' '{"verb":"fly"}' '{"verb":"df","x":1}' \
 	'{"verb":"clone"}' '{"verb":"clone","source":1,"targets":["x"]}' \
 	'{"verb":"clone","source":"golden/open.img"}' \
 	'{"verb":"clone","source":"golden/open.img","targets":[]}' \
@@ -97,8 +98,8 @@ for request in '' ' ' '{' '[]' 'null' '"x"' '{}' '{"verb":1}' '{"verb":"fly"}' '
 	'{"verb":"clone","source":"golden/open.img","targets":["x",".snapshots/y"]}' \
 	'{"verb":"clone","source":".goldfs/stats.json","targets":["x"]}' \
 	$'{"verb":"\xff"}'; do
-	[ -z "$request" ] || ask "$request"
-	[ -z "$request" ] || says '.status == 1 and (.errno | test("^E[A-Z0-9]+$")) and (.error | length) > 0'
+	ask "$request"
+	says '.status == 1 and (.errno | test("^E[A-Z0-9]+$")) and (.error | length) > 0'
 done
 ask "$(head -c 100000 /dev/zero | tr '\0' '[')"
 refused EINVAL
@@ -142,13 +143,16 @@ says '.status == 0'
 
 # Targets: where he may write, and what he may replace.
 for target in x alice/x drop/x team/x nowhere/x; do
-	as 1002 1002 none '{"verb":"clone","source":"golden/open.img","targets":["shared/y","'$target'"]}'
+	as 1002 1002 none \
+		'{"verb":"clone","source":"golden/open.img","targets":["shared/y","'$target'"]}'
 	says '.status == 1'
 done
 [ ! -e mnt/shared/y ] || wrong "half of a request was done"
-as 1002 1002 none '{"verb":"clone","source":"golden/open.img","targets":["shared/root.img"],"replace":true}'
+as 1002 1002 none \
+	'{"verb":"clone","source":"golden/open.img","targets":["shared/root.img"],"replace":true}'
 refused EPERM
-as 1002 1002 none '{"verb":"clone","source":"golden/open.img","targets":["shared/ok1"],"replace":true}'
+as 1002 1002 none \
+	'{"verb":"clone","source":"golden/open.img","targets":["shared/ok1"],"replace":true}'
 says '.status == 0'
 as 1002 1002 4242 '{"verb":"clone","source":"golden/open.img","targets":["team/t.img"]}'
 says '.status == 0'
@@ -202,7 +206,8 @@ if setpriv --reuid=1002 --regid=1002 --clear-groups unshare -r true 2>/dev/null;
 fi
 
 # The command line of an ordinary user says the same.
-setpriv --reuid=1002 --regid=1002 --clear-groups ./goldfs clone mnt/golden/closed.img mnt/shared/c 2>err &&
+setpriv --reuid=1002 --regid=1002 --clear-groups \
+	./goldfs clone mnt/golden/closed.img mnt/shared/c 2>err &&
 	wrong "an unreadable image was cloned"
 grep -q '^goldfs: cannot clone ".*/mnt/golden/closed.img": permission denied$' err || wrong "$(cat err)"
 setpriv --reuid=1002 --regid=1002 --clear-groups ./goldfs list -n mnt >out || wrong "list as a user"
