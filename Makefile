@@ -109,28 +109,28 @@ $(OBJ)/flags: force
 
 ## check: all tests, after installing what they need
 check:
-	+@tests/deps check
-	+@$(MAKE) --no-print-directory $(jobs) test-programs
-	+@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(crash_bins) \
+	@tests/deps check
+	@$(MAKE) --no-print-directory $(jobs) test-programs
+	@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(crash_bins) \
 		$(mount_tests) $(boot_tests))
 
 test-programs: all $(unit_bins) $(crash_bins) $(tool_bins)
 
 ## check-unit: tests of single parts
 check-unit: $(call only,$(unit_bins))
-	+@tests/run $(BIN)/goldfs $^
+	@tests/run $(BIN)/goldfs $^
 
 ## check-crash: the store on a simulated disk that loses power
 check-crash: $(call only,$(crash_bins))
-	+@tests/run $(BIN)/goldfs $^
+	@tests/run $(BIN)/goldfs $^
 
 ## check-mount: tests on a real mount
 check-mount: all $(tool_bins)
-	+@tests/run $(BIN)/goldfs $(call only,$(mount_tests))
+	@tests/run $(BIN)/goldfs $(call only,$(mount_tests))
 
 ## check-boot: real guests on clones of a Debian image
 check-boot: all
-	+@tests/run $(BIN)/goldfs $(call only,$(boot_tests))
+	@tests/run $(BIN)/goldfs $(call only,$(boot_tests))
 
 ## check-layers: no include points upward
 check-layers:
@@ -138,13 +138,13 @@ check-layers:
 
 ## demo: mount a golden image, clone it and show what the clones cost
 demo:
-	+@tests/deps demo
-	+@$(MAKE) --no-print-directory $(jobs) all
-	+@tests/demo start $(BIN)/goldfs $(abspath $(BUILD)) '$(IMAGES)' '$(MOUNT)'
+	@tests/deps demo
+	@$(MAKE) --no-print-directory $(jobs) all
+	@tests/demo start $(BIN)/goldfs $(abspath $(BUILD)) '$(IMAGES)' '$(MOUNT)'
 
 ## demo-stop: unmount what demo mounted
 demo-stop:
-	+@tests/demo stop $(BIN)/goldfs $(abspath $(BUILD)) '$(IMAGES)' '$(MOUNT)'
+	@tests/demo stop $(BIN)/goldfs $(abspath $(BUILD)) '$(IMAGES)' '$(MOUNT)'
 
 ## deps: install what building and testing need (Debian packages, as root or with sudo)
 deps:
