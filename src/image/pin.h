@@ -55,8 +55,7 @@ int pin_make(int store_fd, uint64_t id, int source_fd, enum gf_pin_kind *kind);
 int pin_copy(int store_fd, uint64_t id, int source_fd,
 	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 
-/* As pin_copy(), but the source has to be what print says, before and after: -ESTALE. This is the
- * one for broken(): a writer that the kernel did not hold off has changed the mtime already. */
+/* As pin_copy(), but the source has to be what print says, before and after: -ESTALE. */
 int pin_copy_same(int store_fd, uint64_t id, int source_fd, const struct pin_print *print,
 	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 
@@ -91,7 +90,7 @@ int pin_remove(int store_fd, uint64_t id);
  * The guard: watches linked pins and calls broken(arg, id) on its own thread when somebody wants
  * to write to one in place: opens it for writing (whatever the name) or truncates it. The kernel
  * holds that writer off until broken() returns, at most pin_guard_seconds(). broken() copies the
- * image (pin_copy_same) or fences it; afterwards the guard has let go of the pin.
+ * image (pin_guard_copy) or fences it; afterwards the guard has let go of the pin.
  *
  * An opener that does not want to wait (O_NONBLOCK, as touch does it; also NFS and SMB servers)
  * gets EWOULDBLOCK and has changed nothing: broken() is not called and the guard stays. In the
@@ -112,9 +111,18 @@ int pin_guard_add(struct pin_guard *guard, uint64_t id, int fd);
 void pin_guard_remove(struct pin_guard *guard, uint64_t id);
 /* Waits for a broken() that is running. */
 void pin_guard_free(struct pin_guard *guard);
+/*
+ * For broken() only: makes golden/ID a copy of the guarded pin, as pin_copy() does. print is what
+ * it was when pinned. While the writer is still held off a changed mtime is no change (somebody
+ * touched it), and *print gets the new one; when he is not, because the time is over or there are
+ * no leases, the mtime has to be the same. -ESTALE: the bytes cannot be vouched for, so fence it.
+ * -ENOENT: broken() is not running for this id.
+ */
+int pin_guard_copy(struct pin_guard *guard, int store_fd, uint64_t id, struct pin_print *print,
+	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* How long broken() may take, with some reserve: the kernel's lease-break-time less 5, at most 40.
- * Breaks are handled one after the other and several share the time, so one that comes second
- * should check it: pin_copy_same() notices when it was too late. */
+ * Breaks are handled one after the other and share that time; a copy that comes too late fails
+ * with -ESTALE, so let progress give up when the time is over. */
 unsigned pin_guard_seconds(void);
 
 #endif

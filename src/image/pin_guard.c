@@ -113,38 +113,44 @@ static bool lease_stands(int fd)
 	return fcntl(fd, F_GETLEASE) == F_RDLCK;
 }
 
+enum lease_view {
+	LEASE_GONE,  /* not listed: run out, or we cannot see it */
+	LEASE_ALONE, /* listed, and nobody sleeps on it */
+	LEASE_SLEPT_ON,
+};
+
 /*
  * Reads /proc/locks: "3: LEASE BREAKING UNLCK 812 fe:00:1234 0 EOF", and below it, when somebody
  * sleeps on it, "3: -> LEASE BREAKER ...". The device is not compared: btrfs shows another one than
  * stat(2), and a wrong inode can only make us too careful.
  */
-static bool writer_sleeps(int fd)
+static enum lease_view view_lease(int fd)
 {
+	enum lease_view view = LEASE_GONE;
 	unsigned long long inode;
-	bool ours = false, seen = false, sleeps = false;
 	CLEANUP_FREE char *line = NULL;
+	bool ours = false;
 	size_t room = 0;
 	struct stat st;
 	char word[16];
 	FILE *locks;
 
 	locks = fstat(fd, &st) < 0 ? NULL : fopen("/proc/locks", "re");
-	if (!locks)
-		return true;
-	while (!sleeps && getline(&line, &room, locks) > 0) {
+	while (locks && view != LEASE_SLEPT_ON && getline(&line, &room, locks) > 0) {
 		if (sscanf(line, "%*s %15s", word) != 1)
 			continue;
 		if (strcmp(word, "->") == 0) {
-			sleeps = ours;
+			view = ours ? LEASE_SLEPT_ON : view;
 			continue;
 		}
 		ours = strcmp(word, "LEASE") == 0 &&
 		       sscanf(line, "%*s %*s %*s %*s %*s %*x:%*x:%llu", &inode) == 1 &&
 		       inode == (unsigned long long)st.st_ino;
-		seen |= ours;
+		view = ours ? LEASE_ALONE : view;
 	}
-	fclose(locks);
-	return sleeps || !seen;
+	if (locks)
+		fclose(locks);
+	return view;
 }
 
 /* Prepares to do without the lease. Called before it is given back, or when there is none. */
@@ -176,7 +182,7 @@ static bool mend(struct pin_guard *guard, struct entry *entry)
 {
 	int watched;
 
-	if (writer_sleeps(entry->fd))
+	if (view_lease(entry->fd) != LEASE_ALONE)
 		return false;
 	watched = watch(guard, entry);
 	entry->written = entry->touched = false;
@@ -528,6 +534,41 @@ void pin_guard_free(struct pin_guard *guard)
 		free_entry(entry);
 	}
 	release(guard);
+}
+
+static struct entry *find_busy(struct pin_guard *guard, uint64_t id)
+{
+	struct entry *entry;
+
+	MUTEX_GUARD(&guard->lock);
+	for (entry = guard->entries; entry && !(entry->id == id && entry->busy);
+		entry = entry->next)
+		;
+	return entry;
+}
+
+int pin_guard_copy(struct pin_guard *guard, int store_fd, uint64_t id, struct pin_print *print,
+	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
+{
+	struct entry *entry = find_busy(guard, id);
+	struct pin_print now;
+	bool held;
+	int rc;
+
+	if (!entry)
+		return -ENOENT;
+	/* In this order: when it is still held after the print, the print is of unchanged bytes. */
+	rc = pin_print_fd(entry->fd, &now);
+	held = entry->leased && view_lease(entry->fd) != LEASE_GONE;
+	if (rc < 0)
+		return rc;
+	if (now.size != print->size || now.sample != print->sample ||
+		(!held && now.mtime_ns != print->mtime_ns))
+		return -ESTALE;
+	rc = pin_copy_same(store_fd, id, entry->fd, &now, progress, arg);
+	if (rc == 0)
+		*print = now;
+	return rc;
 }
 
 unsigned pin_guard_seconds(void)

@@ -58,13 +58,36 @@ uint64_t pin_chunk_sum(const void *chunk, size_t len)
 static int read_past_cache(int fd, void *buf, size_t len, uint64_t off)
 {
 	struct iovec iov = {.iov_base = buf, .iov_len = len};
-	ssize_t n = preadv2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE);
+	ssize_t n = len ? preadv2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE) : 0;
 
 	if (n < 0)
 		n = 0; /* not supported, or an error that the plain read will meet again */
 	if ((size_t)n == len)
 		return 0;
 	return fd_pread_full(fd, (char *)buf + n, len - (size_t)n, off + (uint64_t)n);
+}
+
+/* Reads only what is data: going through holes costs as much as reading zeros. */
+static int read_chunk(int fd, uint8_t *buf, size_t len, uint64_t off)
+{
+	uint64_t pos = off, start, end;
+	int rc = 0;
+
+	while (rc == 0 && pos < off + len) {
+		rc = fd_next_data(fd, pos, &start, &end);
+		if (rc == -EINVAL || rc == -EOPNOTSUPP)
+			return read_past_cache(fd, buf, len, off);
+		if (rc < 0 && rc != -ENXIO)
+			return rc;
+		if (rc == -ENXIO)
+			start = end = off + len;
+		start = min_u64(start, off + len);
+		end = min_u64(end, off + len);
+		memset(buf + (pos - off), 0, (size_t)(start - pos));
+		rc = read_past_cache(fd, buf + (start - off), (size_t)(end - start), start);
+		pos = end;
+	}
+	return rc;
 }
 
 int pin_for_each_chunk(int fd, uint64_t size,
@@ -88,7 +111,7 @@ int pin_for_each_chunk(int fd, uint64_t size,
 		if (pos >= size)
 			return 0;
 		len = (size_t)min_u64(GF_SUMS_CHUNK, size - pos);
-		rc = read_past_cache(fd, buf, len, pos);
+		rc = read_chunk(fd, buf, len, pos);
 		if (rc == 0)
 			rc = cb(arg, pos / GF_SUMS_CHUNK, buf, len);
 		pos += GF_SUMS_CHUNK;
