@@ -432,6 +432,8 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		if (r)
 			return r;
 	}
+	/* The process that wrote this may have died before it synced anything. */
+	layer_set_unsynced(layer);
 	if (!committed)
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
 	return 0;

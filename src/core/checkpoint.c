@@ -404,6 +404,14 @@ static int checkpoint_locked(struct fs *fs)
 
 	opbuf_init(&p.catalog);
 	p.tail = journal_head(fs->journal);
+	/* A torn catalog is told from a damaged one by the records since the other copy: there has
+	 * to be one. */
+	if (p.tail.seq == fs->tail.seq) {
+		r = append_epoch(fs);
+		if (r)
+			return r;
+		p.tail = journal_head(fs->journal);
+	}
 	r = journal_sync(fs->journal, p.tail.seq - 1);
 	if (!r)
 		r = destage(fs, p.tail.seq - 1);
@@ -552,7 +560,9 @@ int fs_settle(struct fs *fs)
 	if (r)
 		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
-	r = checkpoint_run(fs);
+	r = figures_free_unseen(fs);
+	if (!r)
+		r = checkpoint_run(fs);
 	if (!r && fs->reclaim_wanted) {
 		fs->reclaim_wanted = false;
 		reclaim_all(fs);

@@ -74,38 +74,41 @@ static uint64_t image_limit(struct inode *inode)
 
 enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN };
 
-static void attribute_node(struct family *f, long at, const struct plane *bits, enum tail_class class)
+/* What reaches a file of one class of blocks, in the region being looked at. */
+static void count_for_file(struct family *f, struct inode *inode, const struct plane *bits,
+	enum tail_class class)
 {
-	struct family_node *n = &f->nodes[at];
-	uint64_t last;
+	uint64_t count = plane_count(bits), last = inode->size / GF_BLOCK_SIZE;
 
-	if (n->file) {
-		struct inode *inode = n->file;
-		uint64_t count = plane_count(bits);
+	if (class == TAIL_UNIQUE)
+		inode->fig.frozen_unique += count;
+	else if (class == TAIL_CLONE)
+		inode->fig.shared_clone += count;
+	else
+		inode->fig.golden += count;
+	if (inode->size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
+		plane_get(bits, last % GF_REGION_BLOCKS))
+		inode->fig.tail = class;
+}
 
-		if (class == TAIL_UNIQUE)
-			inode->fig.frozen_unique += count;
-		else if (class == TAIL_CLONE)
-			inode->fig.shared_clone += count;
-		else
-			inode->fig.golden += count;
-		last = inode->size / GF_BLOCK_SIZE;
-		if (inode->size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
-			plane_get(bits, last % GF_REGION_BLOCKS))
-			inode->fig.tail = class;
-		return;
-	}
-	for (long c = n->child; c >= 0; c = f->nodes[c].sibling) {
-		struct plane part;
-		uint64_t any = 0;
+/*
+ * From the root to the files: blocks of a class that start at a layer (source, by node) go to
+ * every file above whose lookups come through to it. A layer owns what it does not pass on, so
+ * one pass serves the blocks of all layers.
+ */
+static void attribute(struct family *f, struct plane *flow, enum tail_class class)
+{
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+		struct plane part = {{0}};
 
-		for (int i = 0; i < REGION_WORDS; i++) {
-			part.words[i] = bits->words[i] & f->nodes[c].first.words[i] &
-					f->nodes[c].below.words[i];
-			any |= part.words[i];
-		}
-		if (any)
-			attribute_node(f, c, &part, class);
+		for (int i = 0; n->parent >= 0 && i < REGION_WORDS; i++)
+			part.words[i] = flow[n->parent].words[i] & n->first.words[i] &
+					n->below.words[i];
+		if (n->file)
+			count_for_file(f, n->file, &part, class);
+		for (int i = 0; i < REGION_WORDS; i++)
+			flow[k].words[i] |= part.words[i];
 	}
 }
 
@@ -116,14 +119,9 @@ static void begin_family(void *arg, struct family *f)
 			memset(&f->nodes[i].file->fig, 0, sizeof(f->nodes[i].file->fig));
 }
 
-/* The image's blocks that show through the root, and what its touched regions would have shown. */
-static void attribute_image(struct family *f)
+/* What the touched regions of the image would show to each file if no layer hid anything. */
+static void count_untouched(struct family *f, const struct plane *bits)
 {
-	struct family_node *root = &f->nodes[0];
-	struct plane bits, seen;
-
-	if (!f->image || plane_image(&bits, f->image, f->region))
-		return;
 	for (size_t i = 0; i < f->count; i++) {
 		struct inode *inode = f->nodes[i].file;
 		struct plane mask;
@@ -132,33 +130,81 @@ static void attribute_image(struct family *f)
 			continue;
 		plane_limit(&mask, f->region, image_limit(inode));
 		for (int k = 0; k < REGION_WORDS; k++)
-			mask.words[k] &= bits.words[k];
+			mask.words[k] &= bits->words[k];
 		inode->fig.golden_untouched += plane_count(&mask);
 	}
+}
+
+/* The image's blocks that show through the root. */
+static void attribute_image(struct family *f, struct plane *flow)
+{
+	struct family_node *root = &f->nodes[0];
+	struct plane bits;
+
+	if (!f->image || plane_image(&bits, f->image, f->region))
+		return;
+	count_untouched(f, &bits);
+	memset(flow, 0, f->count * sizeof(*flow));
 	for (int i = 0; i < REGION_WORDS; i++)
-		seen.words[i] = bits.words[i] & root->first.words[i] & root->below.words[i];
-	attribute_node(f, 0, &seen, TAIL_GOLDEN);
+		flow[0].words[i] = bits.words[i] & root->first.words[i] & root->below.words[i];
+	attribute(f, flow, TAIL_GOLDEN);
+}
+
+/* Blocks of frozen layers that one file sees, or several. */
+static void attribute_frozen(struct family *f, struct plane *flow, enum tail_class class)
+{
+	memset(flow, 0, f->count * sizeof(*flow));
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		if (n->file)
+			continue; /* its counter says what it owns */
+		for (int i = 0; i < REGION_WORDS; i++)
+			flow[k].words[i] = n->own.words[i] &
+				(class == TAIL_CLONE ? n->second.words[i] :
+					n->first.words[i] & ~n->second.words[i]);
+	}
+	attribute(f, flow, class);
 }
 
 static int account_region(void *arg, struct family *f)
 {
-	attribute_image(f);
-	for (size_t k = 0; k < f->count; k++) {
-		struct family_node *n = &f->nodes[k];
-		struct plane one, two;
+	CLEANUP_FREE struct plane *flow = malloc(f->count * sizeof(*flow));
 
-		if (n->file)
-			continue; /* its counter says what it owns */
-		for (int i = 0; i < REGION_WORDS; i++) {
-			uint64_t own = n->own.words[i];
-
-			one.words[i] = own & n->first.words[i] & ~n->second.words[i];
-			two.words[i] = own & n->second.words[i];
-		}
-		attribute_node(f, k, &one, TAIL_UNIQUE);
-		attribute_node(f, k, &two, TAIL_CLONE);
-	}
+	if (!flow)
+		return -ENOMEM;
+	attribute_image(f, flow);
+	attribute_frozen(f, flow, TAIL_UNIQUE);
+	attribute_frozen(f, flow, TAIL_CLONE);
 	return 0;
+}
+
+/* ---- blocks that nobody sees any more ---- */
+
+static int free_unseen(void *arg, struct family *f)
+{
+	int r = 0;
+
+	for (size_t k = 0; k < f->count && !r; k++) {
+		struct family_node *n = &f->nodes[k];
+		uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS;
+
+		for (uint32_t i = 0; !n->file && i < GF_REGION_BLOCKS && !r; i++)
+			if (plane_get(&n->own, i) && !plane_get(&n->first, i))
+				r = layer_forget_block(n->layer, base + i);
+	}
+	return r;
+}
+
+int figures_free_unseen(struct fs *fs)
+{
+	struct family_walk walk = {.region = free_unseen};
+	int r;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	r = family_walk(fs, &walk);
+	pthread_rwlock_unlock(&fs->tree);
+	return r;
 }
 
 static int64_t clock_ns(void)

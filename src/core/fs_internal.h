@@ -265,6 +265,9 @@ int64_t now_ns(void);
 /* 0, or -EROFS/-EIO when nothing may be written. */
 int fs_writable(struct fs *fs);
 
+/* A record that says only which epoch it is. The ring is empty, or the caller has reserved. */
+int append_epoch(struct fs *fs);
+
 /* ---- names ---- */
 void inode_attr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
 /* Whether name can be made in parent; -EEXIST when it is there. tree held. */
@@ -329,6 +332,8 @@ void checkpoint_pressure(void *fs);
 
 /* ---- figures.c ---- */
 uint64_t figures_blocks(struct fs *fs, struct inode *inode);
+/* Gives up blocks of frozen layers that no file sees any more. */
+int figures_free_unseen(struct fs *fs);
 
 /* ---- flush.c ---- */
 /* Makes large writes of the layer and those below it durable and committed. */

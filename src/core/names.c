@@ -102,7 +102,7 @@ int fs_getattr(struct fs *fs, uint64_t ino, struct fs_attr *attr)
 
 static int lookup_fixed(struct fs *fs, const char *name, struct fs_attr *attr)
 {
-	if (!strcmp(name, "golden") && fs->options.images)
+	if (!strcmp(name, "golden"))
 		return golden_getattr(fs, NULL, attr);
 	if (!strcmp(name, ".snapshots")) {
 		fixed_attr(fs, FS_INO_SNAPSHOTS, attr);

@@ -260,29 +260,36 @@ static int read_boot_id(uint8_t id[16])
 	return 0;
 }
 
-static int start_epoch(struct fs *fs)
+int append_epoch(struct fs *fs)
 {
 	struct gf_op_epoch *op;
 	struct opbuf buf;
-	uint64_t seq = 0;
-	int64_t room;
 	int r;
 
-	fs->epoch++;
-	journal_set_epoch(fs->journal, fs->epoch);
-	room = record_reserve(fs, sizeof(*op));
-	if (room < 0)
-		return room;
 	opbuf_init(&buf);
 	if (OPBUF_ADD(&buf, GF_OP_EPOCH, 0, op, 0)) {
 		op->epoch = fs->epoch;
 		op->time_ns = now_ns();
 		read_boot_id(op->boot_id);
 	}
-	r = record_commit(fs, &buf, &seq);
+	r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
+	return r;
+}
+
+static int start_epoch(struct fs *fs)
+{
+	int64_t room;
+	int r;
+
+	fs->epoch++;
+	journal_set_epoch(fs->journal, fs->epoch);
+	room = record_reserve(fs, sizeof(struct gf_op_epoch));
+	if (room < 0)
+		return room;
+	r = append_epoch(fs);
 	journal_unreserve(fs->journal, room);
-	return r ? r : journal_sync(fs->journal, seq);
+	return r ? r : journal_sync(fs->journal, journal_last_seq(fs->journal));
 }
 
 /* Files that lost their names while open, and whose process is gone with the references. */

@@ -350,6 +350,25 @@ int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_
 	return 0;
 }
 
+int layer_forget_block(struct layer *l, uint64_t block)
+{
+	struct range range;
+	int e;
+
+	rangelock_lock(&l->ranges, &range, block, block);
+	e = layer_set_state(l, block, 1, GF_PARENT);
+	rangelock_unlock(&l->ranges, &range);
+	return e;
+}
+
+void layer_set_unsynced(struct layer *l)
+{
+	atomic_store(&l->data_dirty, true);
+	atomic_store(&l->sums_dirty, true);
+	MUTEX_GUARD(&l->lock);
+	l->name_unsynced = true;
+}
+
 int layer_clear_from(struct layer *l, uint64_t block)
 {
 	MUTEX_GUARD(&l->lock);

@@ -130,6 +130,10 @@ int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uin
 /* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
+/* One block that nobody sees any more; takes its range itself. */
+int layer_forget_block(struct layer *layer, uint64_t block);
+/* Recovery: files may hold what an earlier process wrote and did not sync. */
+void layer_set_unsynced(struct layer *layer);
 /* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
 int layer_clear_from(struct layer *layer, uint64_t block);
 /* Whether any of the blocks is OVERLAY in place (not only journaled). < 0: error. */

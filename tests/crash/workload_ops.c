@@ -477,7 +477,9 @@ static int op_rmdir(struct run *run)
 static int add_clone(struct run *run, const char *path, const struct model_object *source,
 	uint64_t golden, uint64_t *ino)
 {
-	char golden_path[32];
+	char name[32];
+	struct fs_attr attr;
+	int r;
 
 	if (source) {
 		model_add_clone(run->model, path, source);
@@ -485,8 +487,13 @@ static int add_clone(struct run *run, const char *path, const struct model_objec
 		return 0;
 	}
 	model_add_golden(run->model, path, run->golden[golden - 1], run->images[golden - 1]->size);
-	snprintf(golden_path, sizeof(golden_path), "golden/%" PRIu64, golden);
-	return fs_resolve(run->fs, golden_path, ino);
+	snprintf(name, sizeof(name), "%" PRIu64, golden);
+	r = fs_lookup(run->fs, FS_INO_GOLDEN, name, &attr);
+	if (r)
+		return r;
+	fs_forget(run->fs, attr.ino, 1);
+	*ino = attr.ino;
+	return 0;
 }
 
 /* source NULL: of a golden image. */
@@ -750,8 +757,13 @@ static int op_sync(struct run *run)
 
 static int op_settle(struct run *run)
 {
+	int r;
+
 	say(run, "settle");
-	return verdict(run, fs_settle(run->fs));
+	r = fs_settle(run->fs);
+	if (!r)
+		run_ring_note(run, 0);
+	return verdict(run, r);
 }
 
 static int check_now(struct run *run, enum model_mode mode, bool thorough)
@@ -778,29 +790,34 @@ static int op_check(struct run *run)
 	return check_now(run, MODEL_EXACT, below(run, 4) == 0);
 }
 
-static int reopen(struct run *run)
+/* used: bytes that are still in the ring. */
+static int reopen(struct run *run, uint64_t used)
 {
 	struct fs_options options = run_options(run);
 	int r;
 
 	run->failing = false;
-	run->fs = NULL;
 	r = fs_open(&run->fs, simdisk_io(run->disk), &options);
-	return r ? run_fail(run, "%s: fs_open: %s", run->text, strerror(-r)) : 0;
+	if (r)
+		return run_fail(run, "%s: fs_open: %s", run->text, strerror(-r));
+	run_ring_note(run, used + 1024);
+	return 0;
 }
 
 static int op_power(struct run *run)
 {
 	enum simdisk_policy policy = (enum simdisk_policy)below(run, SIMDISK_POLICIES);
 	struct simdisk *old = run->disk;
+	uint64_t used;
 
 	say(run, "power loss, %s", simdisk_policy_name(policy));
+	used = run_ring_used(run);
 	fs_abandon(steal_pointer(&run->fs));
 	simdisk_set_hook(old, NULL, NULL);
 	run->disk = simdisk_crash(old, policy, rng_next(&run->rng));
 	simdisk_free(old);
 	run->boot_id[0]++;
-	if (reopen(run) || check_now(run, MODEL_POWER, false))
+	if (reopen(run, used) || check_now(run, MODEL_POWER, false))
 		return -1;
 	simdisk_set_hook(run->disk, run->hook, run);
 	return 0;
@@ -808,11 +825,14 @@ static int op_power(struct run *run)
 
 static int op_kill(struct run *run)
 {
+	uint64_t used;
+
 	if (run->failing)
 		return op_power(run);
 	say(run, "process death");
+	used = run_ring_used(run);
 	fs_abandon(steal_pointer(&run->fs));
-	if (reopen(run))
+	if (reopen(run, used))
 		return -1;
 	return check_now(run, MODEL_EXACT, false);
 }
@@ -827,7 +847,7 @@ static int op_remount(struct run *run)
 	r = fs_close(steal_pointer(&run->fs));
 	if (r)
 		return run_fail(run, "%s: fs_close: %s", run->text, strerror(-r));
-	if (reopen(run))
+	if (reopen(run, 0))
 		return -1;
 	model_synced_all(run->model);
 	return check_now(run, MODEL_EXACT, false);
@@ -897,6 +917,8 @@ int run_one_op(struct run *run)
 
 	rng_seed(&run->rng, rng_scramble(run->seed * 1000003 + (uint64_t)run->op));
 	*run->text = 0;
+	if (run_ring_used(run) > run->profile->journal_size * 5 / 8)
+		return op_settle(run);
 	/* Something to work on. */
 	if (file_count(run) < 2)
 		return op_clone_golden(run);
