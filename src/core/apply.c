@@ -405,7 +405,7 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	const struct apply *how)
 {
 	const uint8_t *sums = tail_of(&op->op, sizeof(*op));
-	bool committed = is_committed(how, op->layer);
+	bool committed = is_committed(how, op->layer), whole = true;
 	CLEANUP_FREE uint8_t *block = malloc(GF_BLOCK_SIZE);
 
 	if (!block)
@@ -418,13 +418,14 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		if (!committed) {
 			r = layer_read_data(
 				layer, block, GF_BLOCK_SIZE, (op->block + i) * GF_BLOCK_SIZE);
-			if (r == -EUCLEAN)
-				continue; /* not even the file was there */
-			if (r)
+			if (r && r != -EUCLEAN)
 				return r;
-			there = hash_block(fs->super.secret, block);
-			if (there != announced)
+			/* -EUCLEAN: not even the file was there */
+			there = r ? 0 : hash_block(fs->super.secret, block);
+			if (there != announced) {
+				whole = false;
 				continue;
+			}
 		}
 		r = layer_set_state(layer, op->block + i, 1, GF_OVERLAY);
 		if (!r && !fs->options.read_only)
@@ -436,6 +437,9 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	layer_set_unsynced(layer);
 	if (!committed)
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
+	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
+	if (!whole)
+		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
 	return 0;
 }
 
