@@ -168,6 +168,16 @@ static const struct model_seen *find_seen(const struct model_view *view, const c
 	return NULL;
 }
 
+/* A file whose number is not known yet is not one of those that are. */
+static bool is_known(const struct model *model, uint64_t ino)
+{
+	for (size_t i = 0; i < model->object_count; i++) {
+		if (model->objects[i] && model->objects[i]->ino == ino)
+			return true;
+	}
+	return false;
+}
+
 static int compare_tree(struct model *model, const struct model_tree *tree,
 	const struct model_view *view)
 {
@@ -179,7 +189,8 @@ static int compare_tree(struct model *model, const struct model_tree *tree,
 		if (!seen)
 			return wrong(model, "\"%s\" (ino %" PRIu64 ") is missing", entry->path,
 				object->ino);
-		if (seen->kind != object->kind || (object->ino && seen->ino != object->ino))
+		if (seen->kind != object->kind ||
+			(object->ino ? seen->ino != object->ino : is_known(model, seen->ino)))
 			return wrong(model, "\"%s\" is ino %" PRIu64 ", not %" PRIu64, entry->path,
 				seen->ino, object->ino);
 		if (seen->xattr != entry->xattr)

@@ -28,6 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/sizes.h"
 #include "workload.h"
 
@@ -116,17 +117,13 @@ static int fail_state(struct driver *d, const char *step, const char *what)
 	return run_fail(&d->run, "%s: %s", step, what);
 }
 
-static struct fs *open_store(struct driver *d, struct simdisk *disk, int boot, const char *step)
+static struct fs *open_store(struct driver *d, struct simdisk *disk, const char *step)
 {
 	struct fs_options options = run_options(&d->run);
 	struct fs *fs = NULL;
-	uint8_t boot_id[16];
 	char text[64];
 	int r;
 
-	memcpy(boot_id, d->run.boot_id, sizeof(boot_id));
-	boot_id[1] = (uint8_t)boot;
-	run_set_boot(&options, boot_id);
 	d->result->recoveries++;
 	r = fs_open(&fs, simdisk_io(disk), &options);
 	if (!r)
@@ -148,18 +145,45 @@ static int hash_store(struct driver *d, struct fs *fs, const char *step, uint64_
 	return r ? fail_state(d, step, strerror(-r)) : 0;
 }
 
-static int expect_same(struct driver *d, struct simdisk *disk, int boot, uint64_t want,
+/* What the next recovery must show: one hash, or anything that the model allows after power loss. */
+struct expected {
+	uint64_t hash;
+	bool loose;
+};
+
+static int compare_model(struct driver *d, struct fs *fs, enum model_mode mode, const char *step)
+{
+	struct model_view view;
+	const char *figures = NULL;
+	int r = view_take(&view, fs);
+
+	if (r)
+		r = fail_state(d, step, strerror(-r));
+	else if (model_check(d->run.model, &view, mode, false))
+		r = fail_state(d, step, model_reason(d->run.model));
+	if (!r && rng_below(&d->rng, 4) == 0)
+		figures = view_figures(&view, fs);
+	if (figures)
+		r = fail_state(d, step, figures);
+	view_release(&view);
+	return r;
+}
+
+static int expect_same(struct driver *d, struct simdisk *disk, struct expected want,
 	const char *step)
 {
-	struct fs *fs = open_store(d, disk, boot, step);
+	struct fs *fs = open_store(d, disk, step);
 	uint64_t got = 0;
 	int r;
 
 	if (!fs)
 		return -1;
-	r = hash_store(d, fs, step, &got);
+	if (want.loose)
+		r = compare_model(d, fs, MODEL_POWER, step);
+	else
+		r = hash_store(d, fs, step, &got);
 	fs_abandon(fs);
-	if (!r && got != want)
+	if (!r && !want.loose && got != want.hash)
 		r = fail_state(d, step, "the files differ from those of the first recovery");
 	return r;
 }
@@ -189,7 +213,7 @@ static void interrupt(void *arg, struct simdisk *disk, const struct simdisk_call
 
 /* Recovery ends at its call number `at`; the next one must show the same. */
 static int recover_interrupted(struct driver *d, struct simdisk *crashed, uint64_t at,
-	uint64_t want)
+	struct expected want, bool death_before)
 {
 	struct interrupter in = {.driver = d, .at = at, .seed = rng_next(&d->rng)};
 	struct simdisk *disk = simdisk_clone(crashed);
@@ -197,15 +221,16 @@ static int recover_interrupted(struct driver *d, struct simdisk *crashed, uint64
 	int r = 0;
 
 	in.death = in.seed >> 40 & 1;
+	want.loose = death_before && !in.death;
 	simdisk_set_hook(disk, interrupt, &in);
-	fs = open_store(d, disk, 1, "second recovery");
+	fs = open_store(d, disk, "second recovery");
 	simdisk_set_hook(disk, NULL, NULL);
 	if (!fs)
 		r = -1;
 	else
 		fs_abandon(fs);
 	if (!r && in.fork)
-		r = expect_same(d, in.fork, in.death ? 1 : 2, want,
+		r = expect_same(d, in.fork, want,
 			in.death ? "recovery after the death of one" :
 				   "recovery after power loss in one");
 	simdisk_free(in.fork);
@@ -234,7 +259,7 @@ static int write_and_close(struct driver *d, struct simdisk *disk, struct fs *fs
 	r = fs_close(fs);
 	if (r)
 		return fail_state(d, "fs_close after recovery", strerror(-r));
-	fs = open_store(d, disk, 1, "opening again after recovery");
+	fs = open_store(d, disk, "opening again after recovery");
 	if (!fs)
 		return -1;
 	r = hash_store(d, fs, step, &got);
@@ -248,62 +273,69 @@ static int write_and_close(struct driver *d, struct simdisk *disk, struct fs *fs
 	return r;
 }
 
-/* fs: recovered from a clone of crashed, on disk. Is used up. */
-static int go_deep(struct driver *d, struct simdisk *crashed, struct simdisk *disk, struct fs *fs,
-	uint64_t calls)
+/* Power is lost (again) after recovery, perhaps after a sync or a settling. */
+static int lose_power(struct driver *d, struct simdisk *disk, struct fs *fs, struct expected want)
 {
-	uint64_t want = 0, choice = rng_below(&d->rng, 5), seed = rng_next(&d->rng);
+	uint64_t seed = rng_next(&d->rng), choice = rng_below(&d->rng, 3);
 	struct simdisk *again;
-	int r = hash_store(d, fs, "hashing", &want);
+	int r = 0;
+
+	if (choice == 1) {
+		r = fs_sync(fs) ? fail_state(d, "fs_sync after recovery", "fails") : 0;
+		want.loose = false;
+	} else if (choice == 2) {
+		r = fs_settle(fs) ? fail_state(d, "fs_settle after recovery", "fails") : 0;
+		want.loose = false;
+	}
+	fs_abandon(fs);
+	if (r)
+		return r;
+	again = simdisk_crash(disk, (enum simdisk_policy)(seed % SIMDISK_POLICIES), seed);
+	r = expect_same(d, again, want,
+		choice == 1   ? "power loss after recovery and sync" :
+		choice == 2 ? "power loss after recovery and settling" :
+			      "power loss after recovery");
+	simdisk_free(again);
+	return r;
+}
+
+/* fs: recovered from a clone of crashed, on disk, by so many calls. Is used up. */
+static int go_deep(struct driver *d, struct simdisk *crashed, struct simdisk *disk, struct fs *fs,
+	uint64_t calls, bool death)
+{
+	struct expected want = {.loose = death};
+	int r = hash_store(d, fs, "hashing", &want.hash);
 
 	d->result->deep++;
-	if (r || choice >= 2) {
-		if (choice == 3 && !r)
-			r = fs_sync(fs) ? fail_state(d, "fs_sync after recovery", "fails") : 0;
-		if (choice == 4 && !r)
-			r = fs_settle(fs) ? fail_state(d, "fs_settle after recovery", "fails") : 0;
+	if (r) {
 		fs_abandon(fs);
-		if (r)
-			return r;
-		again = simdisk_crash(disk, (enum simdisk_policy)(seed % SIMDISK_POLICIES), seed);
-		r = expect_same(d, again, 2, want, "power loss after recovery");
-		simdisk_free(again);
 		return r;
 	}
-	if (choice == 0)
-		return write_and_close(d, disk, fs, want);
-	fs_abandon(fs);
-	if (d->options->every) {
-		for (uint64_t at = 1; at <= calls && !r; at++)
-			r = recover_interrupted(d, crashed, at, want);
-		return r;
+	switch (rng_below(&d->rng, 3)) {
+	case 0:
+		return lose_power(d, disk, fs, want);
+	case 1:
+		return write_and_close(d, disk, fs, want.hash);
+	default:
+		fs_abandon(fs);
 	}
-	return recover_interrupted(d, crashed, 1 + rng_below(&d->rng, calls), want);
+	if (!d->options->every)
+		return recover_interrupted(
+			d, crashed, 1 + rng_below(&d->rng, calls), want, death);
+	for (uint64_t at = 1; at <= calls && !r; at++)
+		r = recover_interrupted(d, crashed, at, want, death);
+	return r;
 }
 
 static int check_state(struct driver *d, struct simdisk *crashed, enum model_mode mode)
 {
 	struct simdisk *disk = simdisk_clone(crashed);
-	bool deep = rng_below(&d->rng, 4) == 0;
-	const char *figures = NULL;
-	struct model_view view;
-	struct fs *fs;
-	int r;
+	struct fs *fs = open_store(d, disk, "recovery");
+	uint64_t calls = simdisk_calls(disk);
+	int r = fs ? compare_model(d, fs, mode, "after recovery") : -1;
 
-	fs = open_store(d, disk, mode == MODEL_POWER, "recovery");
-	r = fs ? view_take(&view, fs) : -1;
-	if (fs && r)
-		fail_state(d, "listing", strerror(-r));
-	if (!r && model_check(d->run.model, &view, mode, false))
-		r = fail_state(d, "after recovery", model_reason(d->run.model));
 	if (!r && rng_below(&d->rng, 4) == 0)
-		figures = view_figures(&view, fs);
-	if (figures)
-		r = fail_state(d, "figures", figures);
-	if (fs)
-		view_release(&view);
-	if (!r && deep)
-		r = go_deep(d, crashed, disk, fs, simdisk_calls(disk));
+		r = go_deep(d, crashed, disk, fs, calls, mode == MODEL_EXACT);
 	else if (fs)
 		fs_abandon(fs);
 	simdisk_free(disk);
@@ -676,6 +708,8 @@ int main(int argc, char **argv)
 	rc = parse(&options, argc, argv);
 	if (rc)
 		return rc;
+	if (!options.verbose)
+		log_open(LOG_TO_FILE, "/dev/null");
 	results = mmap(NULL, sizeof(*results) * 64, PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (results == MAP_FAILED)

@@ -94,14 +94,7 @@ struct fs_options run_options(struct run *run)
 		.golden_test_arg = run,
 	};
 
-	run_set_boot(&options, run->boot_id);
 	return options;
-}
-
-void run_set_boot(struct fs_options *options, const uint8_t *boot_id)
-{
-	(void)options;
-	(void)boot_id;
 }
 
 int run_init(struct run *run, uint64_t seed, int op_count)

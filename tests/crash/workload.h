@@ -35,7 +35,6 @@ struct run {
 	struct simdisk *disk;
 	struct fs *fs;
 	struct fs_options options;
-	uint8_t boot_id[16]; /* changes with each power loss */
 	struct model *model;
 	struct image *images[RUN_IMAGES];
 	void *image_bytes[RUN_IMAGES];
@@ -61,10 +60,8 @@ void run_release(struct run *run);
 const char *run_profile_name(const struct run *run);
 int run_fail(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Options for opening the store on disk as this run would, boot id included. */
+/* Options for opening the store on a disk as this run would. */
 struct fs_options run_options(struct run *run);
-/* Another boot of the machine; boot_id (16 bytes) must stay while fs_open runs. */
-void run_set_boot(struct fs_options *options, const uint8_t *boot_id);
 
 /* Bytes in the ring, at most; and noting that it was emptied, or that the process is a new one. */
 uint64_t run_ring_used(struct run *run);

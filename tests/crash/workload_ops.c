@@ -816,7 +816,6 @@ static int op_power(struct run *run)
 	simdisk_set_hook(old, NULL, NULL);
 	run->disk = simdisk_crash(old, policy, rng_next(&run->rng));
 	simdisk_free(old);
-	run->boot_id[0]++;
 	if (reopen(run, used) || check_now(run, MODEL_POWER, false))
 		return -1;
 	simdisk_set_hook(run->disk, run->hook, run);
