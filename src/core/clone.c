@@ -215,9 +215,12 @@ static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const
 
 	*b->failed = i;
 	if (r == -EEXIST && b->replace && !name_is_reserved(t->parent, t->name))
-		r = add_replace(fs, buf, t, src);
+		r = 0;
+	/* The layer comes first: what is replaced may be the last to hold the golden image. */
 	if (!r)
 		r = add_layer(buf, src, &layer);
+	if (!r && tree_find_name(fs, t->parent, t->name, strlen(t->name)))
+		r = add_replace(fs, buf, t, src);
 	if (!r)
 		r = op_add_inode(buf, &attr, t->parent, layer, t->name, "", GF_KIND_USER);
 	if (!r && (i == 0 || b->targets[i - 1].parent != t->parent))
