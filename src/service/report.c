@@ -44,6 +44,7 @@ const char *report_kind(enum fs_kind kind)
 
 json_t *report_file(const char *path, const struct fs_info *info)
 {
+	bool is_folder = info->kind == FS_KIND_FOLDER;
 	json_t *object = json_object();
 	char created[TIME_TEXT_LEN];
 
@@ -51,7 +52,7 @@ json_t *report_file(const char *path, const struct fs_info *info)
 	set(&object, "path", name_json(path));
 	set(&object, "kind", json_string(report_kind(info->kind)));
 	set(&object, "mode", json_string(info->mode ? info->mode : ""));
-	set(&object, "format", json_string(info->format ? info->format : ""));
+	set(&object, "format", json_string(info->format && !is_folder ? info->format : ""));
 	set(&object, "base", name_json(info->base ? info->base : ""));
 #define X(name) set_bytes(&object, #name, info->figures.name);
 	REPORT_FIGURES(X)
