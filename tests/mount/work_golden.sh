@@ -76,7 +76,11 @@ same_or_fenced inplace 'overwritten in place'
 touch "$work/enough"
 wait "${pids[@]}"
 pids=()
-truncate -s 1M "$images/truncated.img" || true
+# truncate(1) does not wait and may be turned away; truncate(2) waits until it may.
+truncate -s 1M "$images/truncated.img" 2>"$work/err" || cat "$work/err"
+same_or_fenced truncated 'truncate(1)'
+python3 -c 'import os, sys; os.truncate(sys.argv[1], 1 << 20)' "$images/truncated.img"
+[ "$(stat -c %s "$images/truncated.img")" -eq 1048576 ] || fail 'the image was not truncated'
 same_or_fenced truncated 'truncated'
 head -c 100000 /dev/urandom >>"$images/append.img" || true
 same_or_fenced append 'appended to'
