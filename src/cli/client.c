@@ -201,6 +201,9 @@ static int unreachable(const char *path, int err)
 		return cli_fail("\"%s\" is a mount whose daemon is gone, mount it again or type: "
 				"goldfs umount",
 			text ? text : "");
+	if (err == EROFS) /* of the control file, which is written to */
+		return cli_fail("\"%s\" is mounted read-only and takes no requests",
+			text ? text : "");
 	return cli_fail("cannot use \"%s\": %s", text ? text : "", cli_reason(err));
 }
 
@@ -398,6 +401,26 @@ static int exchange_patiently(const char *control, const char *text, json_t **re
 		r = exchange(control, text, reply);
 	}
 	return r;
+}
+
+json_t *client_stats(const char *mountpoint)
+{
+	CLEANUP_FREE char *path = NULL;
+	CLEANUP_CLOSE int fd = -1;
+	json_t *stats = NULL;
+	int r;
+
+	if (asprintf(&path, "%s/.goldfs/stats.json", mountpoint) < 0) {
+		cli_fail("out of memory");
+		return NULL;
+	}
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	r = fd < 0 ? -errno : read_reply(fd, &stats);
+	if (r == 0)
+		return stats;
+	unreachable(mountpoint, -r);
+	json_decref(stats);
+	return NULL;
 }
 
 json_t *client_call(const char *mountpoint, json_t *request)

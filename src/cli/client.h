@@ -39,5 +39,7 @@ json_t *client_path(const char *path);
  * failed and that has been said.
  */
 json_t *client_call(const char *mountpoint, json_t *request);
+/* What stats.json of the mount says now; works on a read-only mount too. NULL as above. */
+json_t *client_stats(const char *mountpoint);
 
 #endif

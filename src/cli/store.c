@@ -48,7 +48,7 @@ int verb_df(int argc, char **argv)
 		r = place_mount("df", argv[optind], &place);
 	if (r != EXIT_DONE)
 		return r;
-	reply = client_call(place.mountpoint, json_pack("{s:s}", "verb", "df"));
+	reply = client_stats(place.mountpoint);
 	place_release(&place);
 	if (!reply)
 		return EXIT_FAILED;
