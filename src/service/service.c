@@ -236,7 +236,8 @@ int service_is_control(struct service *service, uint64_t ino)
 /* A JSON text with a newline behind it; takes json over. */
 static int json_text(json_t *json, FILE *out)
 {
-	int r = json && json_dumpf(json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) == 0 ? 0 : -ENOMEM;
+	const size_t flags = JSON_INDENT(2) | JSON_REAL_PRECISION(6);
+	int r = json && json_dumpf(json, out, flags) == 0 ? 0 : -ENOMEM;
 
 	putc('\n', out);
 	json_decref(json);
@@ -247,16 +248,16 @@ static int write_stats(struct service *service, FILE *out)
 {
 	struct fs_store_figures figures;
 	struct fs_counters counters;
+	json_t *stats;
 	int r = fs_store_figures(service->fs, &figures);
 
 	if (r < 0)
 		return r;
 	fs_counters(service->fs, &counters);
-	return json_text(json_pack("{s:o, s:s, s:o, s:o}", "store", report_store(&figures),
-				 "version", GOLDFS_VERSION, "daemon",
-				 report_daemon(&service->info, service_uptime(service)), "counters",
-				 report_counters(&counters)),
-		out);
+	stats = json_pack("{s:o, s:s, s:o, s:o}", "store", report_store(&figures), "version",
+		GOLDFS_VERSION, "daemon", report_daemon(&service->info, service_uptime(service)),
+		"counters", report_counters(&counters));
+	return json_text(stats, out);
 }
 
 struct series {
