@@ -159,9 +159,11 @@ man_targets = $(foreach page,$(man_pages),$(mandir)/man$(subst .,,$(suffix $(pag
 ## install: to DESTDIR and PREFIX
 install: all
 	install -D -m 755 $(BIN)/goldfs $(bindir)/goldfs
-	install -D -m 755 mount-helpers/mount.goldfs $(DESTDIR)$(SBINDIR)/mount.goldfs
-	@mkdir -p $(unitdir)
+	@mkdir -p $(DESTDIR)$(SBINDIR) $(unitdir)
+	sed 's|:/usr/local/sbin:|:$(PREFIX)/bin&|' mount-helpers/mount.goldfs \
+		>$(DESTDIR)$(SBINDIR)/mount.goldfs
 	sed 's|/usr/local/bin|$(PREFIX)/bin|g' mount-helpers/goldfs@.service >$(unitdir)/goldfs@.service
+	chmod 755 $(DESTDIR)$(SBINDIR)/mount.goldfs
 	chmod 644 $(unitdir)/goldfs@.service
 	$(foreach page,$(man_targets),install -D -m 644 man/$(notdir $(page)) $(page) &&) :
 
