@@ -435,8 +435,10 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	}
 	/* The process that wrote this may have died before it synced anything. */
 	layer_set_unsynced(layer);
-	if (!committed)
+	if (!committed) {
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
+		layer->recovered = true;
+	}
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
 	if (!whole)
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);

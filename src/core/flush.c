@@ -112,6 +112,24 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 	journal_sync_async(fs->journal, journal_last_seq(fs->journal), done, arg);
 }
 
+int flush_recovered(struct fs *fs, struct inode *inode)
+{
+	struct layer *layer;
+	int r;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	layer = atomic_load(&inode->layer);
+	hold(layer);
+	pthread_rwlock_unlock(&fs->tree);
+	r = flush_layer(fs, layer);
+	if (!r)
+		r = journal_sync(fs->journal, journal_last_seq(fs->journal));
+	if (!r)
+		atomic_store(&layer->recovered, false);
+	hold_end(layer);
+	return r;
+}
+
 /* The layers with large writes that no commit record covers yet, each held. */
 static int collect_uncommitted(struct fs *fs, struct layer ***list, size_t *count)
 {

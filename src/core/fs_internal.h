@@ -338,5 +338,9 @@ int figures_free_unseen(struct fs *fs);
 /* ---- flush.c ---- */
 /* Makes large writes of the layer and those below it durable and committed. */
 int flush_layers(struct fs *fs, struct layer *layer);
+/* Makes durable what recovery found in place of uncommitted large writes to the file's layer. What
+ * was read after a power loss must not be lost to the next one because something newer that went
+ * over it was torn. */
+int flush_recovered(struct fs *fs, struct inode *inode);
 
 #endif

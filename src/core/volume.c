@@ -538,6 +538,16 @@ static int job_run_locked(struct job *job)
 	return r;
 }
 
+static bool stands_on_recovered(struct inode *inode)
+{
+	bool recovered;
+
+	pthread_rwlock_rdlock(&inode->io);
+	recovered = atomic_load(&atomic_load(&inode->layer)->recovered);
+	pthread_rwlock_unlock(&inode->io);
+	return recovered;
+}
+
 /* One write of at most MAX_WRITE bytes. */
 static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, size_t len,
 	uint64_t off)
@@ -547,11 +557,16 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	int64_t room;
 	int r;
 
+	job_cut(&job);
+	if (job.large_last > job.large_first && stands_on_recovered(inode)) {
+		r = flush_recovered(fs, inode);
+		if (r)
+			return r;
+	}
 	/* One record for the data and one for an intent mark. */
 	room = record_reserve(fs, ops_bound(len) + 256);
 	if (room < 0)
 		return room;
-	job_cut(&job);
 	pthread_rwlock_rdlock(&inode->io);
 	job.layer = atomic_load(&inode->layer);
 	rangelock_lock(&job.layer->ranges, &range, job.first, job.end - 1);

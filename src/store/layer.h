@@ -85,6 +85,8 @@ struct layer {
 	_Atomic uint64_t large_seq;	/* newest large write that is in place */
 	_Atomic uint64_t committed_seq; /* large writes up to here need no commit record */
 	_Atomic uint64_t poison_seq; /* a large write failed: no commit until a checkpoint passes */
+	atomic_bool recovered; /* recovery found large writes in place that no record commits: others
+				  must not go over them before that is made up for */
 	atomic_bool data_dirty;	     /* bytes written since the data file's last sync */
 	atomic_bool sums_dirty;
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
