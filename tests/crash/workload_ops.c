@@ -177,7 +177,7 @@ static uint64_t pick_place(struct run *run, const struct model_object *object, u
 	uint64_t end = max_u64(object->size, 64 * KIB), off;
 
 	if (object->size > MAX_SIZE) {
-		uint64_t near = 32 * MIB * (1 + below(run, object->size / (32 * MIB)));
+		uint64_t near = 32 * MIB * (1 + below(run, 1 + object->size / (32 * MIB)));
 
 		if (below(run, 3) == 0)
 			near = below(run, 2) ? 64 * KIB : object->size;
