@@ -59,9 +59,14 @@ same()
 	diff "$work/once.figures" "$work/$1.figures" || fail "$1: other figures"
 }
 
+# What one recovery leaves behind when it is killed in turn.
+use twice
+mount_goldfs
+kill_daemon
+mv "$store" "$work/recovered"
+
 use once
 mount_goldfs
-cp -a --sparse=always "$store" "$work/recovered"
 for n in 1 2 3 4; do
 	"$tools/ackwriter" verify "$mnt/c$n.img" "$work/state$n" "$images/base.img" ||
 		fail "c$n.img lost acknowledged writes"
@@ -78,10 +83,8 @@ picture unmounted
 same unmounted
 umount_goldfs
 
-# What the first recovery left, before anything was settled, recovered once more.
 rm -rf "$store"
 mv "$work/recovered" "$store"
-echo '--- twice'
 mount_goldfs
 picture twice
 same twice
