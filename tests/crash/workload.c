@@ -130,23 +130,6 @@ void run_release(struct run *run)
 	}
 }
 
-uint64_t run_ring_used(struct run *run)
-{
-	struct fs_counters counters;
-
-	fs_counters(run->fs, &counters);
-	return run->ring_used + counters.journal_record_bytes - run->ring_mark;
-}
-
-void run_ring_note(struct run *run, uint64_t used)
-{
-	struct fs_counters counters;
-
-	fs_counters(run->fs, &counters);
-	run->ring_used = used;
-	run->ring_mark = counters.journal_record_bytes;
-}
-
 int run_work(struct run *run)
 {
 	struct fs_options options;

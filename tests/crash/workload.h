@@ -41,10 +41,6 @@ struct run {
 	model_value golden[RUN_IMAGES];
 	const struct profile *profile;
 
-	/* Nobody destages in the background here, so the run does before the ring is full. */
-	uint64_t ring_used; /* bytes at ring_mark, at most */
-	uint64_t ring_mark; /* the counter of journal bytes then */
-
 	int op;		   /* index of the current one */
 	struct rng rng;	   /* of the current one */
 	char text[256];	   /* what it does */
@@ -62,10 +58,6 @@ int run_fail(struct run *run, const char *fmt, ...) __attribute__((format(printf
 
 /* Options for opening the store on a disk as this run would. */
 struct fs_options run_options(struct run *run);
-
-/* Bytes in the ring, at most; and noting that it was emptied, or that the process is a new one. */
-uint64_t run_ring_used(struct run *run);
-void run_ring_note(struct run *run, uint64_t used);
 
 /* What fs shows, names and sizes; content is read when the model asks. */
 int view_take(struct model_view *view, struct fs *fs);
