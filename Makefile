@@ -44,7 +44,7 @@ ifeq ($(DEVELOPER),1)
 all_cflags += -Werror
 endif
 ifneq ($(SANITIZE),)
-all_cflags += -fsanitize=$(SANITIZE) -fno-omit-frame-pointer -O1
+all_cflags += -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 all_ldflags += -fsanitize=$(SANITIZE)
 endif
 
