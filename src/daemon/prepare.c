@@ -133,9 +133,9 @@ static int check_new_store(const struct mount_config *config, struct failure *fa
 		why(-errno));
 }
 
-static int check_store(struct mount_config *config, struct failure *failure)
+/* Makes the store's path absolute, whether it exists or not. */
+static int resolve_store(struct mount_config *config, struct failure *failure)
 {
-	struct stat st;
 	char *absolute;
 	int r;
 
@@ -152,6 +152,13 @@ static int check_store(struct mount_config *config, struct failure *failure)
 		return fail(failure, -EINVAL,
 			"the store cannot be the images folder \"%s\" itself; leave -o store= out for \"%s/%s\"",
 			config->images, config->images, STORE_NAME);
+	return 0;
+}
+
+static int check_store(const struct mount_config *config, struct failure *failure)
+{
+	struct stat st;
+
 	if (stat(config->store, &st) < 0)
 		return errno == ENOENT ? check_new_store(config, failure)
 				       : fail(failure, -errno, "store \"%s\": %s", config->store,
@@ -171,9 +178,17 @@ static int check_store(struct mount_config *config, struct failure *failure)
 	return fail(failure, -errno, "store \"%s\" cannot be written: %s", config->store, why(-errno));
 }
 
-static int check_place(const struct mount_config *config, struct failure *failure)
+/* Makes the mount point's path absolute and looks at where it is. */
+static int resolve_mountpoint(struct mount_config *config, struct failure *failure)
 {
-	const char *target = config->mountpoint;
+	const char *target;
+	char *absolute;
+	int r = mount_resolve(config->mountpoint, &absolute);
+
+	if (r < 0)
+		return fail(failure, r, "mount point \"%s\": %s", config->mountpoint, why(r));
+	replace(&config->mountpoint, absolute);
+	target = absolute;
 
 	if (is_inside(target, config->store))
 		return fail(failure, -EINVAL, "mount point \"%s\" is inside the store \"%s\"", target,
@@ -187,19 +202,12 @@ static int check_place(const struct mount_config *config, struct failure *failur
 	return 0;
 }
 
-static int check_mountpoint(struct mount_config *config, struct failure *failure)
+static int check_mountpoint(const struct mount_config *config, struct failure *failure)
 {
 	struct mount_entry entry;
 	struct stat st;
-	char *absolute;
-	int r = mount_resolve(config->mountpoint, &absolute);
+	int r = 0;
 
-	if (r < 0)
-		return fail(failure, r, "mount point \"%s\": %s", config->mountpoint, why(r));
-	replace(&config->mountpoint, absolute);
-	r = check_place(config, failure);
-	if (r < 0)
-		return r;
 	if (mount_is_dead(config->mountpoint))
 		return mountpoint_clean(config->mountpoint, failure);
 	if (stat(config->mountpoint, &st) < 0)
@@ -217,12 +225,37 @@ static int check_mountpoint(struct mount_config *config, struct failure *failure
 	return r;
 }
 
+/* Whether the log file asked for can be there, without making it. */
+static int check_log(const struct mount_config *config, struct failure *failure)
+{
+	CLEANUP_FREE char *folder = NULL;
+
+	if (config->log != LOG_CHOSEN_FILE || access(config->log_path, W_OK) == 0)
+		return 0;
+	folder = strdup(config->log_path);
+	if (!folder)
+		return fail(failure, -ENOMEM, "out of memory");
+	*(strrchr(folder, '/') + 1) = '\0';
+	if (errno == ENOENT && access(folder, W_OK | X_OK) == 0)
+		return 0;
+	/* Within a store that is made only now. */
+	if (errno == ENOENT && is_inside(folder, config->store))
+		return 0;
+	return fail(failure, -errno, "log \"%s\": %s", config->log_path, why(-errno));
+}
+
 int prepare_mount(struct mount_config *config, struct failure *failure)
 {
 	int r = check_images(config, failure);
 
 	if (r == 0)
+		r = resolve_store(config, failure);
+	if (r == 0)
+		r = resolve_mountpoint(config, failure);
+	if (r == 0)
 		r = check_store(config, failure);
+	if (r == 0)
+		r = check_log(config, failure);
 	if (r == 0)
 		r = check_mountpoint(config, failure);
 	return r;

@@ -29,11 +29,12 @@ static pid_t read_holder(int fd, bool *closing)
 
 static void write_holder(int fd, const char *state)
 {
-	char text[64];
-	int n = snprintf(text, sizeof(text), "%d%s\n", (int)getpid(), state);
+	char text[32];
+	int n = snprintf(text, sizeof(text), "%d %-18s\n", (int)getpid(), state);
 
-	/* Only for messages: what fails here is not worth failing for. */
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)n, 0) < 0)
+	/* In one write over what stood there, so that a reader never sees half of it. Only for
+	 * messages: what fails here is not worth failing for. */
+	if (pwrite(fd, text, (size_t)n, 0) < 0 || ftruncate(fd, n) < 0)
 		return;
 }
 
@@ -76,7 +77,7 @@ int store_lock(int store_dirfd, int wait_seconds, pid_t *holder)
 void store_lock_closing(int lock_fd)
 {
 	if ((fcntl(lock_fd, F_GETFL) & O_ACCMODE) == O_RDWR)
-		write_holder(lock_fd, " closing");
+		write_holder(lock_fd, "closing");
 }
 
 bool store_lock_is_held(int lock_fd, pid_t *holder)

@@ -8,11 +8,13 @@
 #	mount_goldfs
 #	… || fail "what is wrong"
 #
-# setup makes a folder of the test's own with $images, $store and $mnt in it and changes to it; the
-# test leaves nothing mounted and nothing behind, however it ends. Nothing here asserts on time.
+# setup makes a folder of the test's own with $images, $store and $mnt in it and changes to it;
+# $here is where the test stands. The test leaves nothing mounted and nothing behind, however it
+# ends. Nothing here asserts on time.
 
 set -u
 
+here=$(realpath "$(dirname "${BASH_SOURCE[0]}")")
 goldfs=
 work=
 images=
@@ -52,6 +54,7 @@ cleanup()
 {
 	local status=$? point
 	cd /
+	[ -z "$(jobs -p)" ] || kill $(jobs -p) 2>/dev/null
 	for point in "${extra_mounts[@]}" "$mnt"; do
 		if mountpoint -q "$point" || ! stat "$point" >/dev/null 2>&1; then
 			"$goldfs" umount "$point" 2>/dev/null || umount "$point" 2>/dev/null ||
@@ -120,7 +123,8 @@ kill_daemon()
 # requests NAME: how many of that kind the kernel has sent, see user.goldfs.requests.
 requests()
 {
-	getfattr --only-values -n user.goldfs.requests "$mnt" | awk -v name="$1" '$1 == name { print $2 }'
+	getfattr --absolute-names --only-values -n user.goldfs.requests "$mnt" |
+		awk -v name="$1" '$1 == name { print $2 }'
 }
 
 # errno_of NAME COMMAND…: the command fails and says the text of errno NAME.

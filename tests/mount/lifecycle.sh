@@ -120,9 +120,7 @@ errno_of EROFS touch "$mnt/new"
 umount_goldfs
 
 # As mount(8) and fstab call it.
-helper=$(realpath "$(dirname "$0")/../../mount-helpers/mount.goldfs" 2>/dev/null)
-cd "$work" || exit 1
-[ -x "$helper" ] || helper=$OLDPWD/mount-helpers/mount.goldfs
+helper=$here/../../mount-helpers/mount.goldfs
 export GOLDFS=$goldfs
 options="rw,store=$store,nofail,x-systemd.requires=x,_netdev,context=\"a:b:c:s0:c1,c2\""
 "$helper" "$images" "$mnt" -o "$options" || fail "mount.goldfs"

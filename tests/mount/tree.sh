@@ -33,9 +33,9 @@ errno_of EROFS chmod 600 golden/base.img
 for name in golden .goldfs .snapshots; do
 	errno_of EPERM mv "$name" elsewhere
 	errno_of EPERM rmdir "$name"
-	echo x >file
-	errno_of EPERM mv -T file "$name" 2>/dev/null
-	rm file
+	mkdir folder
+	errno_of EPERM mv -T folder "$name"
+	rmdir folder
 done
 errno_of EPERM touch .goldfs/new
 errno_of EPERM rm .goldfs/stats.json
@@ -110,7 +110,8 @@ setfattr -n user.note -v hello f && [ "$(getfattr --only-values -n user.note f)"
 [ "$(getfattr f | sed -n 's/^user/user/p')" = user.note ] || fail "xattr list: $(getfattr f)"
 setfattr -x user.note f && [ -z "$(getfattr f)" ] || fail "xattr removal"
 errno_of EOPNOTSUPP setfattr -n security.foo -v x f
-errno_of EOPNOTSUPP setfattr -n system.posix_acl_access -v 0x0200 f
+errno_of EOPNOTSUPP setfattr -n system.posix_acl_access \
+	-v 0x0200000001000600ffffffff04000400ffffffff20000400ffffffff f
 errno_of EOPNOTSUPP setfattr -n trusted.foo -v x f
 errno_of EPERM setfattr -n user.goldfs.unique_bytes -v 0 f
 
