@@ -9,6 +9,8 @@
  */
 #include "base/fd.h"
 
+#include "base/blocking.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -18,12 +20,30 @@
 
 #define WINDOW 64 /* iovecs per call; far below IOV_MAX, small enough for the stack */
 
+__thread void (*blocking_hook)(void *arg);
+__thread void *blocking_hook_arg;
+
+/* Reads what is in memory; when the disk has to be waited for, that is said first. */
+static ssize_t pread_once(int fd, void *buf, size_t len, uint64_t off)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+	ssize_t n;
+
+	if (!blocking_hook)
+		return pread(fd, buf, len, (off_t)off);
+	n = preadv2(fd, &iov, 1, (off_t)off, RWF_NOWAIT);
+	if (n >= 0 || errno == EINTR)
+		return n;
+	about_to_block();
+	return pread(fd, buf, len, (off_t)off);
+}
+
 ssize_t fd_pread(int fd, void *buf, size_t len, uint64_t off)
 {
 	size_t done = 0;
 
 	while (done < len) {
-		ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(off + done));
+		ssize_t n = pread_once(fd, (char *)buf + done, len - done, off + done);
 
 		if (n < 0 && errno == EINTR)
 			continue;

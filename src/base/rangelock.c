@@ -2,6 +2,7 @@
 /* Range locks as a list of held ranges; see the header for why a list is enough. */
 #include "base/rangelock.h"
 
+#include "base/blocking.h"
 #include "base/cleanup.h"
 
 void rangelock_init(struct rangelock *rl)
@@ -31,6 +32,7 @@ void rangelock_lock(struct rangelock *rl, struct range *range, uint64_t first, u
 	MUTEX_GUARD(&rl->lock);
 	while (overlaps_locked(rl, first, last)) {
 		rl->waiting++;
+		about_to_block();
 		pthread_cond_wait(&rl->freed, &rl->lock);
 		rl->waiting--;
 	}

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "core/fs.h"
+#include "fuse/order.h"
 #include "fuse/cp_detect.h"
 #include "fuse/fuse_server.h"
 #include "fuse/notify.h"
@@ -56,6 +57,8 @@ struct fuse_server {
 	atomic_uint running; /* worker threads not yet ended */
 	unsigned threads;
 	struct fuse_worker *workers;
+	pthread_mutex_t turn; /* held by the thread that takes the next request */
+	struct order order;
 	struct cp_detect *cp;
 	struct virtual_files *virtual_files;
 	struct notifier *notifier;

@@ -18,6 +18,7 @@
  * a signal that comes just before the read does not end it.
  */
 #include <errno.h>
+#include <linux/fuse.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,6 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <poll.h>
+
+#include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
@@ -36,6 +40,8 @@
 #define IN_SIZE (FUSE_SERVER_IO_MAX + HEADER_ROOM)
 #define WAKE_SIGNAL SIGUSR1
 #define THREADS_MAX 256u
+#define TURN_KEEP_BYTES (32 * KIB)
+#define TURN_SLIM_SECONDS 2 /* a thread that waits longer for its turn frees its buffers */
 
 #define BACKGROUND 512 /* requests in flight; the kernel's default of 12 caps a guest's queue */
 
@@ -142,6 +148,8 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	if (!server)
 		return -ENOMEM;
 	server->fd = -1;
+	order_init(&server->order);
+	pthread_mutex_init(&server->turn, NULL);
 	server->ready = options->ready;
 	server->ended = options->ended;
 	server->arg = options->arg;
@@ -179,15 +187,87 @@ static void slim(struct fuse_worker *worker)
 	atomic_store(&worker->fat, false);
 }
 
-/* Reads one request. Returns its length; 0 when the caller is to try again; -1: the end. */
-static ssize_t next_request(struct fuse_worker *worker)
+/*
+ * One thread at a time takes requests. It keeps its turn while it answers what takes no longer
+ * than handing over would, as long as nothing else is waiting; before it waits for anything it
+ * hands over (base/blocking.h). Whoever waits long for its turn gives its memory back.
+ */
+static void end_turn(void *arg)
+{
+	struct fuse_worker *worker = arg;
+
+	blocking_hook = NULL;
+	pthread_mutex_unlock(&worker->server->turn);
+}
+
+static void take_turn(struct fuse_worker *worker)
+{
+	struct timespec until;
+
+	if (blocking_hook)
+		return; /* kept */
+	if (!atomic_load(&worker->fat)) {
+		pthread_mutex_lock(&worker->server->turn);
+	} else {
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += TURN_SLIM_SECONDS;
+		if (pthread_mutex_timedlock(&worker->server->turn, &until) != 0) {
+			slim(worker);
+			pthread_mutex_lock(&worker->server->turn);
+		}
+	}
+	blocking_hook_arg = worker;
+	blocking_hook = end_turn;
+}
+
+/* Answered from memory in a few microseconds, as a rule. */
+static bool is_quick(const void *request)
+{
+	const struct fuse_in_header *in = request;
+	const struct fuse_read_in *io = (const void *)(in + 1);
+
+	switch (in->opcode) {
+	case FUSE_READ:
+	case FUSE_WRITE:
+		return io->size <= TURN_KEEP_BYTES; /* at the same place in both */
+	case FUSE_GETATTR:
+	case FUSE_LOOKUP:
+	case FUSE_FORGET:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Whether the request may be answered before the next one is taken. */
+static bool may_keep_turn(struct fuse_worker *worker, size_t len)
+{
+	struct pollfd poll_fd = {.fd = worker->server->fd, .events = POLLIN};
+
+	return len >= sizeof(struct fuse_in_header) + sizeof(struct fuse_read_in) &&
+	       is_quick(worker->in) && poll(&poll_fd, 1, 0) == 0;
+}
+
+/* Reads one request, which is entered when it is a write. Returns its length; 0 when the caller is
+ * to try again; -1: the end. */
+static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entry)
 {
 	ssize_t n;
 
 	atomic_fetch_add(&worker->rounds, 1);
+	entry->entered = false;
+	take_turn(worker);
+	if (atomic_load(&worker->server->stopping)) {
+		about_to_block();
+		return 0;
+	}
 	atomic_store(&worker->reading, true);
 	n = read(worker->server->fd, worker->in, IN_SIZE);
 	atomic_store(&worker->reading, false);
+	if (n > 0)
+		order_enter(&worker->server->order, entry, worker->in, (size_t)n);
+	if (n <= 0 || !may_keep_turn(worker, (size_t)n))
+		about_to_block();
 	if (n >= (ssize_t)FAT_FROM)
 		atomic_store(&worker->fat, true);
 	if (n > 0)
@@ -215,20 +295,24 @@ static void *worker_run(void *arg)
 {
 	struct fuse_worker *worker = arg;
 	struct fuse_server *server = worker->server;
+	struct order_entry entry;
 	ssize_t n;
 
 	/* A session that has ended itself could not agree with the kernel; nobody else hears. */
 	me = worker;
-	while (!atomic_load(&server->stopping) && (n = next_request(worker)) >= 0) {
+	while (!atomic_load(&server->stopping) && (n = next_request(worker, &entry)) >= 0) {
 		struct fuse_buf buf = {.size = (size_t)n, .mem = worker->in};
 
 		if (n == 0)
 			continue;
 		wire_look(worker, worker->in, (size_t)n);
+		order_wait(&server->order, &entry);
 		fuse_session_process_buf(server->session, &buf);
+		order_leave(&server->order, &entry);
 		if (fuse_session_exited(server->session))
 			break;
 	}
+	about_to_block();
 	if (atomic_fetch_sub(&server->running, 1) == 1 || fuse_session_exited(server->session))
 		say_ended(server);
 	return NULL;
@@ -349,6 +433,8 @@ void fuse_server_free(struct fuse_server *server)
 	notifier_free(server->notifier);
 	virtual_files_free(server->virtual_files);
 	cp_detect_free(server->cp);
+	order_release(&server->order);
+	pthread_mutex_destroy(&server->turn);
 	free(server->workers);
 	free(server->store);
 	free(server);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -245,6 +246,7 @@ int64_t journal_reserve(struct journal *j, size_t len)
 		j->waiting++;
 		if (j->pressure)
 			j->pressure(j->pressure_arg);
+		about_to_block();
 		pthread_cond_wait(&j->room, &j->lock);
 		j->waiting--;
 	}
@@ -456,6 +458,7 @@ int journal_sync(struct journal *j, uint64_t seq)
 	struct sync_wait wait = {
 		.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
 
+	about_to_block();
 	journal_sync_async(j, seq, wake_waiter, &wait);
 	pthread_mutex_lock(&wait.lock);
 	while (!wait.finished)
