@@ -23,7 +23,7 @@
 #include "base/log.h"
 #include "base/sizes.h"
 
-#define MIN_JOURNAL (64 * KIB)
+#define MIN_JOURNAL (1 * MIB)
 
 static const char *const folders[] = {"layer", "golden", "journal", "pool", "index"};
 

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -234,12 +235,31 @@ static void fence(struct fs *fs, struct golden *g, int why)
 	change_pin(fs, g->id, GF_PIN_FENCED);
 }
 
+/* The writer is held off for so long and no longer: a copy that takes longer is given up. */
+struct deadline {
+	struct timespec until;
+};
+
+static int before_deadline(void *arg, uint64_t done, uint64_t total)
+{
+	const struct deadline *deadline = arg;
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec > deadline->until.tv_sec;
+}
+
 /* Somebody is about to write to a linked image: the kernel holds him off until this returns. */
 static void guard_broken(void *arg, uint64_t id)
 {
 	struct fs *fs = arg;
+	struct deadline deadline;
+	struct pin_print print;
 	struct golden *g;
-	int fd = -1, r = -ESTALE;
+	int r;
+
+	clock_gettime(CLOCK_MONOTONIC, &deadline.until);
+	deadline.until.tv_sec += pin_guard_seconds();
 
 	pthread_rwlock_rdlock(&fs->tree);
 	g = tree_find_golden(fs, id);
@@ -248,20 +268,15 @@ static void guard_broken(void *arg, uint64_t id)
 	pthread_rwlock_unlock(&fs->tree);
 	if (!g)
 		return;
-	if (golden_acquire(g) == 0) {
-		fd = dup(image_raw_fd(g->backing));
-		pthread_rwlock_unlock(&g->lock);
-	}
 	log_info("golden image \"%s\" is being opened for writing; copying it for its clones",
 		g->path);
-	if (fd >= 0)
-		r = pin_copy_same(fs->options.store_fd, id, fd, &g->print, NULL, NULL);
+	print = g->print;
+	r = pin_guard_copy(
+		fs->guard, fs->options.store_fd, id, &print, before_deadline, &deadline);
 	if (!r)
 		r = switch_to_copy(fs, g);
 	if (r)
 		fence(fs, g, r);
-	if (fd >= 0)
-		close(fd);
 	pthread_rwlock_wrlock(&fs->tree);
 	g->refs--;
 	pthread_rwlock_unlock(&fs->tree);
@@ -269,18 +284,49 @@ static void guard_broken(void *arg, uint64_t id)
 
 /* ---- pinning for a new clone ---- */
 
-/* A pin of the same bytes as st describes: same file, size and time. */
+static int64_t mtime_ns(const struct stat *st)
+{
+	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+/* A pin that may hold the bytes of the file st describes: same file, size and time; and of the
+ * given print, unless that is NULL. */
 static struct golden *find_pin(struct fs *fs, const struct stat *st, const struct pin_print *print)
 {
 	struct golden *g, *next;
 
 	HASH_ITER (hh, fs->goldens, g, next) {
 		if (g->dev == st->st_dev && g->node == st->st_ino && !g->failed &&
-			g->pin != GF_PIN_FENCED && g->print.size == print->size &&
-			g->print.mtime_ns == print->mtime_ns && g->print.sample == print->sample)
+			g->pin != GF_PIN_FENCED && g->print.size == (uint64_t)st->st_size &&
+			g->print.mtime_ns == mtime_ns(st) &&
+			(!print || g->print.sample == print->sample))
 			return g;
 	}
 	return NULL;
+}
+
+/* The id of an existing pin of these bytes; 0: there is none. Content is read only when a pin may
+ * be the right one: a new one reads it itself. */
+static int find_same_pin(struct fs *fs, int fd, const struct stat *st, uint64_t *id)
+{
+	struct pin_print print;
+	struct golden *g;
+	int r;
+
+	*id = 0;
+	pthread_rwlock_rdlock(&fs->tree);
+	g = find_pin(fs, st, NULL);
+	pthread_rwlock_unlock(&fs->tree);
+	if (!g)
+		return 0;
+	r = pin_print_fd(fd, &print);
+	if (r)
+		return r;
+	pthread_rwlock_rdlock(&fs->tree);
+	g = find_pin(fs, st, &print);
+	*id = g ? g->id : 0;
+	pthread_rwlock_unlock(&fs->tree);
+	return 0;
 }
 
 static int refuse_format(struct fs *fs, int fd, bool opaque)
@@ -375,7 +421,6 @@ int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *bu
 	CLEANUP_CLOSE int fd = -1;
 	enum gf_pin_kind kind;
 	struct pin_print print;
-	struct golden *g;
 	struct stat st;
 	int r;
 
@@ -387,15 +432,12 @@ int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *bu
 	*pinned = (struct pinned){.size = st.st_size, .mode = st.st_mode & 07777};
 	if ((uint64_t)st.st_size > GF_MAX_SIZE)
 		return -EFBIG;
-	r = pin_print_fd(fd, &print);
-	if (r)
+	r = find_same_pin(fs, fd, &st, &pinned->id);
+	if (r || pinned->id)
 		return r;
 	pthread_rwlock_wrlock(&fs->tree);
-	g = find_pin(fs, &st, &print);
-	pinned->id = g ? g->id : fs->next_golden++;
+	pinned->id = fs->next_golden++;
 	pthread_rwlock_unlock(&fs->tree);
-	if (g)
-		return 0;
 	r = make_pin(fs, pinned->id, fd, &kind, &print, &pinned->backing);
 	if (!r)
 		r = add_golden_op(buf, pinned->id, &print, st.st_dev, st.st_ino, kind,
@@ -526,6 +568,18 @@ void golden_want_work(struct fs *fs)
 	pthread_cond_signal(&fs->golden_work);
 }
 
+/* Pins that no record knows: a crash came between the pin and the record. */
+static int sweep_pin(void *arg, const char *name)
+{
+	struct fs *fs = arg;
+	char *end;
+	uint64_t id = strtoull(name, &end, 10);
+
+	if (end != name && id && !tree_find_golden(fs, id))
+		pin_remove(fs->options.store_fd, id);
+	return 0;
+}
+
 int golden_start(struct fs *fs)
 {
 	struct golden *g, *next;
@@ -538,6 +592,8 @@ int golden_start(struct fs *fs)
 		if (r)
 			return log_error(r, "cannot watch golden images for changes in place");
 	}
+	if (!fs->options.read_only && !fs->dead)
+		fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
 	/* Linked images are looked at and guarded from the start. */
 	HASH_ITER (hh, fs->goldens, g, next)
 		if ((g->pin == GF_PIN_LINK || g->pin == GF_PIN_COPYING) && golden_acquire(g) == 0)

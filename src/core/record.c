@@ -36,8 +36,8 @@ int64_t record_reserve(struct fs *fs, size_t len)
 
 	if (r)
 		return r;
-	/* Without a thread that destages, whoever needs room does it. */
-	if (!fs->worker_runs && journal_is_short(fs->journal))
+	/* Without a thread that destages (tests, recovery), whoever needs room does it. */
+	if (!fs->worker_runs && !journal_has_room(fs->journal, len))
 		checkpoint_run(fs);
 	return journal_reserve(fs->journal, len);
 }

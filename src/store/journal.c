@@ -227,10 +227,26 @@ static uint64_t record_length(size_t ops_len)
 	return round_up(sizeof(struct gf_disk_record) + ops_len, RECORD_ALIGN);
 }
 
+/* Twice: the end of the ring may have to be skipped by a record of nearly that length. */
+static uint64_t room_for(size_t len)
+{
+	return 2 * record_length(len);
+}
+
+static bool has_room_locked(const struct journal *j, uint64_t need)
+{
+	return j->head.pos - j->tail_pos + j->reserved + need <= j->size;
+}
+
+bool journal_has_room(struct journal *j, size_t len)
+{
+	MUTEX_GUARD(&j->lock);
+	return has_room_locked(j, room_for(len));
+}
+
 int64_t journal_reserve(struct journal *j, size_t len)
 {
-	/* Twice: the end of the ring may have to be skipped by a record of nearly that length. */
-	uint64_t need = 2 * record_length(len);
+	uint64_t need = room_for(len);
 
 	if (len > journal_max_ops(j))
 		return -EFBIG;
@@ -238,7 +254,7 @@ int64_t journal_reserve(struct journal *j, size_t len)
 	/* The destager starts when the ring is half full, so that nobody has to wait for it. */
 	if (j->pressure && j->head.pos - j->tail_pos > j->size / 2)
 		j->pressure(j->pressure_arg);
-	while (j->head.pos - j->tail_pos + j->reserved + need > j->size) {
+	while (!has_room_locked(j, need)) {
 		if (atomic_load(&j->failed))
 			return -EIO;
 		if (j->stuck)

@@ -91,6 +91,8 @@ void journal_set_tail(struct journal *journal, struct journal_mark mark);
 /* Bytes between tail and head. */
 uint64_t journal_used(struct journal *journal);
 uint64_t journal_size(const struct journal *journal);
+/* Whether journal_reserve(len) would succeed at once. */
+bool journal_has_room(struct journal *journal, size_t len);
 /* Whether records are waiting for room: the destager should hurry. */
 bool journal_is_short(struct journal *journal);
 /* While stuck, a reservation that finds no room fails with err at once instead of waiting. */
