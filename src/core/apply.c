@@ -430,7 +430,8 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		r = layer_set_state(layer, op->block + i, 1, GF_OVERLAY);
 		if (!r && !fs->options.read_only)
 			r = layer_write_sums(layer, op->block + i, &announced, 1);
-		if (r)
+		/* A full disk must not refuse the mount: no sum is known then. */
+		if (r && r != -ENOSPC)
 			return r;
 	}
 	/* The process that wrote this may have died before it synced anything. */
