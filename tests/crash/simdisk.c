@@ -2,7 +2,6 @@
 #include "simdisk.h"
 
 #include <errno.h>
-#include <execinfo.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -305,7 +304,7 @@ static int check_place(struct simdisk *disk, const char *path)
 	return folder_exists(disk, folder) ? 0 : -ENOENT;
 }
 
-/* ---- before each call: hook, faults, sites ---- */
+/* ---- before each call: hook, faults, ignored sites ---- */
 
 static bool fault_strikes(struct simdisk *disk, enum simdisk_op op, const char *path, int *err)
 {
@@ -329,51 +328,6 @@ static bool fault_strikes(struct simdisk *disk, enum simdisk_op op, const char *
 	return false;
 }
 
-/* "layer/12.data" becomes "layer/#.data". */
-static void path_class(char *out, size_t size, const char *path)
-{
-	size_t n = 0;
-
-	for (; *path && n + 1 < size; path++) {
-		if (*path < '0' || *path > '9')
-			out[n++] = *path;
-		else if (!n || out[n - 1] != '#')
-			out[n++] = '#';
-	}
-	out[n] = 0;
-}
-
-static int find_site(struct simdisk *disk, enum simdisk_op op, const char *path)
-{
-	void *stack[SITE_FRAMES + 8];
-	char name[sizeof(disk->sites[0].name)], class[SIMDISK_PATH];
-	int depth = backtrace(stack, SITE_FRAMES + 3);
-	struct simsite *site;
-
-	/* 0 is this function, 1 is begin(), 2 the table's function, unless they were inlined */
-	memset(stack + (depth > 0 ? depth : 0), 0, sizeof(stack) - (size_t)depth * sizeof(*stack));
-	path_class(class, sizeof(class), path);
-	snprintf(name, sizeof(name), "%s %s", simdisk_op_name(op), class);
-	for (int i = 0; i < disk->site_count; i++) {
-		site = &disk->sites[i];
-		if (strcmp(site->name, name) == 0 &&
-			memcmp(site->frames, stack + 3, sizeof(site->frames)) == 0)
-			return i;
-	}
-	if (disk->site_count == SIM_SITES)
-		return -1;
-	site = &disk->sites[disk->site_count];
-	site->op = op;
-	memcpy(site->frames, stack + 3, sizeof(site->frames));
-	strcpy(site->name, name);
-	return disk->site_count++;
-}
-
-static bool has_sites(enum simdisk_op op)
-{
-	return op == SIMDISK_FDATASYNC || op == SIMDISK_SYNCDIR || op == SIMDISK_PUNCH;
-}
-
 /* What a call must do after begin(): go on, fail, or pretend. */
 enum verdict { GO_ON, FAIL, IGNORE };
 
@@ -381,12 +335,11 @@ enum verdict { GO_ON, FAIL, IGNORE };
 static __attribute__((noinline)) enum verdict begin(struct simdisk *disk, enum simdisk_op op,
 	const char *path, uint64_t off, uint64_t len, int *err)
 {
-	struct simdisk_call call = {.op = op, .path = path, .off = off, .len = len, .site = -1};
+	struct simdisk_call call = {.op = op, .path = path, .off = off, .len = len};
+	bool ignored = site_is_ignored(op, path);
 
 	pthread_mutex_lock(&disk->lock);
 	call.number = ++disk->calls;
-	if (disk->track && has_sites(op))
-		call.site = find_site(disk, op, path);
 	if (disk->hook) {
 		pthread_mutex_unlock(&disk->lock);
 		disk->hook(disk->hook_arg, disk, &call);
@@ -394,9 +347,7 @@ static __attribute__((noinline)) enum verdict begin(struct simdisk *disk, enum s
 	}
 	if (fault_strikes(disk, op, path, err))
 		return FAIL;
-	if (call.site >= 0 && call.site == disk->ignore_site)
-		return IGNORE;
-	return GO_ON;
+	return ignored ? IGNORE : GO_ON;
 }
 
 static int end(struct simdisk *disk, int rc)
@@ -781,7 +732,6 @@ struct simdisk *simdisk_new(uint64_t capacity)
 	disk->capacity = capacity;
 	disk->next_seq = 1;
 	disk->next_file = 1;
-	disk->ignore_site = -1;
 	return disk;
 }
 
@@ -906,7 +856,7 @@ void simdisk_set_hook(struct simdisk *disk,
 	disk->hook_arg = arg;
 }
 
-/* ---- faults and sites ---- */
+/* ---- faults ---- */
 
 void simdisk_fail(struct simdisk *disk, enum simdisk_op op, uint64_t nth, int err, bool sticky,
 	const char *match)
@@ -934,26 +884,4 @@ uint64_t simdisk_faults(struct simdisk *disk)
 {
 	MUTEX_GUARD(&disk->lock);
 	return disk->struck;
-}
-
-void simdisk_track_sites(struct simdisk *disk)
-{
-	disk->track = true;
-}
-
-int simdisk_sites(struct simdisk *disk)
-{
-	return disk->site_count;
-}
-
-const char *simdisk_site_name(struct simdisk *disk, int site, void **address)
-{
-	if (address)
-		*address = disk->sites[site].frames[0];
-	return disk->sites[site].name;
-}
-
-void simdisk_ignore_site(struct simdisk *disk, int site)
-{
-	disk->ignore_site = site;
 }

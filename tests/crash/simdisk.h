@@ -60,7 +60,6 @@ struct simdisk_call {
 	const char *path;
 	uint64_t off;
 	uint64_t len;
-	int site; /* index of the call site, -1 unless simdisk_track_sites() */
 };
 
 /* An empty disk of `capacity` bytes. simdisk_io() is the table; its free() does nothing. */
@@ -100,14 +99,22 @@ uint64_t simdisk_faults(struct simdisk *disk);
 
 /*
  * Call sites, for mutation runs: each place in the program that calls fdatasync, syncdir or punch,
- * told apart by the return addresses above it and the kind of file. In the order of their first
- * call, which is the same in each run of a deterministic workload.
+ * told apart by the return addresses above it and the kind of file. They are of the process, not of
+ * one disk, and addresses are the same in the children that it forks.
  */
-void simdisk_track_sites(struct simdisk *disk);
-int simdisk_sites(struct simdisk *disk);
-/* "fdatasync layer/#.data" and the address of the caller. */
-const char *simdisk_site_name(struct simdisk *disk, int site, void **address);
-/* Calls of this site return 0 and do nothing. -1: none. */
-void simdisk_ignore_site(struct simdisk *disk, int site);
+#define SIMDISK_FRAMES 3
+
+struct simdisk_site {
+	enum simdisk_op op;
+	void *frames[SIMDISK_FRAMES]; /* the nearest first */
+	char name[SIMDISK_PATH + 16]; /* "fdatasync layer/#.data" */
+};
+
+/* From now on every call is noted in a list of `room` sites (shared memory, if need be). */
+void simdisk_track_sites(struct simdisk_site *list, int room, int *count);
+/* Calls of this site return 0 and do nothing, on all disks. NULL: none. */
+void simdisk_ignore_site(const struct simdisk_site *site);
+/* How many calls were not carried out. */
+uint64_t simdisk_ignored(void);
 
 #endif

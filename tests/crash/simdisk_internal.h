@@ -70,15 +70,7 @@ struct simfault {
 	char match[SIMDISK_PATH];
 };
 
-#define SITE_FRAMES 3
-
-struct simsite {
-	enum simdisk_op op;
-	void *frames[SITE_FRAMES];
-	char name[SIMDISK_PATH + 16];
-};
-
-enum { SIM_FAULTS = 8, SIM_SITES = 128 };
+enum { SIM_FAULTS = 8 };
 
 struct simdisk {
 	struct io io; /* first */
@@ -100,12 +92,10 @@ struct simdisk {
 	void *hook_arg;
 	struct simfault faults[SIM_FAULTS];
 	uint64_t struck;
-	bool track;
-	struct simsite sites[SIM_SITES];
-	int site_count;
-	int ignore_site;
 };
 
+/* simdisk_sites.c: notes the call whose table function calls this through one more function. */
+bool site_is_ignored(enum simdisk_op op, const char *path);
 void *sim_alloc(void *p, size_t size);
 struct simfile *simdisk_file(struct simdisk *disk, uint64_t id);
 struct simfile *simdisk_add_file(struct simdisk *disk, uint64_t id);
