@@ -166,6 +166,14 @@ void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse
 		fuse_reply_lseek(req, r);
 }
 
+static void reply_copied(fuse_req_t req, uint64_t copied)
+{
+	if (me->copy_64)
+		fuse_reply_buf(req, (const char *)&copied, sizeof(copied));
+	else
+		fuse_reply_write(req, (size_t)copied);
+}
+
 void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off, struct fuse_file_info *src_fi,
 	fuse_ino_t dst, off_t dst_off, struct fuse_file_info *dst_fi, size_t len, int flags)
 {
@@ -188,5 +196,5 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off, struct fu
 		return;
 	}
 	cp_saw_copy(server->cp, task_of(req), monotonic_ns());
-	fuse_reply_write(req, (size_t)n);
+	reply_copied(req, (uint64_t)n);
 }

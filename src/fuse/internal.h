@@ -38,6 +38,7 @@ struct fuse_worker {
 	uint64_t rounds_seen;	   /* by fuse_server_tick() */
 	/* About the request being served, from its raw form: */
 	bool kill_suidgid;
+	bool copy_64; /* it wants the long form of the answer to copy_file_range */
 	atomic_uint_fast64_t counts[FUSE_OP_COUNT];
 };
 
@@ -72,8 +73,8 @@ extern const struct fuse_lowlevel_ops server_ops;
 
 /* ---- wire.c: what libfuse does not do, on the raw form ---- */
 
-/* Notes what the raw request says that libfuse drops, and counts it. */
-void wire_look(struct fuse_worker *worker, const void *request, size_t len);
+/* Notes what the raw request says that libfuse drops, makes it one that libfuse knows, counts it. */
+void wire_look(struct fuse_worker *worker, void *request, size_t len);
 /* The session's own read and writev. */
 extern const struct fuse_custom_io wire_io;
 

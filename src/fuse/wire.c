@@ -10,6 +10,10 @@
  * written to, and says so in a bit of the WRITE and SETATTR requests that libfuse drops. It is
  * noted in the worker before libfuse sees the request.
  *
+ * A copy_file_range of more than 4 GiB, as cp asks for, comes in one piece from kernels since 6.18,
+ * as a request of its own that libfuse does not know either. It differs in its answer only, so it
+ * is handed to libfuse as the old one, and op_copy_file_range() answers as the kernel expects.
+ *
  * The INIT request is kept as it came, with what was agreed, for a successor process.
  */
 #include <errno.h>
@@ -20,6 +24,9 @@
 
 #include "base/log.h"
 #include "fuse/internal.h"
+
+/* Of protocol 7.45: the same request as FUSE_COPY_FILE_RANGE, the answer is 64 bits wide. */
+#define COPY_FILE_RANGE_64 53
 
 /* The offset of the first member that old kernels do not send. */
 #define INIT_IN_OLD_SIZE 16
@@ -42,15 +49,18 @@ static void look_at_init(struct fuse_server *server, const void *request, size_t
 	agreement->init_len = (uint32_t)len;
 }
 
-void wire_look(struct fuse_worker *worker, const void *request, size_t len)
+void wire_look(struct fuse_worker *worker, void *request, size_t len)
 {
-	const struct fuse_in_header *header = request;
+	struct fuse_in_header *header = request;
 	const void *body = header + 1;
 	uint32_t op = header->opcode < FUSE_OP_COUNT ? header->opcode : 0;
 
 	atomic_fetch_add_explicit(&worker->counts[op], 1, memory_order_relaxed);
 	worker->kill_suidgid = false;
-	if (op == FUSE_WRITE && len >= sizeof(*header) + sizeof(struct fuse_write_in)) {
+	worker->copy_64 = op == COPY_FILE_RANGE_64;
+	if (worker->copy_64)
+		header->opcode = FUSE_COPY_FILE_RANGE;
+	else if (op == FUSE_WRITE && len >= sizeof(*header) + sizeof(struct fuse_write_in)) {
 		const struct fuse_write_in *in = body;
 
 		worker->kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID;
