@@ -9,7 +9,8 @@
 rounds=${ROUNDS:-4}
 
 golden base.img 64
-mount_goldfs
+# A small ring, so that it is gone around many times.
+mount_goldfs journal-size=16M
 for n in 1 2 3; do
 	cp "$mnt/golden/base.img" "$mnt/c$n.img"
 done
@@ -30,7 +31,7 @@ for ((round = 1; round <= rounds; round++)); do
 		[ $status -eq 3 ] || fail "a writer ended with status $status, not because of the daemon"
 	done
 	pids=()
-	mount_goldfs
+	mount_goldfs journal-size=16M
 	for n in 1 2 3 4; do
 		"$tools/ackwriter" verify "$mnt/c$n.img" "$work/state$n" "$images/base.img" ||
 			fail "round $round: c$n.img lost acknowledged writes"
