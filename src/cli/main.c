@@ -15,6 +15,7 @@
 
 #include "cli/message.h"
 #include "cli/verbs.h"
+#include "core/pin_process.h"
 
 struct verb {
 	const char *name;
@@ -203,6 +204,8 @@ int main(int argc, char **argv)
 		return cli_print(version, strlen(version));
 	if (strcmp(argv[1], "--help") == 0)
 		return print_help(NULL);
+	if (strcmp(argv[1], PIN_PROCESS_VERB) == 0)
+		return pin_process_main(argc, argv);
 	verb = find_verb(argv[1]);
 	if (verb && !verb->run)
 		return cli_fail("\"%s\" is not available in this version", verb->name);

@@ -309,7 +309,17 @@ int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *bu
 	struct pinned *pinned);
 /* After the record, with tree held exclusively: keeps or undoes a fresh pin. */
 void golden_pinned(struct fs *fs, struct pinned *pinned, int result);
-void golden_want_work(struct fs *fs);
+/* Holds golden.lock for reading with the backing open, or returns an error without it. */
+int golden_acquire(struct golden *golden);
+/* The copy golden/ID is complete: the pin is that from now on. */
+int golden_switch_to_copy(struct fs *fs, struct golden *golden);
+/* The bytes are not what they were: no clone of it is served any more. */
+void golden_fence(struct fs *fs, struct golden *golden, int why);
+
+/* ---- pin_work.c: copies and sums of pins, in the background ---- */
+int pin_work_start(struct fs *fs);
+void pin_work_stop(struct fs *fs);
+void pin_work_want(struct fs *fs);
 int golden_init(struct golden *golden);
 void golden_release(struct golden *golden);
 int golden_start(struct fs *fs);

@@ -79,7 +79,7 @@ static int open_backing_locked(struct golden *g)
 }
 
 /* Holds the lock for reading with the backing open, or returns an error without it. */
-static int golden_acquire(struct golden *g)
+int golden_acquire(struct golden *g)
 {
 	int r;
 
@@ -214,7 +214,7 @@ static int change_pin(struct fs *fs, uint64_t id, enum gf_pin_kind kind)
 }
 
 /* The copy is complete: read from it from now on. */
-static int switch_to_copy(struct fs *fs, struct golden *g)
+int golden_switch_to_copy(struct fs *fs, struct golden *g)
 {
 	int r = change_pin(fs, g->id, GF_PIN_COPY);
 
@@ -224,7 +224,7 @@ static int switch_to_copy(struct fs *fs, struct golden *g)
 	return r;
 }
 
-static void fence(struct fs *fs, struct golden *g, int why)
+void golden_fence(struct fs *fs, struct golden *g, int why)
 {
 	pthread_rwlock_wrlock(&g->lock);
 	g->failed = why;
@@ -274,9 +274,9 @@ static void guard_broken(void *arg, uint64_t id)
 	r = pin_guard_copy(
 		fs->guard, fs->options.store_fd, id, &print, before_deadline, &deadline);
 	if (!r)
-		r = switch_to_copy(fs, g);
+		r = golden_switch_to_copy(fs, g);
 	if (r)
-		fence(fs, g, r);
+		golden_fence(fs, g, r);
 	pthread_rwlock_wrlock(&fs->tree);
 	g->refs--;
 	pthread_rwlock_unlock(&fs->tree);
@@ -454,7 +454,7 @@ void golden_pinned(struct fs *fs, struct pinned *pinned, int result)
 		return;
 	if (!result && g) {
 		g->backing = steal_pointer(&pinned->backing);
-		golden_want_work(fs);
+		pin_work_want(fs);
 		return;
 	}
 	if (fs->guard)
@@ -478,95 +478,7 @@ const char *fs_golden_format(struct fs *fs, uint64_t ino)
 		image_probe(head, n > 0 ? n : 0, tail, t > 0 ? t : 0));
 }
 
-/* ---- background: copies and sums ---- */
-
-static int keep_going(void *arg, uint64_t done, uint64_t total)
-{
-	struct fs *fs = arg;
-
-	return atomic_load(&fs->golden_stopping);
-}
-
-/* One image that needs work: a copy to be made, or a linked one without sums. */
-static bool next_work(struct fs *fs, uint64_t *id, enum gf_pin_kind *kind, int *fd)
-{
-	struct golden *g, *next;
-	bool found = false;
-
-	pthread_rwlock_rdlock(&fs->tree);
-	HASH_ITER (hh, fs->goldens, g, next) {
-		if (found || g->failed || g->worked ||
-			(g->pin != GF_PIN_COPYING && g->pin != GF_PIN_LINK))
-			continue;
-		g->worked = true;
-		if (g->pin == GF_PIN_LINK && pin_sums_exist(fs->options.store_fd, g->id) == 0)
-			continue;
-		if (golden_acquire(g))
-			continue;
-		*fd = fcntl(image_raw_fd(g->backing), F_DUPFD_CLOEXEC, 0);
-		pthread_rwlock_unlock(&g->lock);
-		*id = g->id;
-		*kind = g->pin;
-		found = *fd >= 0;
-	}
-	pthread_rwlock_unlock(&fs->tree);
-	return found;
-}
-
-static void finish_copy(struct fs *fs, uint64_t id, int result)
-{
-	struct golden *g;
-
-	pthread_rwlock_rdlock(&fs->tree);
-	g = tree_find_golden(fs, id);
-	pthread_rwlock_unlock(&fs->tree);
-	if (!g || result == -ECANCELED)
-		return;
-	if (!result) {
-		switch_to_copy(fs, g);
-		pin_guard_remove(fs->guard, id);
-	} else if (result == -ESTALE) {
-		fence(fs, g, result);
-	} else {
-		log_error(result, "golden image \"%s\" cannot be copied into the store; do not "
-				  "remove or change it while it has clones", g->path);
-	}
-}
-
-static void *golden_main(void *arg)
-{
-	struct fs *fs = arg;
-
-	pthread_mutex_lock(&fs->golden_lock);
-	while (!atomic_load(&fs->golden_stopping)) {
-		enum gf_pin_kind kind;
-		uint64_t id;
-		int fd;
-
-		pthread_mutex_unlock(&fs->golden_lock);
-		while (!atomic_load(&fs->golden_stopping) && next_work(fs, &id, &kind, &fd)) {
-			if (kind == GF_PIN_COPYING)
-				finish_copy(fs, id,
-					pin_copy(fs->options.store_fd, id, fd, keep_going, fs));
-			else
-				pin_sums_make(fs->options.store_fd, id, fd, keep_going, fs);
-			close(fd);
-		}
-		pthread_mutex_lock(&fs->golden_lock);
-		if (!fs->golden_wanted && !atomic_load(&fs->golden_stopping))
-			pthread_cond_wait(&fs->golden_work, &fs->golden_lock);
-		fs->golden_wanted = false;
-	}
-	pthread_mutex_unlock(&fs->golden_lock);
-	return NULL;
-}
-
-void golden_want_work(struct fs *fs)
-{
-	MUTEX_GUARD(&fs->golden_lock);
-	fs->golden_wanted = true;
-	pthread_cond_signal(&fs->golden_work);
-}
+/* ---- start and end ---- */
 
 /* Pins that no record knows: a crash came between the pin and the record. */
 static int sweep_pin(void *arg, const char *name)
@@ -598,23 +510,12 @@ int golden_start(struct fs *fs)
 	HASH_ITER (hh, fs->goldens, g, next)
 		if ((g->pin == GF_PIN_LINK || g->pin == GF_PIN_COPYING) && golden_acquire(g) == 0)
 			pthread_rwlock_unlock(&g->lock);
-	if (fs->options.read_only || fs->options.no_background)
-		return 0;
-	r = pthread_create(&fs->golden_thread, NULL, golden_main, fs);
-	fs->golden_runs = r == 0;
-	return -r;
+	return fs->options.read_only || fs->options.no_background ? 0 : pin_work_start(fs);
 }
 
 void golden_stop(struct fs *fs)
 {
-	if (fs->golden_runs) {
-		pthread_mutex_lock(&fs->golden_lock);
-		atomic_store(&fs->golden_stopping, true);
-		pthread_cond_signal(&fs->golden_work);
-		pthread_mutex_unlock(&fs->golden_lock);
-		pthread_join(fs->golden_thread, NULL);
-		fs->golden_runs = false;
-	}
+	pin_work_stop(fs);
 	pin_guard_free(fs->guard);
 	fs->guard = NULL;
 }
