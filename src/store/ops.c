@@ -153,7 +153,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	const struct gf_op_clear *clear = p;
 	const struct gf_op_inode *inode = p;
 	const struct gf_op_rename *rename = p;
+	const struct gf_op_intent *intent = p;
 	const uint64_t max_block = GF_MAX_SIZE / GF_BLOCK_SIZE;
+	const uint64_t max_region = GF_MAX_SIZE / GF_REGION_SIZE;
 
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
@@ -163,6 +165,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	case GF_OP_CLEAR:
 		return clear->block <= max_block && clear->count <= max_block - clear->block &&
 		       (op->flags == GF_ZERO || op->flags == GF_PARENT);
+	case GF_OP_INTENT:
+		/* Marks are set for several regions at once, beyond the last one too. */
+		return intent->region < max_region && intent->count <= max_region;
 	case GF_OP_INODE:
 		return inode->size <= GF_MAX_SIZE && inode->target_len <= GF_PATH_MAX &&
 		       (inode->name_len == 0 ||
@@ -174,6 +179,10 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	case GF_OP_XATTR:
 		return ((const struct gf_op_xattr *)p)->name_len <= GF_NAME_MAX &&
 		       ((const struct gf_op_xattr *)p)->value_len <= GF_XATTR_VALUE_MAX;
+	case GF_OP_LAYER:
+		return ((const struct gf_op_layer *)p)->bound <= GF_MAX_SIZE;
+	case GF_OP_BOUND:
+		return ((const struct gf_op_pair *)p)->value <= GF_MAX_SIZE;
 	case GF_OP_GOLDEN:
 		return ((const struct gf_op_golden *)p)->path_len <= GF_PATH_MAX;
 	default:
