@@ -296,6 +296,7 @@ void model_tree_begin(struct model *model)
 	old = &model->trees[model->tree_count - 1];
 	tree = &model->trees[model->tree_count++];
 	tree->open = true;
+	tree->number = ++model->next_tree;
 	tree->count = old->count;
 	tree->list = model_alloc(NULL, old->count * sizeof(*tree->list));
 	if (old->count)
@@ -548,14 +549,24 @@ void model_change_end(struct model *model, struct model_object *object)
 	}
 }
 
-static void forget_trees(struct model *model)
+uint64_t model_tree_mark(const struct model *model)
 {
-	size_t last = model->tree_count - 1;
+	size_t i = model->tree_count - 1;
 
-	for (size_t i = 0; i < last; i++)
-		free(model->trees[i].list);
-	model->trees[0] = model->trees[last];
-	model->tree_count = 1;
+	while (i && model->trees[i].open)
+		i--;
+	return model->trees[i].number;
+}
+
+/* Trees older than the one of that number can not come back. */
+static void forget_trees(struct model *model, uint64_t mark)
+{
+	size_t gone = 0;
+
+	while (gone + 1 < model->tree_count && model->trees[gone].number < mark)
+		free(model->trees[gone++].list);
+	model->tree_count -= gone;
+	memmove(model->trees, model->trees + gone, model->tree_count * sizeof(*model->trees));
 	model_collect(model);
 	model->generation++;
 }
@@ -573,10 +584,10 @@ static void object_synced(struct model_object *object)
 	object->size_count = 0;
 }
 
-void model_synced(struct model *model, struct model_object *object)
+void model_synced(struct model *model, struct model_object *object, uint64_t mark)
 {
 	object_synced(object);
-	forget_trees(model);
+	forget_trees(model, mark);
 }
 
 void model_synced_all(struct model *model)
@@ -585,5 +596,5 @@ void model_synced_all(struct model *model)
 		if (model->objects[i])
 			object_synced(model->objects[i]);
 	}
-	forget_trees(model);
+	forget_trees(model, model_tree_mark(model));
 }

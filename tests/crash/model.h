@@ -83,6 +83,7 @@ struct model_tree {
 	struct model_entry *list;
 	size_t count;
 	bool open; /* not confirmed */
+	uint64_t number;
 };
 
 /* What is observed of one name, and how to read it. */
@@ -150,8 +151,10 @@ void model_truncate_begin(struct model *model, struct model_object *object, uint
 /* Success. A failed change stays possible until model_settle_object(). */
 void model_change_end(struct model *model, struct model_object *object);
 
-/* Everything of this file, and the tree, is durable. */
-void model_synced(struct model *model, struct model_object *object);
+/* The newest confirmed tree: what a sync that begins now makes durable. */
+uint64_t model_tree_mark(const struct model *model);
+/* Everything of this file is durable, and that tree. */
+void model_synced(struct model *model, struct model_object *object, uint64_t mark);
 void model_synced_all(struct model *model);
 
 /* ---- questions ---- */

@@ -332,9 +332,13 @@ int model_adopt(struct model *model, const struct model_view *view)
 	}
 	/* The tree that was found becomes the only one. */
 	keep = *tree;
-	*tree = model->trees[model->tree_count - 1];
-	model->trees[model->tree_count - 1] = keep;
-	model->trees[model->tree_count - 1].open = false;
+	for (size_t i = 0; i < model->tree_count; i++) {
+		if (&model->trees[i] != tree)
+			free(model->trees[i].list);
+	}
+	model->trees[0] = keep;
+	model->trees[0].open = false;
+	model->tree_count = 1;
 	model_synced_all(model);
 	return 0;
 }

@@ -21,6 +21,7 @@ struct model {
 	size_t object_count, object_room;
 	struct model_tree *trees;
 	size_t tree_count, tree_room;
+	uint64_t next_tree;
 	uint64_t generation;
 	char reason[512];
 };

@@ -600,7 +600,7 @@ static void fake_sync(struct fake *f, bool really)
 {
 	if (really)
 		sync_at(f->disk, f->fd);
-	model_synced(f->model, f->object);
+	model_synced(f->model, f->object, model_tree_mark(f->model));
 }
 
 static int ask(struct fake *f, struct simdisk *disk, enum model_mode mode)

@@ -97,12 +97,17 @@ struct fs_options run_options(struct run *run)
 	return options;
 }
 
+static const char *const all_paths[] = {"f0", "f1", "f2", "f3", "f4", "d0", "d1", "d0/a", "d0/b",
+	"d1/a", "d1/b", "d0/ds", "d1/ds"};
+
 int run_init(struct run *run, uint64_t seed, int op_count)
 {
 	memset(run, 0, sizeof(*run));
 	run->seed = seed;
 	run->op_count = op_count;
 	run->profile = &profiles[seed % (uint64_t)profile_count];
+	run->paths = all_paths;
+	run->path_count = ARRAY_SIZE(all_paths);
 	run->model = model_new();
 	for (int i = 0; i < RUN_IMAGES; i++) {
 		if (make_image(run, i) < 0)

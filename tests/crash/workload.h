@@ -12,6 +12,7 @@
 #ifndef GOLDFS_TESTS_WORKLOAD_H
 #define GOLDFS_TESTS_WORKLOAD_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -40,6 +41,11 @@ struct run {
 	void *image_bytes[RUN_IMAGES];
 	model_value golden[RUN_IMAGES];
 	const struct profile *profile;
+
+	/* Several runs in one file system, each with its own thread and paths; NULL: one. */
+	pthread_mutex_t *lock;
+	const char *const *paths; /* folders begin with a "d" */
+	size_t path_count;
 
 	int op;		   /* index of the current one */
 	struct rng rng;	   /* of the current one */
@@ -70,7 +76,6 @@ const char *view_figures(const struct model_view *view, struct fs *fs);
 /* fs_fsync, waiting. */
 int sync_file(struct fs *fs, uint64_t ino);
 
-/* workload_ops.c */
 struct profile {
 	const char *name;
 	uint64_t journal_size;

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* The operations of the random workloads that sync, restart and break; and the mixes of all. */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/sizes.h"
+#include "workload_internal.h"
+
+int op_fsync(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+	struct model_object *object;
+	uint64_t mark;
+	int r;
+
+	if (!entry)
+		return 0;
+	object = object_of(run, entry);
+	say(run, "fsync \"%s\"", entry->path);
+	mark = model_tree_mark(run->model);
+	r = UNLOCKED(run, sync_file(run->fs, object->ino));
+	if (!r)
+		model_synced(run->model, object, mark);
+	return verdict(run, r);
+}
+
+int op_sync(struct run *run)
+{
+	int r;
+
+	say(run, "sync all");
+	r = fs_sync(run->fs);
+	if (!r)
+		model_synced_all(run->model);
+	return verdict(run, r);
+}
+
+int op_settle(struct run *run)
+{
+	say(run, "settle");
+	return verdict(run, fs_settle(run->fs));
+}
+
+static int check_now(struct run *run, enum model_mode mode, bool thorough)
+{
+	struct model_view view;
+	const char *figures;
+	int r = view_take(&view, run->fs);
+
+	if (r)
+		run_fail(run, "%s: the tree cannot be listed: %s", run->text, strerror(-r));
+	else if (model_check(run->model, &view, mode, thorough))
+		run_fail(run, "%s: %s", run->text, model_reason(run->model));
+	else if (mode == MODEL_POWER && model_adopt(run->model, &view))
+		run_fail(run, "%s: adopting: %s", run->text, model_reason(run->model));
+	else if ((figures = view_figures(&view, run->fs)))
+		run_fail(run, "%s: figures: %s", run->text, figures);
+	view_release(&view);
+	return *run->reason ? -1 : 0;
+}
+
+int op_check(struct run *run)
+{
+	say(run, "compare everything");
+	return check_now(run, MODEL_EXACT, below(run, 4) == 0);
+}
+
+static int reopen(struct run *run)
+{
+	struct fs_options options = run_options(run);
+	int r;
+
+	run->failing = false;
+	r = fs_open(&run->fs, simdisk_io(run->disk), &options);
+	return r ? run_fail(run, "%s: fs_open: %s", run->text, strerror(-r)) : 0;
+}
+
+int op_power(struct run *run)
+{
+	enum simdisk_policy policy = (enum simdisk_policy)below(run, SIMDISK_POLICIES);
+	struct simdisk *old = run->disk;
+	say(run, "power loss, %s", simdisk_policy_name(policy));
+	fs_abandon(steal_pointer(&run->fs));
+	simdisk_set_hook(old, NULL, NULL);
+	run->disk = simdisk_crash(old, policy, rng_next(&run->rng));
+	simdisk_free(old);
+	if (reopen(run) || check_now(run, MODEL_POWER, false))
+		return -1;
+	simdisk_set_hook(run->disk, run->hook, run);
+	return 0;
+}
+
+int op_kill(struct run *run)
+{
+	if (run->failing)
+		return op_power(run);
+	say(run, "process death");
+	fs_abandon(steal_pointer(&run->fs));
+	if (reopen(run))
+		return -1;
+	return check_now(run, MODEL_EXACT, false);
+}
+
+int op_remount(struct run *run)
+{
+	int r;
+
+	if (run->failing)
+		return op_power(run);
+	say(run, "remount");
+	r = fs_close(steal_pointer(&run->fs));
+	if (r)
+		return run_fail(run, "%s: fs_close: %s", run->text, strerror(-r));
+	if (reopen(run))
+		return -1;
+	model_synced_all(run->model);
+	return check_now(run, MODEL_EXACT, false);
+}
+
+/* Something below breaks soon. */
+int op_fault(struct run *run)
+{
+	static const enum simdisk_op ops[] = {SIMDISK_FDATASYNC, SIMDISK_FDATASYNC, SIMDISK_PWRITE,
+		SIMDISK_PUNCH, SIMDISK_SYNCDIR, SIMDISK_RENAME, SIMDISK_OPEN};
+	enum simdisk_op op = ops[below(run, ARRAY_SIZE(ops))];
+	int err = op == SIMDISK_PWRITE && below(run, 2) ? -ENOSPC : -EIO;
+	uint64_t nth = 1 + below(run, 6);
+	bool sticky = below(run, 4) == 0;
+
+	say(run, "fault: %s number %" PRIu64 " gives %s%s", simdisk_op_name(op), nth,
+		strerror(-err), sticky ? ", and all later ones" : "");
+	simdisk_fail(run->disk, op, nth, err, sticky, NULL);
+	run->failing = true;
+	return 0;
+}
+
+/* ---- mixes ---- */
+
+static const struct {
+	char letter;
+	int (*run)(struct run *run);
+} op_table[] = {
+#define ENTRY(letter, name) {letter, name},
+	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) RESTART_OPS(ENTRY)
+#undef ENTRY
+};
+
+const struct profile profiles[] = {
+	{"mixed", MIB, TIB, 0, 4, "sshh55bbLLllzgprtyndDcccCCCRwuUmMxxfffSe?PKO"},
+	{"small", MIB, TIB, 0, 4, "ssssssssshhhhhh55555bbbbbzgcccCnfffSe?K"},
+	{"hot", MIB, TIB, 0, 4, "hhhhhhhhhhhhhhLLlprccCffS?PK"},
+	{"large over small", MIB, TIB, 0, 4, "sss555hhLLLLLLlllllzpccCfffffSe?PK"},
+	{"other's flush", 2 * MIB, TIB, 0, 4, "LLLLLLllhhccCffffffffff?P"},
+	{"clones", MIB, TIB, 0, 4, "shhbLLlcccCCCCCCCCCRRRwwuUfffSe?PKO"},
+	{"names", MIB, TIB, 0, 4, "shLnnnndddDDcccCRRwuuUmmmmMMxxxxxfSe?PKO"},
+	{"discard", MIB, TIB, 0, 4, "sshbLLlzzzggggpppppprrrrttttccCffSe?PK"},
+	{"full ring", MIB, TIB, 0, 4, "sssssssssssssssssss5b5bhhhhLccC?f"},
+	{"settling", MIB, TIB, 0, 4, "sshhbLLlzprtcCCRufSeeeeeeee?POOO"},
+	{"regions", MIB, TIB, 0, 60, "ssss55bbLLllzgpprttycccCCCRwffSe?PKO"},
+	{"full disk", MIB, 2816 * KIB, 0, 0, "ssshhbbLLLLLllzppttcccCCCCRuuufSeee?P"},
+	{"faults", MIB, TIB, 25, 4, "sshhbbLLLllzprtcccCCRuumxffffSe?POKKK"},
+	{"power", MIB, TIB, 0, 4, "sshhbbLLllzgprtcCCRumxfffSPPPPPKKKKO?"},
+};
+const int profile_count = (int)ARRAY_SIZE(profiles);
+
+static int run_letter(struct run *run, char letter)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(op_table); i++) {
+		if (op_table[i].letter == letter)
+			return op_table[i].run(run);
+	}
+	abort();
+}
+
+int run_one_op(struct run *run)
+{
+	const char *weights = run->profile->weights;
+
+	rng_seed(&run->rng, rng_scramble(run->seed * 1000003 + (uint64_t)run->op));
+	*run->text = 0;
+	/* Something to work on. */
+	if (file_count(run) < 2)
+		return op_clone_golden(run);
+	if (run->profile->faults && below(run, run->profile->faults) == 0)
+		return op_fault(run);
+	return run_letter(run, weights[below(run, strlen(weights))]);
+}

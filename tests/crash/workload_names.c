@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: MIT */
+/* The operations of the random workloads on names: making, cloning, renaming, removing. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sizes.h"
+#include "image/image.h"
+#include "workload_internal.h"
+
+static const struct fs_owner owner = {0, 0};
+
+/* The new inode's number, and no reference of it held. */
+static int learn_ino(struct run *run, const char *path)
+{
+	struct model_entry *entry = model_find(run->model, path);
+	uint64_t ino = 0;
+	int r = fs_resolve(run->fs, path, &ino);
+
+	if (r || !entry)
+		return run_fail(run, "%s: \"%s\" does not resolve: %d", run->text, path, r);
+	object_of(run, entry)->ino = ino;
+	return 0;
+}
+
+static int do_make(struct run *run, const char *path, bool folder)
+{
+	const char *name;
+	struct fs_attr attr;
+	uint64_t parent;
+	int r;
+
+	if (!path || (!folder && file_count(run) >= MAX_FILES))
+		return 0;
+	parent = place_of(run, path, &name);
+	say(run, "make %s \"%s\"", folder ? "folder" : "file", path);
+	model_tree_begin(run->model);
+	model_add(run->model, path, folder ? MODEL_FOLDER : MODEL_FILE);
+	r = fs_make(run->fs, parent, name, folder ? S_IFDIR | 0755 : S_IFREG | 0644, owner, &attr);
+	model_tree_end(run->model, !r);
+	if (r)
+		return verdict(run, r);
+	fs_forget(run->fs, attr.ino, 1);
+	return learn_ino(run, path);
+}
+
+int op_create(struct run *run)
+{
+	return do_make(run, pick_free(run, false), false);
+}
+
+int op_mkdir(struct run *run)
+{
+	return do_make(run, pick_free(run, true), true);
+}
+
+static bool is_empty(struct run *run, const char *folder)
+{
+	struct model_tree *tree = model_tree(run->model);
+	size_t len = strlen(folder);
+
+	for (size_t i = 0; i < tree->count; i++) {
+		if (strncmp(tree->list[i].path, folder, len) == 0 && tree->list[i].path[len] == '/')
+			return false;
+	}
+	return true;
+}
+
+int op_rmdir(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FOLDER);
+	char path[MODEL_NAME];
+	const char *name;
+	uint64_t parent;
+	int r;
+
+	if (!entry)
+		return 0;
+	strcpy(path, entry->path);
+	parent = place_of(run, path, &name);
+	say(run, "rmdir \"%s\"", path);
+	if (!is_empty(run, path)) {
+		r = fs_rmdir(run->fs, parent, name);
+		if (r == -ENOTEMPTY)
+			return 0;
+		return r && run->failing ? verdict(run, r) :
+					   run_fail(run, "%s, not empty: gives %d", run->text, r);
+	}
+	model_tree_begin(run->model);
+	model_remove(run->model, path);
+	r = fs_rmdir(run->fs, parent, name);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
+
+/* The source's inode and what a clone of it holds, added at path to the open tree. */
+static int add_clone(struct run *run, const char *path, const struct model_object *source,
+	uint64_t golden, uint64_t *ino)
+{
+	char name[32];
+	struct fs_attr attr;
+	int r;
+
+	if (source) {
+		model_add_clone(run->model, path, source);
+		*ino = source->ino;
+		return 0;
+	}
+	model_add_golden(run->model, path, run->golden[golden - 1], run->images[golden - 1]->size);
+	snprintf(name, sizeof(name), "%" PRIu64, golden);
+	r = fs_lookup(run->fs, FS_INO_GOLDEN, name, &attr);
+	if (r)
+		return r;
+	fs_forget(run->fs, attr.ino, 1);
+	*ino = attr.ino;
+	return 0;
+}
+
+/* source NULL: of a golden image. */
+static int do_clone(struct run *run, const struct model_entry *from, bool replace)
+{
+	const struct model_object *source = from ? object_of(run, from) : NULL;
+	uint64_t golden = below(run, 100) < run->profile->big ? 3 : 1 + below(run, 2), ino = 0;
+	struct model_entry *over = replace ? pick_entry(run, MODEL_FILE) : NULL;
+	struct fs_clone_target targets[2];
+	const char *paths[2];
+	char path[MODEL_NAME], text[MODEL_NAME];
+	size_t count = 1, failed = 0;
+	int r = 0;
+
+	paths[0] = over ? strcpy(path, over->path) : pick_free(run, false);
+	if (!paths[0] || (!over && file_count(run) >= MAX_FILES) || (replace && !over) ||
+		(source && over && object_of(run, over) == source))
+		return 0;
+	if (!over && below(run, 4) == 0) {
+		paths[1] = pick_free(run, false);
+		count = paths[1] && strcmp(paths[1], paths[0]) != 0 ? 2 : 1;
+	}
+	snprintf(text, sizeof(text), from ? "\"%.50s\"" : "golden %.50s",
+		from ? from->path : (char[]){(char)('0' + golden), 0});
+	say(run, "clone %s -> \"%s\"%s%s%s", text, paths[0], count > 1 ? " and " : "",
+		count > 1 ? paths[1] : "", replace ? ", replacing" : "");
+	model_tree_begin(run->model);
+	for (size_t i = 0; i < count && !r; i++) {
+		targets[i].parent = place_of(run, paths[i], &targets[i].name);
+		r = add_clone(run, paths[i], source, golden, &ino);
+	}
+	if (!r)
+		r = fs_clone(run->fs, ino, targets, count, owner, 0644, replace, false, &failed);
+	model_tree_end(run->model, !r);
+	if (r)
+		return verdict(run, r);
+	for (size_t i = 0; i < count; i++) {
+		if (learn_ino(run, paths[i]))
+			return -1;
+	}
+	return 0;
+}
+
+int op_clone_golden(struct run *run)
+{
+	return do_clone(run, NULL, false);
+}
+
+int op_clone_file(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+
+	return entry ? do_clone(run, entry, false) : 0;
+}
+
+int op_clone_replace(struct run *run)
+{
+	struct model_entry *entry = below(run, 2) ? pick_entry(run, MODEL_FILE) : NULL;
+
+	return do_clone(run, entry, true);
+}
+
+/* cp: a new file, and a copy of everything into it. */
+int op_copy_whole(struct run *run)
+{
+	struct model_entry *from = pick_entry(run, MODEL_FILE), *entry;
+	const char *path = pick_free(run, false);
+	struct model_object *src, *dst;
+	uint64_t done = 0;
+
+	if (!from || !path)
+		return 0;
+	src = object_of(run, from);
+	if (do_make(run, path, false))
+		return -1;
+	entry = model_find(run->model, path);
+	if (!entry)
+		return 0;
+	dst = object_of(run, entry);
+	say(run, "copy all %" PRIu64 " bytes of ino %" PRIu64 " to \"%s\"", src->size, src->ino,
+		path);
+	model_attach_begin(run->model, dst, src);
+	for (;;) {
+		ssize_t n = fs_copy_range(run->fs, src->ino, done, dst->ino, done, GIB,
+			2000 + run->seed);
+
+		if (n < 0)
+			return failed_change(run, dst, n);
+		if (!n)
+			break;
+		done += (uint64_t)n;
+	}
+	if (done != src->size)
+		return run_fail(run, "%s: copied %" PRIu64, run->text, done);
+	model_change_end(run->model, dst);
+	return 0;
+}
+
+int op_unlink(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+	char path[MODEL_NAME];
+	const char *name;
+	uint64_t parent;
+	int r;
+
+	if (!entry || file_count(run) < 3)
+		return 0;
+	strcpy(path, entry->path);
+	parent = place_of(run, path, &name);
+	say(run, "unlink \"%s\"", path);
+	model_tree_begin(run->model);
+	model_remove(run->model, path);
+	r = fs_unlink(run->fs, parent, name);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
+
+/* Unlinked while referenced: it must serve until it is forgotten. */
+int op_unlink_open(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+	uint8_t out[6000], in[6000];
+	struct fs_attr attr;
+	const char *name;
+	char path[MODEL_NAME];
+	uint64_t parent;
+	ssize_t n;
+	int r;
+
+	if (!entry || run->failing)
+		return 0;
+	strcpy(path, entry->path);
+	parent = place_of(run, path, &name);
+	say(run, "unlink \"%s\" while it is open", path);
+	r = fs_lookup(run->fs, parent, name, &attr);
+	if (r)
+		return verdict(run, r);
+	model_tree_begin(run->model);
+	model_remove(run->model, path);
+	r = fs_unlink(run->fs, parent, name);
+	model_tree_end(run->model, !r);
+	if (r)
+		return verdict(run, r);
+	memset(out, 0x5a, sizeof(out));
+	n = fs_write(run->fs, attr.ino, out, sizeof(out), 1000);
+	if (n < 0) {
+		fs_forget(run->fs, attr.ino, 1);
+		return verdict(run, n);
+	}
+	if (n == (ssize_t)sizeof(out))
+		n = fs_read(run->fs, attr.ino, in, sizeof(in), 1000);
+	if (n != (ssize_t)sizeof(in) || memcmp(in, out, sizeof(in)) != 0)
+		return run_fail(run, "%s: it does not serve any more (%zd)", run->text, n);
+	r = below(run, 2) ? sync_file(run->fs, attr.ino) : 0;
+	fs_forget(run->fs, attr.ino, 1);
+	return verdict(run, r);
+}
+
+int op_rename(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE), *over;
+	char from[MODEL_NAME], to[MODEL_NAME];
+	const char *old_name, *new_name, *free_path;
+	uint64_t old_parent, new_parent;
+	bool exchange;
+	int r;
+
+	if (!entry)
+		return 0;
+	strcpy(from, entry->path);
+	over = below(run, 2) ? pick_entry(run, MODEL_FILE) : NULL;
+	free_path = pick_free(run, false);
+	if ((!over && !free_path) || over == entry)
+		return 0;
+	exchange = over && below(run, 3) == 0;
+	strcpy(to, over ? over->path : free_path);
+	old_parent = place_of(run, from, &old_name);
+	new_parent = place_of(run, to, &new_name);
+	say(run, "rename \"%s\" -> \"%s\"%s", from, to,
+		exchange ? ", exchanging" : over ? ", over it" : "");
+	model_tree_begin(run->model);
+	if (exchange)
+		model_exchange(run->model, from, to);
+	else
+		model_move(run->model, from, to);
+	r = fs_rename(run->fs, old_parent, old_name, new_parent, new_name,
+		exchange ? RENAME_EXCHANGE : 0);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
+
+int op_rename_folder(struct run *run)
+{
+	const char *path = pick_free(run, true), *name, *new_name;
+	struct model_entry *entry = pick_entry(run, MODEL_FOLDER);
+	uint64_t parent, new_parent;
+	char from[MODEL_NAME];
+	int r;
+
+	if (!entry || !path || strchr(path, '/') || strchr(entry->path, '/'))
+		return 0;
+	strcpy(from, entry->path);
+	parent = place_of(run, from, &name);
+	new_parent = place_of(run, path, &new_name);
+	say(run, "rename folder \"%s\" -> \"%s\"", from, path);
+	model_tree_begin(run->model);
+	model_move(run->model, from, path);
+	r = fs_rename(run->fs, parent, name, new_parent, new_name, 0);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
+
+int op_xattr(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, below(run, 4) ? MODEL_FILE : MODEL_FOLDER);
+	bool drop = entry && entry->xattr && below(run, 3) == 0;
+	char path[MODEL_NAME], value[300];
+	uint32_t number = 1 + (uint32_t)below(run, 1000000);
+	uint64_t ino;
+	int r;
+
+	if (!entry)
+		return 0;
+	strcpy(path, entry->path);
+	ino = object_of(run, entry)->ino;
+	say(run, "xattr of \"%s\": %u", path, drop ? 0 : number);
+	model_tree_begin(run->model);
+	model_set_xattr(run->model, path, drop ? 0 : number);
+	snprintf(value, sizeof(value), "%u", number);
+	r = drop ? fs_removexattr(run->fs, ino, "user.k") :
+		   fs_setxattr(run->fs, ino, "user.k", value, strlen(value), 0);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
