@@ -6,6 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 setup "$1"
 make_image sparse.img $((400 << 30)) 10000
+make_image thin.img $((2 << 30)) 100
 make_image full.img $((256 << 20))
 make_image small.img 1234567
 mount_goldfs
@@ -13,20 +14,26 @@ cd "$mnt" || fail "cannot enter"
 
 io_of()
 {
-	awk '/^(rchar|wchar):/ { sum += $2 } END { print sum }' "/proc/$1/io"
+	awk '/^(rchar|wchar):/ { sum += $2 } END { printf "%d\n", sum }' "/proc/$1/io"
+}
+
+# Waits until the daemon has nothing to do in the background.
+quiet()
+{
+	local pid io last=0
+	pid=$(daemon_pid)
+	while io=$(io_of "$pid"); [ $((io - last)) -gt 65536 ]; do
+		last=$io
+		sleep 1.5
+	done
 }
 
 # The first clone of an image pins it, and the daemon then reads it once in the background.
 warm_up()
 {
-	local file pid io last=
-	pid=$(daemon_pid)
+	local file
 	for file in golden/*.img; do
 		cp "$file" warm.img && rm warm.img || fail "cannot clone $file"
-	done
-	while io=$(io_of "$pid"); [ "$io" != "$last" ]; do
-		last=$io
-		sleep 1
 	done
 }
 
@@ -36,6 +43,7 @@ clones()
 {
 	local pid io reads writes
 	pid=$(daemon_pid)
+	quiet
 	io=$(io_of "$pid") reads=$(requests read) writes=$(requests write)
 	"$@" || fail "$*"
 	io=$(($(io_of "$pid") - io))
@@ -74,17 +82,19 @@ warm_up
 clones cp golden/sparse.img web1.img
 clones cp web1.img web2.img
 clones cp -a golden/sparse.img web3.img
-clones cp golden/sparse.img web1.img
 clones cp --remove-destination golden/sparse.img web1.img
 mkdir dir dir2
 clones cp golden/sparse.img dir
-clones cp golden/sparse.img dir
+clones cp golden/thin.img thin1.img
+clones cp golden/thin.img thin1.img
+clones cp golden/thin.img dir
+clones cp golden/thin.img dir
 clones cp golden/sparse.img golden/full.img golden/small.img dir2
 clones cp -r dir2 dir3
 clones cp golden/full.img full1.img
 clones cp full1.img full2.img
 clones cp golden/small.img small1.img
-for file in web1.img web2.img web3.img dir/sparse.img full1.img full2.img dir3/small.img; do
+for file in thin1.img dir/thin.img web1.img web2.img web3.img dir/sparse.img full1.img full2.img dir3/small.img; do
 	[ "$(unique $file)" = 0 ] || fail "$file has $(unique $file) unique bytes"
 done
 same_samples web1.img golden/sparse.img
