@@ -14,7 +14,7 @@ cd "$mnt" || fail "cannot enter"
 
 io_of()
 {
-	awk '/^(rchar|wchar):/ { sum += $2 } END { printf "%d\n", sum }' "/proc/$1/io"
+	awk '/^(rchar|wchar):/ { sum += $2 } END { printf "%.0f\n", sum }' "/proc/$1/io"
 }
 
 # Waits until the daemon has nothing to do in the background.
@@ -28,12 +28,13 @@ quiet()
 	done
 }
 
-# The first clone of an image pins it, and the daemon then reads it once in the background.
+# The first clone of an image pins it for as long as it has clones, and the daemon then reads it
+# once in the background.
 warm_up()
 {
 	local file
 	for file in golden/*.img; do
-		cp "$file" warm.img && rm warm.img || fail "cannot clone $file"
+		cp "$file" "warm-${file##*/}" || fail "cannot clone $file"
 	done
 }
 
