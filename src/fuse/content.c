@@ -174,8 +174,9 @@ static void reply_copied(fuse_req_t req, uint64_t copied)
 		fuse_reply_write(req, (size_t)copied);
 }
 
-void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off, struct fuse_file_info *src_fi,
-	fuse_ino_t dst, off_t dst_off, struct fuse_file_info *dst_fi, size_t len, int flags)
+void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off,
+	struct fuse_file_info *src_fi, fuse_ino_t dst, off_t dst_off,
+	struct fuse_file_info *dst_fi, size_t len, int flags)
 {
 	struct fuse_server *server = server_of(req);
 	ssize_t n;

@@ -5,8 +5,8 @@
  * The server knows nothing of mounting: it is given the descriptor of a mounted connection. Life
  * cycle: fuse_server_new() (before the file system is opened, which needs its hooks), then
  * fuse_server_start() once fs and service exist, then either the kernel ends the connection
- * (unmount) or fuse_server_stop() ends the threads. Then fs is closed, which calls back for the last
- * fsync requests, and fuse_server_free() comes last.
+ * (unmount) or fuse_server_stop() ends the threads. Then fs is closed, which calls back for the
+ * last fsync requests, and fuse_server_free() comes last.
  *
  * What was agreed with the kernel at INIT stays in struct fuse_agreement, with the INIT request
  * itself: a successor process is told the same without asking the kernel again.

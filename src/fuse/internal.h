@@ -73,7 +73,7 @@ extern const struct fuse_lowlevel_ops server_ops;
 
 /* ---- wire.c: what libfuse does not do, on the raw form ---- */
 
-/* Notes what the raw request says that libfuse drops, makes it one that libfuse knows, counts it. */
+/* Counts a raw request, notes what it says that libfuse drops, makes it one that libfuse knows. */
 void wire_look(struct fuse_worker *worker, void *request, size_t len);
 /* The session's own read and writev. */
 extern const struct fuse_custom_io wire_io;
@@ -161,7 +161,8 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
 	struct fuse_file_info *fi);
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
-void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off, struct fuse_file_info *src_fi,
-	fuse_ino_t dst, off_t dst_off, struct fuse_file_info *dst_fi, size_t len, int flags);
+void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off,
+	struct fuse_file_info *src_fi, fuse_ino_t dst, off_t dst_off,
+	struct fuse_file_info *dst_fi, size_t len, int flags);
 
 #endif

@@ -298,7 +298,6 @@ static void *worker_run(void *arg)
 	struct order_entry entry;
 	ssize_t n;
 
-	/* A session that has ended itself could not agree with the kernel; nobody else hears. */
 	me = worker;
 	while (!atomic_load(&server->stopping) && (n = next_request(worker, &entry)) >= 0) {
 		struct fuse_buf buf = {.size = (size_t)n, .mem = worker->in};
