@@ -371,6 +371,24 @@ static int read_reply(int fd, json_t **reply)
 	return json_is_object(*reply) ? 0 : -EPROTO;
 }
 
+/* A read-only mount has no descriptor to write to. */
+static int exchange_read_only(const char *control, const char *text, json_t **reply)
+{
+	CLEANUP_CLOSE int fd = open(control, O_RDONLY | O_CLOEXEC);
+	CLEANUP_FREE char *padded = calloc(1, CONTROL_IOCTL_MAX);
+
+	if (fd < 0)
+		return -errno;
+	if (!padded)
+		return -ENOMEM;
+	if (strlen(text) >= CONTROL_IOCTL_MAX)
+		return -EROFS;
+	memcpy(padded, text, strlen(text));
+	if (ioctl(fd, CONTROL_IOCTL, padded) < 0)
+		return -errno;
+	return read_reply(fd, reply);
+}
+
 /* One try. 0 or -errno. */
 static int exchange(const char *control, const char *text, json_t **reply)
 {
@@ -379,6 +397,8 @@ static int exchange(const char *control, const char *text, json_t **reply)
 	ssize_t n;
 
 	*reply = NULL;
+	if (fd < 0 && errno == EROFS)
+		return exchange_read_only(control, text, reply);
 	if (fd < 0)
 		return -errno;
 	do

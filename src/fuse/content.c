@@ -15,9 +15,11 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "fuse/internal.h"
+#include "service/control.h"
 #include "service/service.h"
 
 static void open_virtual(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -101,6 +103,20 @@ static ssize_t write_virtual(fuse_req_t req, const char *buf, size_t size,
 	const struct service_caller caller = {.uid = ctx->uid, .gid = ctx->gid, .pid = ctx->pid};
 
 	return virtual_write(server->virtual_files, server->service, fi->fh, &caller, buf, size);
+}
+
+/* A control request on a descriptor that is open for reading only, as on a read-only mount. */
+void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
+	unsigned flags, const void *in, size_t in_size, size_t out_size)
+{
+	ssize_t n = -ENOTTY;
+
+	if (is_virtual(ino) && cmd == (unsigned)CONTROL_IOCTL && in_size == CONTROL_IOCTL_MAX)
+		n = write_virtual(req, in, strnlen(in, in_size), fi);
+	if (n < 0)
+		reply_status(req, n);
+	else
+		fuse_reply_ioctl(req, 0, NULL, 0);
 }
 
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,

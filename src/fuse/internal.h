@@ -161,6 +161,8 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
 	struct fuse_file_info *fi);
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
+	unsigned flags, const void *in, size_t in_size, size_t out_size);
 void op_copy_file_range(fuse_req_t req, fuse_ino_t src, off_t src_off,
 	struct fuse_file_info *src_fi, fuse_ino_t dst, off_t dst_off,
 	struct fuse_file_info *dst_fi, size_t len, int flags);

@@ -99,6 +99,7 @@ const struct fuse_lowlevel_ops server_ops = {
 	.create = op_create,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
+	.ioctl = op_ioctl,
 	.copy_file_range = op_copy_file_range,
 };
 
@@ -226,6 +227,8 @@ static bool is_quick(const void *request)
 	const struct fuse_in_header *in = request;
 	const struct fuse_read_in *io = (const void *)(in + 1);
 
+	if (virtual_has(in->nodeid))
+		return false; /* a control request takes as long as its work does */
 	switch (in->opcode) {
 	case FUSE_READ:
 	case FUSE_WRITE:

@@ -43,9 +43,15 @@
 #ifndef GOLDFS_SERVICE_CONTROL_H
 #define GOLDFS_SERVICE_CONTROL_H
 
+#include <sys/ioctl.h>
+
 /* Longest request, bytes. */
 #define CONTROL_REQUEST_MAX (1u << 20)
 /* Most clones that one request makes. */
+/* On a read-only mount nothing can be opened for writing: a request of less than 8 KiB, padded with
+ * zeros, can be handed over by this ioctl(2) on a descriptor open for reading. */
+#define CONTROL_IOCTL_MAX 8192u
+#define CONTROL_IOCTL _IOC(_IOC_WRITE, 'g', 1, CONTROL_IOCTL_MAX)
 #define CONTROL_CLONES_MAX 100000u
 #define CONTROL_CLIENT_MAX 128u
 
