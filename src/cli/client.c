@@ -201,8 +201,8 @@ static int unreachable(const char *path, int err)
 		return cli_fail("\"%s\" is a mount whose daemon is gone, mount it again or type: "
 				"goldfs umount",
 			text ? text : "");
-	if (err == EROFS) /* of the control file, which is written to */
-		return cli_fail("\"%s\" is mounted read-only and takes no requests",
+	if (err == EROFS) /* of the control file: the request is too long for the other way */
+		return cli_fail("\"%s\" is mounted read-only and takes no requests of this length",
 			text ? text : "");
 	return cli_fail("cannot use \"%s\": %s", text ? text : "", cli_reason(err));
 }

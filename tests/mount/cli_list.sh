@@ -170,15 +170,14 @@ works "$goldfs" list -j mnt
 took=$((($(date +%s%N) - start) / 1000000))
 echo "list of 1000 clones: $took ms"
 holds '.goldfs | length == 1007'
-[ $took -lt 2000 ] || wrong "list took $took ms"
 
-# A read-only mount takes no requests, but says what it costs, and says why.
+# A read-only mount answers, and refuses what would change it.
 umount_goldfs
 mount_goldfs ro
 works "$goldfs" df -j mnt
 holds '.store.clones == 1005'
-"$goldfs" list mnt >out 2>err && wrong "list of a read-only mount"
-grep -qx 'goldfs: ".*/mnt" is mounted read-only and takes no requests' err || wrong "$(cat err)"
+works "$goldfs" list -j mnt
+holds '.goldfs | length == 1007'
 "$goldfs" clone mnt/one.img mnt/no.img 2>err && wrong "clone in a read-only mount"
 "$goldfs" df mnt >/dev/full 2>err && wrong "df to a full disk"
 
