@@ -4,7 +4,7 @@
  * catalog catch up, so that the tail of the ring can advance.
  *
  * The order, the numbers as in man/goldfs-architecture.7:
- *   1. the journal is synced; T is its head
+ *   1. T is the journal's head while no record is being applied; the journal is synced up to T
  *   2. every journaled block up to T goes to its place (or becomes ZERO or PARENT), sorted
  *   3. with the gate closed: a picture of changed map pages and of the catalog, S is the head now;
  *      intent marks are cleared
@@ -397,20 +397,35 @@ static void picture_release(struct picture *p)
 	opbuf_release(&p->catalog);
 }
 
+/*
+ * The journal's head at a moment when every record before it has its effects in memory. Without
+ * the gate a record could lie before T whose blocks are not in the index yet: it would not be
+ * destaged, and its place in the ring be given up all the same.
+ */
+static struct journal_mark settled_head(struct fs *fs)
+{
+	struct journal_mark head;
+
+	pthread_rwlock_wrlock(&fs->gate);
+	head = journal_head(fs->journal);
+	pthread_rwlock_unlock(&fs->gate);
+	return head;
+}
+
 static int checkpoint_locked(struct fs *fs)
 {
 	struct picture p = {.fs = fs};
 	int r;
 
 	opbuf_init(&p.catalog);
-	p.tail = journal_head(fs->journal);
+	p.tail = settled_head(fs);
 	/* A torn catalog is told from a damaged one by the records since the other copy: there has
 	 * to be one. */
 	if (p.tail.seq == fs->tail.seq) {
 		r = append_epoch(fs);
 		if (r)
 			return r;
-		p.tail = journal_head(fs->journal);
+		p.tail = settled_head(fs);
 	}
 	r = journal_sync(fs->journal, p.tail.seq - 1);
 	if (!r)
