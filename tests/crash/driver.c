@@ -10,23 +10,7 @@
 #include <unistd.h>
 
 #include "base/sizes.h"
-#include "workload.h"
-
-struct driver {
-	const struct drive_options *options;
-	struct drive_result *result;
-	struct run run;
-	struct rng rng;
-	bool counting;
-	uint64_t points, points_expected;
-	uint64_t budget;
-	bool inside; /* the hook forks nothing of its own forks */
-	struct simdisk_call call; /* where we are; op SIMDISK_OPS: after an operation */
-	uint64_t *seen;
-	size_t seen_count, seen_room;
-	uint64_t *hashes;
-	size_t hash_count, hash_room;
-};
+#include "driver_internal.h"
 
 /* ---- a set of numbers ---- */
 
@@ -301,15 +285,34 @@ static int check_state(struct driver *d, struct simdisk *crashed, enum model_mod
 
 /* ---- crash points ---- */
 
-static void try_crash(struct driver *d, struct simdisk *disk, int kind)
+/* The disk as this kind of crash leaves it; now and then in the middle of a write. */
+static struct simdisk *fork_disk(struct driver *d, struct simdisk *disk, int kind, uint64_t seed)
+{
+	struct simdisk *fork = simdisk_clone(disk), *crashed;
+
+	if (d->call.op == SIMDISK_PWRITE && d->call.len > 1 && rng_below(&d->rng, 3) == 0) {
+		uint64_t end = d->call.off + 1 + rng_below(&d->rng, d->call.len - 1);
+
+		/* A kernel that is told to kill stops between pages. */
+		end = round_down(end, rng_below(&d->rng, 4) ? 4096 : SIMDISK_SECTOR);
+		if (end > d->call.off)
+			simdisk_poke(fork, &d->call, end - d->call.off);
+	}
+	if (kind == DRIVE_DEATH)
+		return fork;
+	crashed = simdisk_crash(fork, (enum simdisk_policy)kind, seed);
+	simdisk_free(fork);
+	return crashed;
+}
+
+void drive_try(struct driver *d, struct simdisk *disk, int kind)
 {
 	uint64_t seed = rng_next(&d->rng), hash;
 	enum model_mode mode = kind == DRIVE_DEATH ? MODEL_EXACT : MODEL_POWER;
 	struct simdisk *crashed;
 	struct drive_result *res = d->result;
 
-	crashed = kind == DRIVE_DEATH ? simdisk_clone(disk) :
-				  simdisk_crash(disk, (enum simdisk_policy)kind, seed);
+	crashed = fork_disk(d, disk, kind, seed);
 	hash = simdisk_hash(crashed);
 	if (!set_add(&d->seen, &d->seen_count, &d->seen_room,
 		    hash ^ rng_scramble(model_generation(d->run.model) * 2 + mode))) {
@@ -339,7 +342,7 @@ static void crash_point(struct driver *d, struct simdisk *disk)
 	d->inside = true;
 	if (d->options->every) {
 		for (int kind = 0; kind <= DRIVE_DEATH && !*d->run.reason; kind++)
-			try_crash(d, disk, kind);
+			drive_try(d, disk, kind);
 		d->inside = false;
 		return;
 	}
@@ -351,7 +354,7 @@ static void crash_point(struct driver *d, struct simdisk *disk)
 	for (; tries && !*d->run.reason; tries--) {
 		int kind = (int)rng_below(&d->rng, DRIVE_DEATH + 1);
 
-		try_crash(d, disk, d->options->policy < 0 ? kind : d->options->policy);
+		drive_try(d, disk, d->options->policy < 0 ? kind : d->options->policy);
 	}
 	d->inside = false;
 }
@@ -395,6 +398,17 @@ static void start(struct driver *d, uint64_t seed, const uint8_t *keep)
 	rng_seed(&d->rng, rng_scramble(seed));
 }
 
+void drive_result_take(struct driver *d)
+{
+	d->result->points = d->points;
+	d->result->ignored = simdisk_ignored();
+	d->result->failed = *d->run.reason;
+	memcpy(d->result->reason, d->run.reason, sizeof(d->run.reason));
+	run_release(&d->run);
+	free(d->seen);
+	free(d->hashes);
+}
+
 static int run_seed(const struct drive_options *options, struct drive_result *res, uint64_t seed,
 	const uint8_t *keep)
 {
@@ -415,13 +429,7 @@ static int run_seed(const struct drive_options *options, struct drive_result *re
 		snprintf(res->where, sizeof(res->where), "op %d (%.200s), without any crash",
 			d.run.op, d.run.text);
 	}
-	res->points = d.points;
-	res->ignored = simdisk_ignored();
-	res->failed = *d.run.reason;
-	memcpy(res->reason, d.run.reason, sizeof(d.run.reason));
-	run_release(&d.run);
-	free(d.seen);
-	free(d.hashes);
+	drive_result_take(&d);
 	return res->failed ? 1 : 0;
 }
 

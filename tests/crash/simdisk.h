@@ -60,6 +60,7 @@ struct simdisk_call {
 	const char *path;
 	uint64_t off;
 	uint64_t len;
+	const uint8_t *data; /* of a write */
 };
 
 /* An empty disk of `capacity` bytes. simdisk_io() is the table; its free() does nothing. */
@@ -71,7 +72,10 @@ struct simdisk *simdisk_clone(struct simdisk *disk);
 /* What may be found after power loss. The original is left as it is. */
 struct simdisk *simdisk_crash(struct simdisk *disk, enum simdisk_policy policy, uint64_t seed);
 
-/* Of all names and contents as they read now; and of what is durable alone. */
+/* Writes into the file behind a call's path, as when a process dies in the middle of the call. */
+void simdisk_poke(struct simdisk *disk, const struct simdisk_call *call, uint64_t len);
+
+/* Of all names and contents as they read now. */
 uint64_t simdisk_hash(struct simdisk *disk);
 uint64_t simdisk_calls(struct simdisk *disk);
 /* Unsynced changes and name operations. */

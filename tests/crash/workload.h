@@ -86,6 +86,7 @@ struct profile {
 };
 extern const struct profile profiles[];
 extern const int profile_count;
+extern const struct profile profile_threads;
 int run_one_op(struct run *run);
 
 #endif

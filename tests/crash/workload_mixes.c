@@ -141,6 +141,9 @@ int op_fault(struct run *run)
 
 /* ---- mixes ---- */
 
+const struct profile profile_threads = {
+	"threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux"};
+
 static const struct {
 	char letter;
 	int (*run)(struct run *run);
