@@ -7,7 +7,8 @@
  * turn them into structs of their own and trust nothing they read.
  *
  *   superblock            identity, secret, feature masks; replaced by rename, never in place
- *   lock                  empty; an exclusive flock(2) on it is the right to use the store
+ *   lock                  an exclusive flock(2) on it is the right to use the store; the text
+ *                         in it says who holds that and is for people
  *   catalog.0 catalog.1   two alternating checkpoints: a header and a stream of ops that rebuild
  *                         the catalog; the valid one with the higher generation counts
  *   journal/0             the ring of records; a record is a header and a stream of ops

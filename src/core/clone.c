@@ -309,12 +309,10 @@ static int add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t si
 	return 0;
 }
 
+/* Whatever the layer of an empty file stands on, nothing of it shows: it can be replaced. */
 static bool is_blank(struct inode *inode)
 {
-	struct layer *layer = atomic_load(&inode->layer);
-
-	return atomic_load(&inode->size) == 0 && !layer->parent && !layer->image &&
-	       layer_region_end(layer) == 0;
+	return atomic_load(&inode->size) == 0;
 }
 
 /* Nothing but a hole before `off` in the source, so that a copy may start there. */

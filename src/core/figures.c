@@ -74,11 +74,17 @@ static uint64_t image_limit(struct inode *inode)
 
 enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN };
 
-/* What reaches a file of one class of blocks, in the region being looked at. */
+/* What reaches a file of one class of blocks, in the region being looked at. For others a copy
+ * that is growing counts as what it will be, for itself as far as it has come. */
 static void count_for_file(struct family *f, struct inode *inode, const struct plane *bits,
 	enum tail_class class)
 {
-	uint64_t count = plane_count(bits), last = inode->size / GF_BLOCK_SIZE;
+	uint64_t size = atomic_load(&inode->size), last = size / GF_BLOCK_SIZE, count = 0;
+	struct plane mask;
+
+	plane_limit(&mask, f->region, blocks_of(size));
+	for (int i = 0; i < REGION_WORDS; i++)
+		count += __builtin_popcountll(bits->words[i] & mask.words[i]);
 
 	if (class == TAIL_UNIQUE)
 		inode->fig.frozen_unique += count;
@@ -86,7 +92,7 @@ static void count_for_file(struct family *f, struct inode *inode, const struct p
 		inode->fig.shared_clone += count;
 	else
 		inode->fig.golden += count;
-	if (inode->size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
+	if (size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
 		plane_get(bits, last % GF_REGION_BLOCKS))
 		inode->fig.tail = class;
 }
@@ -265,6 +271,16 @@ struct block_figures {
 	enum tail_class tail;
 };
 
+/* Whether the file ends within a block of its own layer. */
+static bool owns_tail(struct inode *inode, struct layer *layer)
+{
+	struct extent x;
+
+	return inode->size % GF_BLOCK_SIZE &&
+	       layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
+	       x.kind != EXTENT_ZERO && x.layer == layer;
+}
+
 static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
 {
 	uint64_t block = inode->size / GF_BLOCK_SIZE, start, end;
@@ -277,7 +293,7 @@ static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
 	if (x.kind != EXTENT_IMAGE)
 		return x.layer == layer ? TAIL_UNIQUE : inode->fig.tail;
 	if (x.image->ops->next_data(x.image, block * GF_BLOCK_SIZE, &start, &end) ||
-		start >= inode->size)
+		start >= (block + 1) * GF_BLOCK_SIZE)
 		return TAIL_NONE;
 	return TAIL_GOLDEN;
 }
@@ -491,9 +507,63 @@ void fs_info_release(struct fs_info *info)
 	info->base = NULL;
 }
 
+struct freed {
+	uint64_t blocks;
+	uint64_t cut; /* bytes of them that lie past the end of every file */
+};
+
+/* The layer of a family in which a file of it finds a block, -1: in none. */
+static long owner_of(const struct family *f, long k, uint32_t i)
+{
+	for (; k >= 0 && !plane_get(&f->nodes[k].own, i); k = f->nodes[k].parent)
+		if (!plane_get(&f->nodes[k].below, i))
+			return -1;
+	return k;
+}
+
+/* Where a file of a set ends, were its copy complete. */
+static uint64_t end_of(struct inode *inode)
+{
+	return atomic_load(&inode->copy_task) ? inode->copy_limit : atomic_load(&inode->size);
+}
+
+/* How much of a block of layer k the files of the set show, at most. */
+static uint64_t shown_by_set(const struct family *f, long k, uint32_t i)
+{
+	uint64_t start = ((uint64_t)f->region * GF_REGION_BLOCKS + i) * GF_BLOCK_SIZE, most = 0;
+
+	for (size_t m = 0; m < f->count && most < GF_BLOCK_SIZE; m++) {
+		const struct family_node *n = &f->nodes[m];
+
+		if (n->file && n->marked && end_of(n->file) > start && owner_of(f, m, i) == k)
+			most = max_u64(most, min_u64(end_of(n->file) - start, GF_BLOCK_SIZE));
+	}
+	return most;
+}
+
+/* A block in which a file ends counts as far as it is shown, as it does in unique_bytes. */
+static void cut_tail(struct family *f, size_t m, struct freed *freed)
+{
+	uint64_t end = end_of(f->nodes[m].file), block = end / GF_BLOCK_SIZE;
+	uint32_t i = block % GF_REGION_BLOCKS;
+	struct family_node *owner;
+	long k;
+
+	if (end % GF_BLOCK_SIZE == 0 || block / GF_REGION_BLOCKS != f->region)
+		return;
+	k = owner_of(f, m, i);
+	if (k < 0 || f->nodes[k].file)
+		return;
+	owner = &f->nodes[k];
+	if (!plane_get(&owner->first, i) || plane_get(&owner->second, i))
+		return;
+	freed->cut += GF_BLOCK_SIZE - shown_by_set(f, k, i);
+	owner->first.words[i / 64] &= ~(UINT64_C(1) << (i % 64)); /* once */
+}
+
 static int freed_region(void *arg, struct family *f)
 {
-	uint64_t *blocks = arg;
+	struct freed *freed = arg;
 
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
@@ -501,37 +571,51 @@ static int freed_region(void *arg, struct family *f)
 		if (n->file)
 			continue;
 		for (int i = 0; i < REGION_WORDS; i++)
-			*blocks += __builtin_popcountll(n->own.words[i] & n->first.words[i] &
-							~n->second.words[i]);
+			freed->blocks += __builtin_popcountll(n->own.words[i] &
+				n->first.words[i] & ~n->second.words[i]);
 	}
+	for (size_t k = 0; k < f->count; k++)
+		if (f->nodes[k].file && f->nodes[k].marked)
+			cut_tail(f, k, freed);
 	return 0;
+}
+
+static int compare_inos(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
 }
 
 int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes)
 {
-	uint64_t blocks = 0;
+	CLEANUP_FREE uint64_t *sorted = NULL;
+	struct freed freed = {0};
 	struct family_walk walk = {
-		.set = inos, .set_count = count, .region = freed_region, .arg = &blocks};
+		.set = inos, .set_count = count, .region = freed_region, .arg = &freed};
 	int r = 0;
 
 	*bytes = 0;
 	if (!count)
 		return 0;
+	sorted = malloc(count * sizeof(*sorted));
+	if (!sorted)
+		return -ENOMEM;
+	memcpy(sorted, inos, count * sizeof(*sorted));
+	qsort(sorted, count, sizeof(*sorted), compare_inos);
 	pthread_rwlock_rdlock(&fs->tree);
 	for (size_t i = 0; i < count; i++) {
-		struct inode *inode = tree_find(fs, inos[i]);
+		struct inode *inode = tree_find(fs, sorted[i]);
 		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
-		struct block_figures b;
 
-		if (!layer)
-			continue;
-		blocks += layer->owned_blocks;
-		b.tail = class_of_tail(inode, layer);
-		if (b.tail == TAIL_UNIQUE) /* as unique_bytes counts it */
-			*bytes -= GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
+		if (!layer || (i && sorted[i] == sorted[i - 1]))
+			continue; /* named twice, it is freed once */
+		freed.blocks += layer->owned_blocks;
+		if (owns_tail(inode, layer))
+			freed.cut += GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
 	}
 	r = family_walk(fs, &walk);
-	*bytes += blocks * GF_BLOCK_SIZE + pinned_by_set(fs, inos, count);
+	*bytes = freed.blocks * GF_BLOCK_SIZE - freed.cut + pinned_by_set(fs, inos, count);
 	pthread_rwlock_unlock(&fs->tree);
 	return r;
 }

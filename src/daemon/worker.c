@@ -36,8 +36,8 @@ static int explain(const struct mount_config *config, int err, struct failure *f
 			store);
 	case -EUCLEAN:
 		return fail(failure, err,
-			"store \"%s\" is damaged, %s says where; run \"goldfs check %s\"", store,
-			logging_place(), store);
+			"store \"%s\" is damaged, %s says where; restore it from a backup",
+			store, logging_place());
 	case -EROFS:
 		return fail(failure, err, "store \"%s\" must be written to be opened; mount it without -o ro",
 			store);

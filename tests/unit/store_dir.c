@@ -23,6 +23,28 @@ void store_dir_init(struct store_dir *dir)
 		die(dir->scratch.path);
 }
 
+static int skip_fdatasync(struct io *io, int fd)
+{
+	(void)io;
+	(void)fd;
+	return 0;
+}
+
+static int skip_syncdir(struct io *io, const char *path)
+{
+	(void)io;
+	(void)path;
+	return 0;
+}
+
+void store_dir_skip_syncs(struct store_dir *dir)
+{
+	dir->ops = *dir->io->ops;
+	dir->ops.fdatasync = skip_fdatasync;
+	dir->ops.syncdir = skip_syncdir;
+	dir->io->ops = &dir->ops;
+}
+
 void store_dir_release(struct store_dir *dir)
 {
 	dir->io->ops->free(dir->io);
@@ -82,6 +104,20 @@ uint64_t store_dir_data(struct store_dir *dir, const char *folder, const char *s
 		die(folder);
 	*files = sum.files;
 	return sum.bytes;
+}
+
+int store_dir_can_punch(struct store_dir *dir)
+{
+	static const char bytes[8192] = "x";
+	int fd = dir->io->ops->open(dir->io, "probe", O_RDWR | O_CREAT), can;
+
+	if (fd < 0 || io_pwrite(dir->io, fd, bytes, sizeof(bytes), 0))
+		die("probe");
+	can = dir->io->ops->punch(dir->io, fd, 0, 4096) == 0;
+	dir->io->ops->close(dir->io, fd);
+	if (dir->io->ops->unlink(dir->io, "probe"))
+		die("probe");
+	return can;
 }
 
 uint64_t number_from_environment(const char *name, uint64_t otherwise)
