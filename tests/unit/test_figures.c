@@ -534,10 +534,13 @@ static uint64_t size_of(struct world *w, uint64_t ino)
 	return attr.size;
 }
 
-/* Mostly at region borders and ends, where there is something to get wrong. */
+/* Mostly at region borders, at ends, and in blocks in which an image has data only further on. */
 static uint64_t pick_place(struct world *w, uint64_t size)
 {
 	uint64_t off = below(w, MAX_SMALL);
+
+	if (below(w, 8) == 0)
+		return (size > 204800 ? 204800 : 0) + below(w, GF_BLOCK_SIZE);
 
 	if (size > MAX_SMALL && below(w, 2))
 		off = 32 * MIB - 64 * KIB + below(w, 128 * KIB);
