@@ -22,7 +22,7 @@ static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto)
 	int64_t room;
 	int r;
 
-	room = record_reserve(fs, sizeof(*op));
+	room = record_reserve_urgent(fs, sizeof(*op));
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);

@@ -259,6 +259,8 @@ int catalog_serialize(struct fs *fs, struct opbuf *buf);
 int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq);
 /* Room for about len bytes of ops; refuses when the store is read-only. >= 0: token. */
 int64_t record_reserve(struct fs *fs, size_t len);
+/* The same for records that end things or free space: they go on when the disk is full. */
+int64_t record_reserve_urgent(struct fs *fs, size_t len);
 /* After a write of new data of len bytes: does the file system below have room? 0 or -ENOSPC. */
 int space_check(struct fs *fs, uint64_t len);
 int64_t now_ns(void);

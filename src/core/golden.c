@@ -71,7 +71,8 @@ static int make_node_locked(struct fs *fs, const char *path, const struct stat *
 	stat_to_attr(st, fs->next_ino, &attr);
 	attr.size = st->st_ino;
 	r = op_add_inode(&buf, &attr, 0, st->st_dev, "", path, GF_KIND_GOLDEN);
-	if (!r && fs->options.read_only) {
+	if (!r && fs_writable(fs)) {
+		/* For as long as this process lives. */
 		struct apply how = {.meta = true};
 
 		r = apply_ops(fs, buf.bytes, buf.len, &how);
@@ -98,8 +99,8 @@ static int node_for(struct fs *fs, const char *path, const struct stat *st, stru
 	pthread_rwlock_unlock(&fs->tree);
 	if (*inode)
 		return 0;
-	if (!fs->options.read_only)
-		room = journal_reserve(fs->journal, sizeof(struct gf_op_inode) + GF_PATH_MAX);
+	if (!fs_writable(fs))
+		room = record_reserve_urgent(fs, sizeof(struct gf_op_inode) + GF_PATH_MAX);
 	if (room < 0)
 		return room;
 	pthread_rwlock_wrlock(&fs->tree);

@@ -155,7 +155,7 @@ static void drop_forgotten(struct fs *fs, uint64_t ino)
 	struct gf_op_ino *op;
 	struct inode *inode;
 	struct opbuf buf;
-	int64_t room = record_reserve(fs, sizeof(*op));
+	int64_t room = record_reserve_urgent(fs, sizeof(*op));
 
 	if (room < 0)
 		return; /* the next mount drops it */
@@ -382,7 +382,7 @@ static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool fo
 
 	if (r)
 		return r;
-	room = record_reserve(fs, NAME_OPS_BOUND);
+	room = record_reserve_urgent(fs, NAME_OPS_BOUND);
 	if (room < 0)
 		return room;
 	pthread_rwlock_wrlock(&fs->tree);

@@ -284,7 +284,7 @@ static int start_epoch(struct fs *fs)
 
 	fs->epoch++;
 	journal_set_epoch(fs->journal, fs->epoch);
-	room = record_reserve(fs, sizeof(struct gf_op_epoch));
+	room = record_reserve_urgent(fs, sizeof(struct gf_op_epoch));
 	if (room < 0)
 		return room;
 	r = append_epoch(fs);
@@ -305,7 +305,7 @@ static int drop_orphans(struct fs *fs)
 
 		if (inode->key || inode == fs->root || inode->kind == GF_KIND_GOLDEN)
 			continue;
-		room = record_reserve(fs, sizeof(*op));
+		room = record_reserve_urgent(fs, sizeof(*op));
 		if (room < 0)
 			return room;
 		opbuf_init(&buf);

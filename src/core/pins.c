@@ -71,7 +71,7 @@ static int open_backing_locked(struct golden *g)
 
 	if (g->backing || g->failed)
 		return g->failed ? -EIO : 0;
-	switch (g->pin) {
+	switch (atomic_load(&g->pin)) {
 	case GF_PIN_FENCED:
 		r = open_fenced(fs, g);
 		break;

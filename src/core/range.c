@@ -94,7 +94,7 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 
 	if (size > GF_MAX_SIZE)
 		return -EFBIG;
-	room = record_reserve(fs, RANGE_OPS_BOUND);
+	room = record_reserve_urgent(fs, RANGE_OPS_BOUND);
 	if (room < 0)
 		return room;
 	pthread_rwlock_wrlock(&inode->io);
@@ -197,7 +197,7 @@ int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t l
 		return r;
 	if (inode->kind != GF_KIND_USER)
 		return -EROFS;
-	room = record_reserve(fs, RANGE_OPS_BOUND);
+	room = record_reserve_urgent(fs, RANGE_OPS_BOUND);
 	if (room < 0)
 		return room;
 	/* Only a call that may grow the file has to keep writers out. */

@@ -30,16 +30,26 @@ int fs_writable(struct fs *fs)
 	return 0;
 }
 
-int64_t record_reserve(struct fs *fs, size_t len)
+static int64_t reserve(struct fs *fs, size_t len, enum journal_urgency urgency)
 {
 	int r = fs_writable(fs);
 
 	if (r)
 		return r;
 	/* Without a thread that destages (tests, recovery), whoever needs room does it. */
-	if (!fs->worker_runs && !journal_has_room(fs->journal, len))
+	if (!fs->worker_runs && !journal_has_room(fs->journal, len, urgency))
 		checkpoint_run(fs);
-	return journal_reserve(fs->journal, len);
+	return journal_reserve(fs->journal, len, urgency);
+}
+
+int64_t record_reserve(struct fs *fs, size_t len)
+{
+	return reserve(fs, len, JOURNAL_ORDINARY);
+}
+
+int64_t record_reserve_urgent(struct fs *fs, size_t len)
+{
+	return reserve(fs, len, JOURNAL_URGENT);
 }
 
 int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq)

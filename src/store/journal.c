@@ -29,6 +29,7 @@
 #define JOURNAL_PATH "journal/0"
 #define RECORD_ALIGN 64
 #define MAX_OPS_PARTS 3
+#define KEPT_FOR_URGENT (64 * KIB)
 
 struct sync_request {
 	uint64_t seq;
@@ -233,18 +234,20 @@ static uint64_t room_for(size_t len)
 	return 2 * record_length(len);
 }
 
-static bool has_room_locked(const struct journal *j, uint64_t need)
+static bool has_room_locked(const struct journal *j, uint64_t need, enum journal_urgency urgency)
 {
-	return j->head.pos - j->tail_pos + j->reserved + need <= j->size;
+	uint64_t kept = urgency == JOURNAL_URGENT ? 0 : min_u64(KEPT_FOR_URGENT, j->size / 16);
+
+	return j->head.pos - j->tail_pos + j->reserved + need + kept <= j->size;
 }
 
-bool journal_has_room(struct journal *j, size_t len)
+bool journal_has_room(struct journal *j, size_t len, enum journal_urgency urgency)
 {
 	MUTEX_GUARD(&j->lock);
-	return has_room_locked(j, room_for(len));
+	return has_room_locked(j, room_for(len), urgency);
 }
 
-int64_t journal_reserve(struct journal *j, size_t len)
+int64_t journal_reserve(struct journal *j, size_t len, enum journal_urgency urgency)
 {
 	uint64_t need = room_for(len);
 
@@ -254,7 +257,7 @@ int64_t journal_reserve(struct journal *j, size_t len)
 	/* The destager starts when the ring is half full, so that nobody has to wait for it. */
 	if (j->pressure && j->head.pos - j->tail_pos > j->size / 2)
 		j->pressure(j->pressure_arg);
-	while (!has_room_locked(j, need)) {
+	while (!has_room_locked(j, need, urgency)) {
 		if (atomic_load(&j->failed))
 			return -EIO;
 		if (j->stuck)

@@ -60,12 +60,16 @@ void journal_set_epoch(struct journal *journal, uint64_t epoch);
 /* The largest ops that one record may carry, bytes. */
 size_t journal_max_ops(const struct journal *journal);
 
+/* The last part of the ring is kept for records that end things or free space (commit, epoch,
+ * discard, truncate, unlink), so that a full disk can be got out of. */
+enum journal_urgency { JOURNAL_ORDINARY, JOURNAL_URGENT };
+
 /*
  * Room for one record with len bytes of ops. Waits for the destager unless destaging is stuck:
  * then -ENOSPC. -EIO: the journal has failed. -EFBIG: can never fit. Give it back with
  * journal_unreserve() after appending or instead of it. Returns the amount as a token, or < 0.
  */
-int64_t journal_reserve(struct journal *journal, size_t len);
+int64_t journal_reserve(struct journal *journal, size_t len, enum journal_urgency urgency);
 void journal_unreserve(struct journal *journal, int64_t token);
 
 /*
@@ -92,7 +96,7 @@ void journal_set_tail(struct journal *journal, struct journal_mark mark);
 uint64_t journal_used(struct journal *journal);
 uint64_t journal_size(const struct journal *journal);
 /* Whether journal_reserve(len) would succeed at once. */
-bool journal_has_room(struct journal *journal, size_t len);
+bool journal_has_room(struct journal *journal, size_t len, enum journal_urgency urgency);
 /* Whether records are waiting for room: the destager should hurry. */
 bool journal_is_short(struct journal *journal);
 /* While stuck, a reservation that finds no room fails with err at once instead of waiting. */
