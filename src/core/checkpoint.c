@@ -216,7 +216,6 @@ struct layer_picture {
 	struct page_write *pages;
 	struct punch *punches;
 	uint64_t large_seq;
-	bool touched; /* something of it may need a sync */
 };
 
 struct picture {
@@ -235,8 +234,6 @@ static int picture_layer(struct layer_picture *lp, struct layer *layer)
 	lp->layer = layer;
 	atomic_fetch_add(&layer->users, 1);
 	lp->punches = layer_take_punches(layer);
-	lp->touched = atomic_load(&layer->data_dirty) || atomic_load(&layer->sums_dirty) ||
-		      layer->name_unsynced;
 	layer_clear_marks(layer);
 	return layer_take_pages(layer, &lp->pages);
 }
@@ -292,8 +289,7 @@ static int picture_write(struct picture *p)
 	for (size_t i = 0; i < p->count && !r; i++) {
 		struct layer_picture *lp = &p->layers[i];
 
-		if (!lp->touched)
-			continue;
+		/* Also when it looks clean: a flush that is running may not be done yet. */
 		r = layer_sync_data(lp->layer);
 		if (!r)
 			r = layer_sync_sums(lp->layer);

@@ -71,6 +71,7 @@ struct layer {
 
 	struct rangelock ranges;
 	pthread_mutex_t sync_lock; /* one sync at a time: who waits has been served by it */
+	int sync_error;		   /* sync_lock; of the first sync that failed, for good */
 	pthread_mutex_t lock;
 	struct region **leaves; /* lock */
 	uint32_t leaf_count;	/* lock */

@@ -64,12 +64,14 @@ static int sync_names(struct layer *l)
 
 int layer_write_data(struct layer *l, const struct iovec *iov, int count, uint64_t off)
 {
-	int fd = open_file(l, &l->data_fd, LAYER_DATA, true);
+	int fd = open_file(l, &l->data_fd, LAYER_DATA, true), e;
 
 	if (fd < 0)
 		return fd;
+	e = l->env->io->ops->pwritev(l->env->io, fd, iov, count, off);
+	/* Not before: a sync that runs meanwhile would take the mark and miss the bytes. */
 	atomic_store(&l->data_dirty, true);
-	return l->env->io->ops->pwritev(l->env->io, fd, iov, count, off);
+	return e;
 }
 
 int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
@@ -83,36 +85,42 @@ int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
 
 int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint64_t count)
 {
-	int fd = open_file(l, &l->sum_fd, LAYER_SUM, true);
+	int fd = open_file(l, &l->sum_fd, LAYER_SUM, true), e;
 
 	if (fd < 0)
 		return fd;
+	e = io_pwrite(l->env->io, fd, sums, count * sizeof(*sums), block * sizeof(*sums));
 	atomic_store(&l->sums_dirty, true);
-	return io_pwrite(l->env->io, fd, sums, count * sizeof(*sums), block * sizeof(*sums));
+	return e;
+}
+
+/* A failure stays: the pages may be gone, and the next sync would find nothing to write. */
+static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum layer_file file)
+{
+	int fd, e = 0;
+
+	MUTEX_GUARD(&l->sync_lock);
+	if (l->sync_error)
+		return l->sync_error;
+	if (atomic_load(dirty)) {
+		fd = open_file(l, file_fd, file, true);
+		if (fd < 0)
+			return fd;
+		atomic_store(dirty, false);
+		e = l->env->io->ops->fdatasync(l->env->io, fd);
+		l->sync_error = e;
+	}
+	return e ? e : sync_names(l);
 }
 
 int layer_sync_data(struct layer *l)
 {
-	int fd, e = 0;
-
-	MUTEX_GUARD(&l->sync_lock);
-	if (atomic_exchange(&l->data_dirty, false)) {
-		fd = open_file(l, &l->data_fd, LAYER_DATA, true);
-		e = fd < 0 ? fd : l->env->io->ops->fdatasync(l->env->io, fd);
-	}
-	return e ? e : sync_names(l);
+	return sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
 }
 
 int layer_sync_sums(struct layer *l)
 {
-	int fd, e = 0;
-
-	MUTEX_GUARD(&l->sync_lock);
-	if (atomic_exchange(&l->sums_dirty, false)) {
-		fd = open_file(l, &l->sum_fd, LAYER_SUM, true);
-		e = fd < 0 ? fd : l->env->io->ops->fdatasync(l->env->io, fd);
-	}
-	return e ? e : sync_names(l);
+	return sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
 }
 
 int layer_unlink_files(const struct layer_env *env, uint64_t id)
