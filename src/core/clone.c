@@ -70,7 +70,7 @@ static int freeze_clone(struct source *src, struct opbuf *buf)
 	int r;
 
 	src->size = atomic_load(&src->inode->size);
-	if (layer_region_end(top) == 0) {
+	if (layer_next_region(top, 0) == LAYER_NO_REGION) {
 		src->parent = top->parent ? top->parent->id : 0;
 		src->golden = top->parent ? 0 : top->golden;
 		src->bound = min_u64(top->bound, src->size);

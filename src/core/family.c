@@ -151,17 +151,31 @@ static int look_at_region(struct family *f, const struct family_walk *walk)
 	return walk->region(walk->arg, f);
 }
 
+/* The next region in which some layer of the family has something. */
+static uint32_t next_region(struct family *f)
+{
+	uint32_t next = LAYER_NO_REGION;
+
+	for (size_t i = 0; i < f->count; i++)
+		next = min_u64(next, f->nodes[i].next);
+	return next;
+}
+
 static int walk_family(struct family *f, const struct family_walk *walk)
 {
-	uint32_t end = 0;
 	int r = 0;
 
 	for (size_t i = 0; i < f->count; i++)
-		end = max_u64(end, layer_region_end(f->nodes[i].layer));
+		f->nodes[i].next = layer_next_region(f->nodes[i].layer, 0);
 	if (walk->begin)
 		walk->begin(walk->arg, f);
-	for (f->region = 0; f->region < end && !r; f->region++)
+	while (!r && (f->region = next_region(f)) != LAYER_NO_REGION) {
 		r = look_at_region(f, walk);
+		for (size_t i = 0; i < f->count; i++)
+			if (f->nodes[i].next == f->region)
+				f->nodes[i].next =
+					layer_next_region(f->nodes[i].layer, f->region + 1);
+	}
 	return r;
 }
 

@@ -28,6 +28,7 @@ struct family_node {
 	long child;	    /* first, -1: none */
 	long sibling;	    /* next, -1: none */
 	bool marked;	    /* one of the set that is asked about */
+	uint32_t next;	    /* first region not looked at in which the layer has something */
 	struct plane own;   /* data that stands in this layer */
 	struct plane below; /* blocks that show what is below */
 	struct plane first, second; /* who comes here from above */

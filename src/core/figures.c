@@ -247,9 +247,9 @@ static void refresh_locked(struct fs *fs, bool exact)
 static uint64_t simple_golden(struct layer *layer, uint64_t limit)
 {
 	uint64_t visible = image_data_blocks(layer->image, limit);
-	uint32_t end = layer_region_end(layer);
+	uint32_t region = layer_next_region(layer, 0);
 
-	for (uint32_t region = 0; region < end; region++) {
+	for (; region != LAYER_NO_REGION; region = layer_next_region(layer, region + 1)) {
 		uint8_t states[GF_STATE_BYTES];
 		struct plane bits, mask;
 		bool any;

@@ -412,14 +412,17 @@ int layer_any_overlay(struct layer *l, uint64_t block, uint64_t count)
 
 /* ---- looking at whole regions ---- */
 
-uint32_t layer_region_end(struct layer *l)
+uint32_t layer_next_region(struct layer *l, uint32_t from)
 {
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t leaf = l->leaf_count; leaf-- > 0;)
-		for (uint32_t k = LEAF_REGIONS; l->leaves[leaf] && k-- > 0;)
+	for (uint32_t leaf = from / LEAF_REGIONS; leaf < l->leaf_count; leaf++) {
+		uint32_t first = leaf == from / LEAF_REGIONS ? from % LEAF_REGIONS : 0;
+
+		for (uint32_t k = first; l->leaves[leaf] && k < LEAF_REGIONS; k++)
 			if (!region_is_empty(&l->leaves[leaf][k]))
-				return leaf * LEAF_REGIONS + k + 1;
-	return 0;
+				return leaf * LEAF_REGIONS + k;
+	}
+	return LAYER_NO_REGION;
 }
 
 int layer_region_states(struct layer *l, uint32_t number, uint8_t states[GF_STATE_BYTES], bool *any)

@@ -197,7 +197,8 @@ int layer_reclaim(struct layer *layer);
  * the layer owns nothing there. */
 int layer_region_states(struct layer *layer, uint32_t region, uint8_t states[GF_STATE_BYTES],
 	bool *any);
-/* One more than the highest region that has anything. */
-uint32_t layer_region_end(struct layer *layer);
+/* The first region from `from` on in which the layer has anything; LAYER_NO_REGION: none. */
+#define LAYER_NO_REGION UINT32_MAX
+uint32_t layer_next_region(struct layer *layer, uint32_t from);
 
 #endif
