@@ -11,7 +11,6 @@
 #   CI=true                       a test that is skipped counts as failed
 #   V=1                           print whole commands
 #   TESTS="word …"                only tests whose path contains one of the words
-#   LIB_DIRS="base store"         parts that are linked into unit and crash tests
 #   IMAGES=folder MOUNT=folder    for demo and demo-stop
 
 VERSION := 0.1.0
@@ -48,10 +47,10 @@ all_cflags += -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-f
 all_ldflags += -fsanitize=$(SANITIZE)
 endif
 
-LIB_DIRS = base image store core service fuse daemon cli
+lib_dirs := base image store core service fuse daemon cli
 main_src := src/cli/main.c
 main_obj := $(OBJ)/src/cli/main.o
-lib_srcs = $(filter-out $(main_src),$(sort $(foreach dir,$(LIB_DIRS),$(wildcard src/$(dir)/*.c))))
+lib_srcs = $(filter-out $(main_src),$(sort $(foreach dir,$(lib_dirs),$(wildcard src/$(dir)/*.c))))
 lib_objs = $(lib_srcs:%.c=$(OBJ)/%.o)
 
 # A unit test is a program: test_NAME.c, with what is not named so shared by all. A crash test is
@@ -87,11 +86,16 @@ $(OBJ)/%.o: %.c $(OBJ)/flags
 	@mkdir -p $(@D)
 	$(call quiet,CC  )$(CC) $(all_cppflags) $(all_cflags) -MMD -MP -c -o $@ $<
 
-$(unit_bins): $(BIN)/%: $(OBJ)/%.o $(unit_helpers:%.c=$(OBJ)/%.o) $(lib_objs)
+# Tests take from it what they name, and may call their own functions as they like.
+$(OBJ)/goldfs.a: $(lib_objs)
+	@rm -f $@
+	$(call quiet,AR  )$(AR) rcs $@ $^
+
+$(unit_bins): $(BIN)/%: $(OBJ)/%.o $(unit_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.a
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs) -lcmocka
 
-$(crash_bins): $(BIN)/%: $(OBJ)/%.o $(crash_helpers:%.c=$(OBJ)/%.o) $(lib_objs)
+$(crash_bins): $(BIN)/%: $(OBJ)/%.o $(crash_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.a
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs) -lcmocka
 
