@@ -12,7 +12,8 @@
  *   catalog.0 catalog.1   two alternating checkpoints: a header and a stream of ops that rebuild
  *                         the catalog; the valid one with the higher generation counts
  *   journal/0             the ring of records; a record is a header and a stream of ops
- *   layer/ID.data         guest offset = file offset
+ *   layer/ID.data         guest offset = file offset (but for the last block of 16 TiB, which
+ *                         stands in ID.sum behind the last checksum: ext4's files end before it)
  *   layer/ID.map          states of blocks, one page per region in one of two slots
  *   layer/ID.sum          one 32-bit checksum per block at block * 4; 0 is "none"
  *   layer/ID.loc          reserved for SHARED blocks: one struct gf_disk_location per block

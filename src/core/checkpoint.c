@@ -111,14 +111,13 @@ static size_t batch_run(const struct batch *b, size_t i)
 static int batch_place(struct batch *b, size_t i, size_t n)
 {
 	uint32_t sums[DESTAGE_BLOCKS];
-	struct iovec iov = {
-		.iov_base = b->data + i * GF_BLOCK_SIZE, .iov_len = n * GF_BLOCK_SIZE};
+	const uint8_t *data = b->data + i * GF_BLOCK_SIZE;
 	uint64_t block = b->entries[i].block;
 	int r;
 
 	for (size_t k = 0; k < n; k++)
-		sums[k] = hash_block(b->fs->super.secret, b->data + (i + k) * GF_BLOCK_SIZE);
-	r = layer_write_data(b->layer, &iov, 1, block * GF_BLOCK_SIZE);
+		sums[k] = hash_block(b->fs->super.secret, data + k * GF_BLOCK_SIZE);
+	r = layer_write_data(b->layer, data, n * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
 	return r ? r : layer_write_sums(b->layer, block, sums, n);
 }
 

@@ -11,6 +11,8 @@
  *                for the checkpoint's picture, which so agrees with one point of the journal
  *   inode.lock   attributes of one inode
  *   layer.lock, then the locks inside the store
+ *   fs.tables    the hash tables by number: a record is applied with the tree not locked when it
+ *                concerns content only, and finds its layer and inode then
  * Readers of content take none of the upper ones: they enter fs.readers, and whatever they may
  * have found is not reused before they left.
  */
@@ -162,6 +164,7 @@ struct fs {
 	uint64_t next_ino, next_layer, next_golden; /* tree */
 	struct pin_guard *guard;
 
+	pthread_rwlock_t tables; /* inodes, layers and goldens are changed with tree and this */
 	pthread_rwlock_t gate;
 	uint64_t generation;   /* of the catalog; checkpoint only */
 	uint64_t epoch;

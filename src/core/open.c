@@ -375,6 +375,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&fs->gate, &attr);
+	pthread_rwlock_init(&fs->tables, NULL);
 	pthread_rwlock_init(&fs->tree, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->work_lock, NULL);
@@ -416,6 +417,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
 	pthread_rwlock_destroy(&fs->tree);
+	pthread_rwlock_destroy(&fs->tables);
 	pthread_rwlock_destroy(&fs->gate);
 	free(fs);
 }

@@ -16,7 +16,9 @@ struct inode *tree_find(struct fs *fs, uint64_t ino)
 {
 	struct inode *inode;
 
+	pthread_rwlock_rdlock(&fs->tables);
 	HASH_FIND(by_ino, fs->inodes, &ino, sizeof(ino), inode);
+	pthread_rwlock_unlock(&fs->tables);
 	return inode;
 }
 
@@ -40,16 +42,22 @@ struct inode *tree_find_name(struct fs *fs, uint64_t parent, const char *name, s
 struct layer *tree_find_layer(struct fs *fs, uint64_t id)
 {
 	struct layer_entry *entry;
+	struct layer *layer;
 
+	pthread_rwlock_rdlock(&fs->tables);
 	HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
-	return entry ? entry->layer : NULL;
+	layer = entry ? entry->layer : NULL;
+	pthread_rwlock_unlock(&fs->tables);
+	return layer;
 }
 
 struct golden *tree_find_golden(struct fs *fs, uint64_t id)
 {
 	struct golden *golden;
 
+	pthread_rwlock_rdlock(&fs->tables);
 	HASH_FIND(hh, fs->goldens, &id, sizeof(id), golden);
+	pthread_rwlock_unlock(&fs->tables);
 	return golden;
 }
 
@@ -69,7 +77,9 @@ struct inode *tree_new_inode(struct fs *fs, uint64_t ino, enum gf_inode_kind kin
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&inode->io, &attr);
 	pthread_rwlockattr_destroy(&attr);
+	pthread_rwlock_wrlock(&fs->tables);
 	HASH_ADD(by_ino, fs->inodes, ino, sizeof(inode->ino), inode);
+	pthread_rwlock_unlock(&fs->tables);
 	return inode;
 }
 
@@ -188,7 +198,9 @@ void tree_drop_inode(struct fs *fs, struct inode *inode)
 	tree_unlink(fs, inode);
 	if (inode->kind == GF_KIND_GOLDEN && inode->target && !inode->golden_stale)
 		HASH_DELETE(by_path, fs->golden_nodes, inode);
+	pthread_rwlock_wrlock(&fs->tables);
 	HASH_DELETE(by_ino, fs->inodes, inode);
+	pthread_rwlock_unlock(&fs->tables);
 	if (layer) {
 		layer->head_of = 0;
 		tree_layer_put(fs, layer);
@@ -217,7 +229,9 @@ int tree_add_layer(struct fs *fs, uint64_t id, uint64_t parent, uint64_t golden,
 		return r;
 	}
 	entry->id = id;
+	pthread_rwlock_wrlock(&fs->tables);
 	HASH_ADD(hh, fs->layers, id, sizeof(entry->id), entry);
+	pthread_rwlock_unlock(&fs->tables);
 	if (below)
 		tree_layer_get(below);
 	if (g)
@@ -247,7 +261,9 @@ static void golden_put(struct fs *fs, uint64_t id)
 
 	if (!golden || --golden->refs)
 		return;
+	pthread_rwlock_wrlock(&fs->tables);
 	HASH_DELETE(hh, fs->goldens, golden);
+	pthread_rwlock_unlock(&fs->tables);
 	bury(fs, NULL, golden);
 }
 
@@ -258,11 +274,12 @@ void tree_layer_put(struct fs *fs, struct layer *layer)
 		uint64_t id = layer->id;
 		struct layer_entry *entry;
 
+		pthread_rwlock_wrlock(&fs->tables);
 		HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
-		if (entry) {
+		if (entry)
 			HASH_DELETE(hh, fs->layers, entry);
-			free(entry);
-		}
+		pthread_rwlock_unlock(&fs->tables);
+		free(entry);
 		if (layer->golden)
 			golden_put(fs, layer->golden);
 		bury(fs, layer, NULL);
@@ -288,7 +305,9 @@ int tree_add_golden(struct fs *fs, const struct gf_op_golden *op)
 			free(g);
 			return -ENOMEM;
 		}
+		pthread_rwlock_wrlock(&fs->tables);
 		HASH_ADD(hh, fs->goldens, id, sizeof(g->id), g);
+		pthread_rwlock_unlock(&fs->tables);
 	}
 	g->image.size = op->size;
 	g->dev = op->dev;

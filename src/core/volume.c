@@ -412,15 +412,12 @@ static int mark_intent(struct job *job)
 static int place_run(struct job *job, uint64_t i, uint64_t n)
 {
 	uint64_t block = job->large_first + i;
-	struct iovec iov = {
-		.iov_base = (void *)job_bytes(job, block * GF_BLOCK_SIZE),
-		.iov_len = n * GF_BLOCK_SIZE,
-	};
-	int r = layer_write_data(job->layer, &iov, 1, block * GF_BLOCK_SIZE);
+	int r = layer_write_data(job->layer, job_bytes(job, block * GF_BLOCK_SIZE),
+		n * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
 
 	if (!r)
 		r = layer_write_sums(job->layer, block, job->sums + i, n);
-	COUNT(job->fs, large_write_bytes, iov.iov_len);
+	COUNT(job->fs, large_write_bytes, n * GF_BLOCK_SIZE);
 	return r;
 }
 

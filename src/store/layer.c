@@ -365,6 +365,7 @@ void layer_set_unsynced(struct layer *l)
 {
 	atomic_store(&l->data_dirty, true);
 	atomic_store(&l->sums_dirty, true);
+	atomic_store(&l->last_block_used, true);
 	MUTEX_GUARD(&l->lock);
 	l->name_unsynced = true;
 }

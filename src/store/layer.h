@@ -90,6 +90,7 @@ struct layer {
 				  must not go over them before that is made up for */
 	atomic_bool data_dirty;	     /* bytes written since the data file's last sync */
 	atomic_bool sums_dirty;
+	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
 	uint32_t mark_count;	     /* lock; regions that `marks` has room for */
@@ -144,7 +145,7 @@ int layer_any_overlay(struct layer *layer, uint64_t block, uint64_t count);
 
 /* ---- bytes ---- */
 
-int layer_write_data(struct layer *layer, const struct iovec *iov, int count, uint64_t off);
+int layer_write_data(struct layer *layer, const void *buf, size_t len, uint64_t off);
 int layer_read_data(struct layer *layer, void *buf, size_t len, uint64_t off);
 /* Records checksums of blocks at rest. */
 int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count);

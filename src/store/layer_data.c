@@ -62,13 +62,50 @@ static int sync_names(struct layer *l)
 	return e;
 }
 
-int layer_write_data(struct layer *l, const struct iovec *iov, int count, uint64_t off)
+/*
+ * The last block of a 16 TiB disk stands behind the checksums: ext4's largest file ends one block
+ * before it. Nothing else of a layer is anywhere but at its own offset.
+ */
+#define LAST_BLOCK_OFF (GF_MAX_SIZE - GF_BLOCK_SIZE)
+#define LAST_BLOCK_PLACE (GF_MAX_SIZE / GF_BLOCK_SIZE * sizeof(uint32_t)) /* in the sum file */
+
+static int write_last_block(struct layer *l, const void *buf)
 {
-	int fd = open_file(l, &l->data_fd, LAYER_DATA, true), e;
+	int fd = open_file(l, &l->sum_fd, LAYER_SUM, true), e;
 
 	if (fd < 0)
 		return fd;
-	e = l->env->io->ops->pwritev(l->env->io, fd, iov, count, off);
+	e = io_pwrite(l->env->io, fd, buf, GF_BLOCK_SIZE, LAST_BLOCK_PLACE);
+	atomic_store(&l->sums_dirty, true);
+	atomic_store(&l->last_block_used, true);
+	return e;
+}
+
+static int read_last_block(struct layer *l, void *buf)
+{
+	int fd = open_file(l, &l->sum_fd, LAYER_SUM, false);
+
+	if (fd == -ENOENT)
+		return log_error(-EUCLEAN, "layer %" PRIu64 " lost its checksums", l->id);
+	return fd < 0 ? fd :
+		io_pread_full(l->env->io, fd, buf, GF_BLOCK_SIZE, LAST_BLOCK_PLACE);
+}
+
+int layer_write_data(struct layer *l, const void *buf, size_t len, uint64_t off)
+{
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len};
+	int fd, e;
+
+	if (off + len > LAST_BLOCK_OFF) {
+		e = write_last_block(l, (const uint8_t *)buf + (LAST_BLOCK_OFF - off));
+		iov.iov_len -= GF_BLOCK_SIZE;
+		if (e || !iov.iov_len)
+			return e;
+	}
+	fd = open_file(l, &l->data_fd, LAYER_DATA, true);
+	if (fd < 0)
+		return fd;
+	e = l->env->io->ops->pwritev(l->env->io, fd, &iov, 1, off);
 	/* Not before: a sync that runs meanwhile would take the mark and miss the bytes. */
 	atomic_store(&l->data_dirty, true);
 	return e;
@@ -76,8 +113,15 @@ int layer_write_data(struct layer *l, const struct iovec *iov, int count, uint64
 
 int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
 {
-	int fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+	int fd, e;
 
+	if (off + len > LAST_BLOCK_OFF) {
+		e = read_last_block(l, (uint8_t *)buf + (LAST_BLOCK_OFF - off));
+		len -= GF_BLOCK_SIZE;
+		if (e || !len)
+			return e;
+	}
+	fd = open_file(l, &l->data_fd, LAYER_DATA, false);
 	if (fd == -ENOENT)
 		return log_error(-EUCLEAN, "layer %" PRIu64 " lost its data file", l->id);
 	return fd < 0 ? fd : io_pread_full(l->env->io, fd, buf, len, off);
@@ -115,7 +159,9 @@ static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum lay
 
 int layer_sync_data(struct layer *l)
 {
-	return sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
+	int e = sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
+
+	return e || !atomic_load(&l->last_block_used) ? e : layer_sync_sums(l);
 }
 
 int layer_sync_sums(struct layer *l)
@@ -199,6 +245,14 @@ void layer_give_back_punches(struct layer *l, struct punch *list)
 	}
 }
 
+static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
+{
+	if ((block + count) * GF_BLOCK_SIZE > LAST_BLOCK_OFF)
+		count--; /* one block, which stands elsewhere: it stays */
+	return count ? l->env->io->ops->punch(l->env->io, fd, block * GF_BLOCK_SIZE,
+			       count * GF_BLOCK_SIZE) : 0;
+}
+
 /*
  * Punches what is not OVERLAY of [block, block + count); the caller holds the range. Journaled
  * blocks are punched too: their bytes stand in the ring. In a region that changed since the last
@@ -225,8 +279,7 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 		}
 		pthread_mutex_unlock(&l->lock);
 		if (!e && !keep)
-			e = l->env->io->ops->punch(
-				l->env->io, fd, block * GF_BLOCK_SIZE, n * GF_BLOCK_SIZE);
+			e = give_back(l, fd, block, n);
 		if (e)
 			return e;
 		block += n;
