@@ -33,6 +33,7 @@
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
+#define RECLAIM_ROUNDS 12    /* idle rounds between looks for blocks that nobody sees */
 #define RETRY_SECONDS 2	     /* after a failure */
 
 /* ---- step 2: destage ---- */
@@ -180,9 +181,11 @@ static int destage_run(struct fs *fs, struct batch *b)
 	b->layer = hold_layer(fs, b->entries[0].layer);
 	if (!b->layer)
 		return 0; /* dropped meanwhile, and its entries with it when it is freed */
+	pthread_rwlock_rdlock(&fs->sharing);
 	rangelock_lock(&b->layer->ranges, &range, first, first + b->count - 1);
 	r = batch_destage_locked(b);
 	rangelock_unlock(&b->layer->ranges, &range);
+	pthread_rwlock_unlock(&fs->sharing);
 	atomic_fetch_sub(&b->layer->users, 1);
 	return r;
 }
@@ -294,7 +297,7 @@ static int picture_write(struct picture *p)
 			r = layer_sync_sums(lp->layer);
 		/* The pages of these may be gone, and no record brings all of them back. */
 		if (r)
-			atomic_store(&fs->failed, r);
+			fs_fail(fs, r);
 	}
 	for (size_t i = 0; i < p->count && !r; i++)
 		r = layer_write_pages(p->layers[i].layer, p->layers[i].pages);
@@ -302,6 +305,9 @@ static int picture_write(struct picture *p)
 		r = fs->io->ops->syncdir(fs->io, "layer");
 	if (!r)
 		r = catalog_file_write(fs->io, &p->head, p->catalog.bytes, p->catalog.len);
+	/* It may count although it failed: the pages it names must not be written again. */
+	if (r == -ENOTRECOVERABLE)
+		fs_fail(fs, r);
 	return r;
 }
 
@@ -521,9 +527,13 @@ static void *worker_main(void *arg)
 {
 	struct fs *fs = arg;
 	int pause = IDLE_SECONDS;
+	unsigned rounds = 0;
 
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;
+		if (++rounds % RECLAIM_ROUNDS == 0 && atomic_load(&fs->changed) &&
+			!journal_is_short(fs->journal))
+			figures_free_unseen(fs);
 		if (atomic_load(&fs->changed) && !fs_writable(fs) && checkpoint_run(fs))
 			pause = RETRY_SECONDS;
 		/* What changed while the checkpoint ran must not wait for the clock when the

@@ -204,7 +204,7 @@ static int free_unseen(void *arg, struct family *f)
 
 int figures_free_unseen(struct fs *fs)
 {
-	struct family_walk walk = {.region = free_unseen};
+	struct family_walk walk = {.region = free_unseen, .exclusive = &fs->sharing};
 	int r;
 
 	pthread_rwlock_rdlock(&fs->tree);
@@ -734,7 +734,9 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 	/* What is shared is kept once: in a layer, or in the image. */
 	out->saved_clone_bytes = shared > stored - min_u64(stored, out->unique_bytes) ?
 		shared - (stored - min_u64(stored, out->unique_bytes)) : 0;
-	out->ratio = stored ? (double)out->data_bytes / stored : 1.0;
+	/* Nothing stored at all is not the same as nothing saved. */
+	out->ratio = out->data_bytes ?
+		(double)out->data_bytes / max_u64(stored, GF_BLOCK_SIZE) : 1.0;
 	return 0;
 }
 

@@ -38,18 +38,20 @@ static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto)
 
 static int flush_layer(struct fs *fs, struct layer *layer)
 {
-	uint64_t upto = layer_large_settled(layer);
+	uint64_t upto;
 	int r;
 
-	if (upto <= atomic_load(&layer->committed_seq))
+	if (atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
 		return 0;
+	/* One that is done but began after another that is not must not be left out. */
+	upto = layer_large_wait(layer);
 	/* A large write that failed left bytes that no commit record may vouch for. */
 	if (atomic_load(&layer->poison_seq))
 		return checkpoint_run(fs);
 	r = layer_sync_data(layer);
 	if (r) {
 		/* The pages are gone: what was acknowledged may not be what is there. */
-		atomic_store(&fs->failed, r);
+		fs_fail(fs, r);
 		return log_error(r, "cannot sync layer data; the store is read-only now, look at "
 				    "the disk below, then mount again");
 	}

@@ -6,6 +6,7 @@
  *   (reserve room in the journal: may wait for the destager, so nothing below may be held)
  *   fs.tree      names, tables, layers' references. Shared for lookups, exclusive for changes
  *   inode.io     a file's content as a whole: shared for writes, exclusive for truncate and freeze
+ *   fs.sharing   shared while a block may come to show what is below it
  *   layer.ranges blocks that are being changed
  *   fs.gate      shared from appending a record until all its effects stand in memory; exclusive
  *                for the checkpoint's picture, which so agrees with one point of the journal
@@ -165,6 +166,9 @@ struct fs {
 	struct pin_guard *guard;
 
 	pthread_rwlock_t tables; /* inodes, layers and goldens are changed with tree and this */
+	/* Held shared while a block is compared with what is below and becomes PARENT, exclusively
+	 * while blocks that nobody sees are looked for: before layer.ranges. */
+	pthread_rwlock_t sharing;
 	pthread_rwlock_t gate;
 	uint64_t generation;   /* of the catalog; checkpoint only */
 	uint64_t epoch;
@@ -267,6 +271,8 @@ int64_t record_reserve_urgent(struct fs *fs, size_t len);
 /* After a write of new data of len bytes: does the file system below have room? 0 or -ENOSPC. */
 int space_check(struct fs *fs, uint64_t len);
 int64_t now_ns(void);
+/* The store is read-only from now on; whoever waits for it gets an error. err: negative errno. */
+void fs_fail(struct fs *fs, int err);
 /* 0, or -EROFS/-EIO when nothing may be written. */
 int fs_writable(struct fs *fs);
 

@@ -375,6 +375,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
 	pthread_rwlock_init(&fs->gate, &attr);
+	pthread_rwlock_init(&fs->sharing, &attr);
 	pthread_rwlock_init(&fs->tables, NULL);
 	pthread_rwlock_init(&fs->tree, &attr);
 	pthread_rwlockattr_destroy(&attr);
@@ -418,6 +419,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->work_lock);
 	pthread_rwlock_destroy(&fs->tree);
 	pthread_rwlock_destroy(&fs->tables);
+	pthread_rwlock_destroy(&fs->sharing);
 	pthread_rwlock_destroy(&fs->gate);
 	free(fs);
 }

@@ -365,6 +365,20 @@ static int refuse_format(struct fs *fs, int fd, bool opaque)
 	return image_probe(head, head_len, tail, tail_len) == IMAGE_RAW ? 0 : -EMEDIUMTYPE;
 }
 
+/* Where a new pin is read from: a reflink's bytes are its own from now on, the folder's file may
+ * change. */
+static int open_pinned(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind kind)
+{
+	char path[40];
+	int own;
+
+	snprintf(path, sizeof(path), "golden/%" PRIu64, id);
+	own = kind == GF_PIN_REFLINK ?
+		openat(fs->options.store_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) :
+		fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	return own < 0 ? -errno : own;
+}
+
 /* The new pin is guarded before its print is taken, so that nobody can write in between. */
 static int make_pin(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind *kind,
 	struct pin_print *print, struct image **backing)
@@ -374,9 +388,9 @@ static int make_pin(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind *kind,
 
 	if (r)
 		return r;
-	own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	own = open_pinned(fs, id, fd, *kind);
 	if (own < 0)
-		return -errno;
+		return own;
 	r = image_raw_new(backing, own);
 	if (r)
 		return r;
@@ -384,7 +398,7 @@ static int make_pin(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind *kind,
 	if (*kind != GF_PIN_REFLINK && fs->guard)
 		r = pin_guard_add(fs->guard, id, image_raw_fd(*backing));
 	if (!r)
-		r = pin_print_fd(fd, print);
+		r = pin_print_fd(image_raw_fd(*backing), print);
 	if (r) {
 		pin_guard_remove(fs->guard, id);
 		image_free(steal_pointer(backing));
@@ -526,9 +540,12 @@ int golden_start(struct fs *fs)
 	if (!fs->options.read_only && !fs->dead)
 		fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
 	/* Linked images are looked at and guarded from the start. */
-	HASH_ITER (hh, fs->goldens, g, next)
+	HASH_ITER (hh, fs->goldens, g, next) {
+		/* Recovery may have opened it when there was no guard yet. */
+		image_free(steal_pointer(&g->backing));
 		if ((g->pin == GF_PIN_LINK || g->pin == GF_PIN_COPYING) && golden_acquire(g) == 0)
 			pthread_rwlock_unlock(&g->lock);
+	}
 	return fs->options.read_only || fs->options.no_background ? 0 : pin_work_start(fs);
 }
 

@@ -21,6 +21,12 @@ int64_t now_ns(void)
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
+void fs_fail(struct fs *fs, int err)
+{
+	atomic_store(&fs->failed, err);
+	journal_fail(fs->journal, err);
+}
+
 int fs_writable(struct fs *fs)
 {
 	if (fs->options.read_only)
@@ -66,7 +72,7 @@ int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq)
 		r = apply_ops(fs, buf->bytes, buf->len, &how);
 		/* The journal says it and memory does not: nothing may be built on that. */
 		if (r)
-			atomic_store(&fs->failed, r);
+			fs_fail(fs, r);
 	} else {
 		COUNT(fs, errors, 1);
 	}

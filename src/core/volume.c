@@ -366,7 +366,8 @@ static size_t ops_bound(size_t len)
 {
 	size_t blocks = len / GF_BLOCK_SIZE + 2;
 
-	if (blocks < LARGE_BLOCKS + 2)
+	/* A write that begins and ends within blocks has up to two whole blocks less. */
+	if (blocks < LARGE_BLOCKS + 3)
 		return sizeof(struct gf_op_blocks) + blocks * GF_BLOCK_SIZE;
 	return 4 * (sizeof(struct gf_op_blocks) + GF_BLOCK_SIZE) +
 	       blocks * (sizeof(struct gf_op_blocks) + 8);
@@ -495,7 +496,7 @@ static int job_commit_locked(struct job *job)
 	r = settle_states(job, seq, ops_pos);
 	/* The journal says it and memory does not: nothing may be built on that. */
 	if (r)
-		atomic_store(&job->fs->failed, r);
+		fs_fail(job->fs, r);
 	settle_attributes(job);
 	return r;
 }
@@ -565,10 +566,12 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	if (room < 0)
 		return room;
 	pthread_rwlock_rdlock(&inode->io);
+	pthread_rwlock_rdlock(&fs->sharing);
 	job.layer = atomic_load(&inode->layer);
 	rangelock_lock(&job.layer->ranges, &range, job.first, job.end - 1);
 	r = job_run_locked(&job);
 	rangelock_unlock(&job.layer->ranges, &range);
+	pthread_rwlock_unlock(&fs->sharing);
 	pthread_rwlock_unlock(&inode->io);
 	journal_unreserve(fs->journal, room);
 	if (!r && job.large_last > job.large_first &&

@@ -71,6 +71,14 @@ int catalog_head_decode(const void *buf, size_t len, struct catalog_head *head, 
 	return 0;
 }
 
+/* Bytes that went out although their sync failed would make a copy that counts. */
+static int invalidate(struct io *io, int fd)
+{
+	uint8_t zeros[OPS_OFFSET] = {0};
+
+	return io_pwrite(io, fd, zeros, sizeof(zeros), 0) || io->ops->fdatasync(io, fd);
+}
+
 int catalog_file_write(struct io *io, const struct catalog_head *head, const void *ops, size_t len)
 {
 	uint8_t first[OPS_OFFSET] = {0};
@@ -90,6 +98,8 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 		r = io->ops->truncate(io, fd, sizeof(first) + len);
 	if (!r)
 		r = io->ops->fdatasync(io, fd);
+	if (r && invalidate(io, fd))
+		r = log_error(-ENOTRECOVERABLE, "cannot write the store's \"%s\"", path);
 	io->ops->close(io, fd);
 	/* The first two generations make the files. */
 	if (!r && head->generation <= 2)

@@ -24,7 +24,10 @@ struct catalog_head {
 	uint8_t uuid[16];
 };
 
-/* Durable when it returns 0. */
+/*
+ * Durable when it returns 0. When it fails the copy has been made invalid, durably; when that fails
+ * as well, -ENOTRECOVERABLE: nobody knows which generation the next mount will find.
+ */
 int catalog_file_write(struct io *io, const struct catalog_head *head, const void *ops, size_t len);
 
 /*

@@ -257,7 +257,7 @@ int64_t journal_reserve(struct journal *j, size_t len, enum journal_urgency urge
 	/* The destager starts when the ring is half full, so that nobody has to wait for it. */
 	if (j->pressure && j->head.pos - j->tail_pos > j->size / 2)
 		j->pressure(j->pressure_arg);
-	while (!has_room_locked(j, need, urgency)) {
+	while (atomic_load(&j->failed) || !has_room_locked(j, need, urgency)) {
 		if (atomic_load(&j->failed))
 			return -EIO;
 		if (j->stuck)
@@ -358,6 +358,10 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 	if (atomic_load(&j->failed))
 		return -EIO;
 	left = j->size - j->head.pos % j->size;
+	/* Whoever appends has reserved: this says that a bound was computed wrong. */
+	if (j->head.pos - j->tail_pos + length + (left < length ? left : 0) > j->size)
+		return log_error(-EIO, "a record of %llu bytes would overtake the journal's tail",
+			(unsigned long long)length);
 	if (left < length) {
 		r = append_pad_locked(j, left);
 		if (r)
@@ -374,6 +378,13 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 }
 
 /* ---- syncing ---- */
+
+void journal_fail(struct journal *j, int err)
+{
+	atomic_store(&j->failed, err);
+	MUTEX_GUARD(&j->lock);
+	pthread_cond_broadcast(&j->room);
+}
 
 static struct sync_request *take_queue_locked(struct journal *j)
 {
@@ -413,12 +424,11 @@ static void lead(struct journal *j)
 				log_error(r, "cannot sync the journal; the store is read-only now, "
 					     "look at the disk below, then mount again");
 		}
+		if (r)
+			journal_fail(j, r);
 		pthread_mutex_lock(&j->sync_lock);
-		if (r) {
-			atomic_store(&j->failed, r);
-		} else if (target > j->durable_seq) {
+		if (!r && target > j->durable_seq)
 			j->durable_seq = target;
-		}
 		j->counts.syncs++;
 		pthread_mutex_unlock(&j->sync_lock);
 		finish_requests(batch, r ? -EIO : 0);

@@ -110,6 +110,8 @@ struct journal_counts {
 	uint64_t bytes;
 };
 void journal_counts(struct journal *journal, struct journal_counts *counts);
+/* Ends it: nothing is appended, synced or waited for any more. err is a negative errno. */
+void journal_fail(struct journal *journal, int err);
 /* 0, or the error that ended it. */
 int journal_error(struct journal *journal);
 

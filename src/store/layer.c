@@ -37,6 +37,7 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	l->sum_fd = -1;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->sync_lock, NULL);
+	pthread_cond_init(&l->large_ended, NULL);
 	rangelock_init(&l->ranges);
 	*layer = l;
 	return 0;
@@ -77,6 +78,7 @@ void layer_free(struct layer *l)
 	if (l->sum_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->sum_fd);
 	rangelock_release(&l->ranges);
+	pthread_cond_destroy(&l->large_ended);
 	pthread_mutex_destroy(&l->sync_lock);
 	pthread_mutex_destroy(&l->lock);
 	free(l);

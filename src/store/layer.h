@@ -83,6 +83,7 @@ struct layer {
 	int sum_fd;	    /* lock */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
+	pthread_cond_t large_ended; /* lock */
 	_Atomic uint64_t large_seq;	/* newest large write that is in place */
 	_Atomic uint64_t committed_seq; /* large writes up to here need no commit record */
 	_Atomic uint64_t poison_seq; /* a large write failed: no commit until a checkpoint passes */
@@ -157,7 +158,10 @@ int layer_sync_sums(struct layer *layer);
 void layer_large_begin(struct layer *layer, struct large_ticket *ticket, uint64_t lower);
 /* ok: the bytes are in place; seq is the announcing record. */
 void layer_large_end(struct layer *layer, struct large_ticket *ticket, uint64_t seq, bool ok);
-/* The newest number up to which every large write is in place. */
+/* Waits for large writes that began before the newest one which is in place, and returns the
+ * number up to which every large write is in place: at least that one's. */
+uint64_t layer_large_wait(struct layer *layer);
+/* The newest number up to which every large write is in place, without waiting. */
 uint64_t layer_large_settled(struct layer *layer);
 
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */

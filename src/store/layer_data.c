@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
@@ -213,16 +214,36 @@ void layer_large_end(struct layer *l, struct large_ticket *ticket, uint64_t seq,
 		}
 	}
 	raise_to(ok ? &l->large_seq : &l->poison_seq, seq);
+	pthread_cond_broadcast(&l->large_ended);
+}
+
+static uint64_t settled_locked(const struct layer *l)
+{
+	uint64_t settled = atomic_load(&l->large_seq);
+
+	for (const struct large_ticket *t = l->large; t; t = t->next)
+		settled = min_u64(settled, t->lower - 1);
+	return settled;
 }
 
 uint64_t layer_large_settled(struct layer *l)
 {
-	uint64_t settled = atomic_load(&l->large_seq);
+	MUTEX_GUARD(&l->lock);
+	return settled_locked(l);
+}
+
+uint64_t layer_large_wait(struct layer *l)
+{
+	uint64_t target;
 
 	MUTEX_GUARD(&l->lock);
-	for (const struct large_ticket *t = l->large; t; t = t->next)
-		settled = min_u64(settled, t->lower - 1);
-	return settled;
+	target = atomic_load(&l->large_seq);
+	/* Those that begin from now on have higher numbers: this ends. */
+	while (settled_locked(l) < target) {
+		about_to_block();
+		pthread_cond_wait(&l->large_ended, &l->lock);
+	}
+	return settled_locked(l);
 }
 
 /* ---- giving space back ---- */

@@ -169,7 +169,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		/* Marks are set for several regions at once, beyond the last one too. */
 		return intent->region < max_region && intent->count <= max_region;
 	case GF_OP_INODE:
-		return inode->size <= GF_MAX_SIZE && inode->target_len <= GF_PATH_MAX &&
+		/* A golden node has the number of its file there. */
+		return (inode->kind == GF_KIND_GOLDEN || inode->size <= GF_MAX_SIZE) &&
+		       inode->target_len <= GF_PATH_MAX &&
 		       (inode->name_len == 0 ||
 			       name_is_valid(op_tail(p, sizeof(*inode)), inode->name_len));
 	case GF_OP_RENAME:
