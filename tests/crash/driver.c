@@ -294,7 +294,7 @@ static struct simdisk *fork_disk(struct driver *d, struct simdisk *disk, int kin
 		uint64_t end = d->call.off + 1 + rng_below(&d->rng, d->call.len - 1);
 
 		/* A kernel that is told to kill stops between pages. */
-		end = round_down(end, rng_below(&d->rng, 4) ? 4096 : SIMDISK_SECTOR);
+		end = round_down(end, 4096);
 		if (end > d->call.off)
 			simdisk_poke(fork, &d->call, end - d->call.off);
 	}

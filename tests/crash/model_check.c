@@ -67,6 +67,27 @@ static bool size_may_be(const struct model_object *object, uint64_t size, enum m
 	return false;
 }
 
+/* A sector that is no value as a whole: the newest value that each part agrees with. */
+static void describe_parts(struct model *model, uint64_t sector, const uint8_t *buf, size_t n,
+	char *out, size_t size)
+{
+	int last = -2, at = snprintf(out, size, "a mixture");
+	uint8_t want[MODEL_SECTOR];
+
+	for (size_t i = 0; i + 8 <= n && at + 16 < (int)size; i += 8) {
+		int found = -1;
+
+		for (int v = (int)model->value_count - 1; v >= 0 && found < 0; v--) {
+			model_fill(model, (model_value)v, sector, want);
+			if (memcmp(want + i, buf + i, 8) == 0)
+				found = v;
+		}
+		if (found != last)
+			at += snprintf(out + at, size - (size_t)at, " %zu:%d", i, found);
+		last = found;
+	}
+}
+
 /* Who else wrote what is seen there: helps to understand a failure. */
 static void describe(struct model *model, uint64_t sector, const uint8_t *buf, size_t n, char *out,
 	size_t size)
@@ -77,15 +98,14 @@ static void describe(struct model *model, uint64_t sector, const uint8_t *buf, s
 			return;
 		}
 	}
-	snprintf(out, size, "no known value, %02x%02x%02x%02x", buf[0], n > 1 ? buf[1] : 0,
-		n > 2 ? buf[2] : 0, n > 3 ? buf[3] : 0);
+	describe_parts(model, sector, buf, n, out, size);
 }
 
 static int wrong_sector(struct model *model, const struct model_object *object, const char *path,
 	uint64_t sector, const uint8_t *buf, size_t n)
 {
 	const struct model_chunk *chunk = model_chunk(object, sector);
-	char seen[64], list[160] = "";
+	char seen[160], list[160] = "";
 	size_t at = 0;
 
 	describe(model, sector, buf, n, seen, sizeof(seen));
