@@ -106,7 +106,7 @@ _Static_assert(sizeof(struct gf_disk_record) == 64, "record");
 struct gf_disk_catalog {
 	uint8_t magic[8];
 	uint32_t version;
-	uint32_t reserved;
+	uint32_t flags; /* 1: written by a clean unmount */
 	uint64_t generation;
 	uint64_t length; /* of the ops that follow at offset 4096, bytes */
 	uint64_t ops_sum;

@@ -265,6 +265,7 @@ static int picture_take_locked(struct picture *p)
 		.next_ino = fs->next_ino,
 		.next_layer = fs->next_layer,
 		.next_golden = fs->next_golden,
+		.clean = fs->closing,
 	};
 	memcpy(p->head.uuid, fs->super.uuid, sizeof(p->head.uuid));
 	return r;
@@ -318,7 +319,7 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 		struct dead *next = dead->next;
 		int r = 0;
 
-		if (dead->layer && atomic_load(&dead->layer->users)) {
+		if (dead->layer ? atomic_load(&dead->layer->users) != 0 : dead->golden->users != 0) {
 			pthread_rwlock_wrlock(&fs->tree);
 			dead->next = fs->dead;
 			fs->dead = dead;
@@ -362,7 +363,7 @@ static void picture_finish(struct picture *p)
 		if (atomic_load(&layer->committed_seq) < p->tail.seq - 1)
 			atomic_store(&layer->committed_seq, p->tail.seq - 1);
 		if (poison && poison < p->tail.seq)
-			atomic_store(&layer->poison_seq, 0);
+			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
 		layer_punch(layer, steal_pointer(&p->layers[i].punches));
 	}
 	COUNT(fs, checkpoints, 1);
@@ -508,6 +509,8 @@ static void reclaim_all(struct fs *fs)
 	struct layer **list;
 	size_t count = 0;
 
+	/* Between a checkpoint's picture and its end, clean regions are not durable yet. */
+	pthread_mutex_lock(&fs->checkpoint_lock);
 	pthread_rwlock_rdlock(&fs->tree);
 	list = malloc((HASH_COUNT(fs->layers) + 1) * sizeof(*list));
 	if (list)
@@ -521,6 +524,7 @@ static void reclaim_all(struct fs *fs)
 		atomic_fetch_sub(&list[i]->users, 1);
 	}
 	free(list);
+	pthread_mutex_unlock(&fs->checkpoint_lock);
 }
 
 static void *worker_main(void *arg)

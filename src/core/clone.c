@@ -78,6 +78,8 @@ static int freeze_clone(struct source *src, struct opbuf *buf)
 	}
 	src->parent = top->id;
 	src->bound = src->size;
+	/* A copy into the source cannot grow a frozen layer: its next call moves bytes. */
+	src->inode->copy_task = 0;
 	r = add_layer(buf, src, &head);
 	return r ? r : add_head(buf, src->inode->ino, head);
 }
@@ -315,26 +317,54 @@ static bool is_blank(struct inode *inode)
 	return atomic_load(&inode->size) == 0;
 }
 
-/* Nothing but a hole before `off` in the source, so that a copy may start there. */
-static bool starts_with_hole(struct fs *fs, struct inode *src, uint64_t from, uint64_t off)
+/*
+ * Nothing but a hole in [from, to) of what a copy stands on: a frozen layer, or an image. What the
+ * bound is about to show there was not copied, so it must be zeros.
+ */
+static bool is_hole(struct layer *below, struct image *image, uint64_t from, uint64_t to)
 {
-	int64_t data;
+	uint64_t start, end;
 
-	if (from == off)
+	while (from < to && below) {
+		struct extent x;
+
+		if (layer_resolve(below, from / GF_BLOCK_SIZE, GF_MAX_SIZE / GF_BLOCK_SIZE, false, &x))
+			return false;
+		end = (from / GF_BLOCK_SIZE + x.count) * GF_BLOCK_SIZE;
+		if (x.kind == EXTENT_IMAGE && !is_hole(NULL, x.image, from, min_u64(end, to)))
+			return false;
+		if (x.kind != EXTENT_ZERO && x.kind != EXTENT_IMAGE)
+			return false;
+		from = end;
+	}
+	if (from >= to || !image)
 		return true;
-	data = fs_seek(fs, src->ino, from, SEEK_DATA);
-	return data == -ENXIO || data >= (int64_t)off;
+	return image->ops->next_data(image, from, &start, &end) == -ENXIO || start >= to;
+}
+
+/* The pinned image that the source is; NULL when it is a clone, or pinned in this very record. */
+static struct image *image_of(struct fs *fs, const struct source *src)
+{
+	struct golden *g = src->golden ? tree_find_golden(fs, src->golden) : NULL;
+
+	if (!g && src->golden && fs->options.golden_test)
+		return fs->options.golden_test(
+			fs->options.golden_test_arg, strtoull(src->inode->target, NULL, 10));
+	return g ? &g->image : src->pinned.backing;
 }
 
 /* A first call: dst gets a layer on the frozen source that shows its first `end` bytes. */
-static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, uint64_t end,
-	struct opbuf *buf)
+static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, uint64_t from,
+	uint64_t end, struct opbuf *buf)
 {
 	uint64_t layer, whole;
 	int r = freeze_locked(fs, src, buf);
 
 	if (r == -EAGAIN)
 		return r;
+	if (!r && !is_hole(src->parent ? tree_find_layer(fs, src->parent) : NULL,
+			   image_of(fs, src), 0, min_u64(from, src->bound)))
+		r = -EBUSY;
 	end = min_u64(end, src->size);
 	whole = src->bound;
 	src->bound = min_u64(whole, end);
@@ -359,7 +389,8 @@ static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, u
 	return r;
 }
 
-static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t end, uint64_t task)
+static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t from, uint64_t end,
+	uint64_t task)
 {
 	struct source src;
 	struct opbuf buf;
@@ -374,7 +405,7 @@ static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t e
 	r = begin_source(fs, src_ino, true, &buf, &src);
 	if (!r) {
 		pthread_rwlock_wrlock(&fs->tree);
-		r = attach_locked(fs, &src, dst, end, &buf);
+		r = attach_locked(fs, &src, dst, from, end, &buf);
 		if (!r)
 			dst->copy_task = task;
 		end_source(fs, &src, r);
@@ -410,7 +441,16 @@ static int extend_locked(struct fs *fs, struct inode *dst, uint64_t end)
 static bool goes_on(struct inode *dst, uint64_t src, uint64_t off, uint64_t task)
 {
 	return dst->copy_task && dst->copy_task == task && dst->copy_from == src &&
-	       off >= atomic_load(&dst->size);
+	       off >= atomic_load(&dst->size) && off < dst->copy_limit;
+}
+
+/* The gap between what was copied so far and `off`. */
+static bool shows_hole(struct inode *dst, uint64_t off)
+{
+	struct layer *layer = atomic_load(&dst->layer);
+
+	return is_hole(layer->parent, layer->image, atomic_load(&dst->size),
+		min_u64(off, dst->copy_bound));
 }
 
 static int extend(struct fs *fs, uint64_t src, struct inode *dst, uint64_t off, uint64_t end,
@@ -422,7 +462,7 @@ static int extend(struct fs *fs, uint64_t src, struct inode *dst, uint64_t off, 
 	if (room < 0)
 		return room;
 	pthread_rwlock_wrlock(&dst->io);
-	if (goes_on(dst, src, off, task))
+	if (goes_on(dst, src, off, task) && shows_hole(dst, off))
 		r = extend_locked(fs, dst, min_u64(end, dst->copy_limit));
 	pthread_rwlock_unlock(&dst->io);
 	journal_unreserve(fs->journal, room);
@@ -472,10 +512,9 @@ ssize_t fs_copy_range(struct fs *fs, uint64_t src_ino, uint64_t src_off, uint64_
 	end = min_u64(src_off + len, attr.size);
 	at = atomic_load(&dst->size);
 	r = -EBUSY;
-	if (src != dst && src_off == dst_off && task && src_off >= at &&
-		starts_with_hole(fs, src, at, src_off)) {
-		if (at == 0 && is_blank(dst))
-			r = attach(fs, src_ino, dst, end, task);
+	if (src != dst && src_off == dst_off && task && src_off >= at) {
+		if (at == 0 && !atomic_load(&dst->copy_task))
+			r = attach(fs, src_ino, dst, src_off, end, task);
 		else
 			r = extend(fs, src_ino, dst, src_off, end, task);
 	}

@@ -70,15 +70,21 @@ int flush_layers(struct fs *fs, struct layer *layer)
 	return r;
 }
 
-/* Keeps a layer, and so all below it, from being freed until hold_end(). tree held. */
+/* Keeps a layer and all below it from being freed until hold_end(). tree held. */
 static void hold(struct layer *layer)
 {
-	atomic_fetch_add(&layer->users, 1);
+	for (; layer; layer = layer->parent)
+		atomic_fetch_add(&layer->users, 1);
 }
 
 static void hold_end(struct layer *layer)
 {
-	atomic_fetch_sub(&layer->users, 1);
+	while (layer) {
+		struct layer *below = layer->parent;
+
+		atomic_fetch_sub(&layer->users, 1);
+		layer = below;
+	}
 }
 
 void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg)

@@ -114,6 +114,7 @@ struct golden {
 	_Atomic uint32_t pin; /* enum gf_pin_kind */
 	struct pin_print print;
 	uint64_t refs; /* tree; layers that stand on it */
+	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;
 	struct image *backing; /* lock; opened when first read */
 	atomic_int failed;     /* why it is not served, 0; set under lock */
@@ -181,6 +182,7 @@ struct fs {
 	pthread_mutex_t checkpoint_lock; /* one checkpoint at a time */
 	pthread_t worker;
 	bool worker_runs;
+	bool closing;	     /* the next checkpoint is the last */
 	bool stopping;	     /* work_lock */
 	bool wanted;	     /* work_lock */
 	bool reclaim_wanted; /* work_lock; the last process did not end cleanly */
@@ -320,6 +322,9 @@ int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *bu
 	struct pinned *pinned);
 /* After the record, with tree held exclusively: keeps or undoes a fresh pin. */
 void golden_pinned(struct fs *fs, struct pinned *pinned, int result);
+/* Keeps it from being freed. NULL: there is none of this id. */
+struct golden *golden_hold(struct fs *fs, uint64_t id);
+void golden_hold_end(struct fs *fs, struct golden *golden);
 /* Holds golden.lock for reading with the backing open, or returns an error without it. */
 int golden_acquire(struct golden *golden);
 /* The copy golden/ID is complete: the pin is that from now on. */

@@ -210,7 +210,7 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 		free(point);
 	}
 	fs->epoch = max_u64(head->epoch, epoch);
-	if (!r && rec.records > 1)
+	if (!r && (rec.records || !head->clean) && head->generation > 2)
 		fs->reclaim_wanted = true;
 	return r;
 }
@@ -358,7 +358,10 @@ static int recover(struct fs *fs)
 		r = -EUCLEAN;
 	if (r || fs->options.read_only)
 		return r;
-	r = start_epoch(fs);
+	/* A process that died may have made files whose names it did not sync. */
+	r = fs->io->ops->syncdir(fs->io, "layer");
+	if (!r)
+		r = start_epoch(fs);
 	if (!r)
 		r = drop_orphans(fs);
 	if (!r && fs->reclaim_wanted)
@@ -474,10 +477,11 @@ int fs_close(struct fs *fs)
 	int r = 0;
 
 	checkpoint_stop(fs);
-	/* A second round punches and removes what the first made durable. */
 	if (!fs->options.read_only) {
 		r = checkpoint_run(fs);
-		if (!r && fs->dead)
+		/* The last one writes what the first made removable, and that all of it is done. */
+		fs->closing = true;
+		if (!r)
 			r = checkpoint_run(fs);
 	}
 	destroy(fs);

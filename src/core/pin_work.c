@@ -120,10 +120,10 @@ static void finish_copy(struct fs *fs, uint64_t id, int result)
 {
 	struct golden *g;
 
-	pthread_rwlock_rdlock(&fs->tree);
-	g = tree_find_golden(fs, id);
-	pthread_rwlock_unlock(&fs->tree);
-	if (!g || result == -ECANCELED)
+	if (result == -ECANCELED)
+		return;
+	g = golden_hold(fs, id);
+	if (!g)
 		return;
 	if (!result) {
 		golden_switch_to_copy(fs, g);
@@ -134,6 +134,7 @@ static void finish_copy(struct fs *fs, uint64_t id, int result)
 		log_error(result, "golden image \"%s\" cannot be copied into the store; do not "
 				  "remove or change it while it has clones", g->path);
 	}
+	golden_hold_end(fs, g);
 }
 
 static void *work_main(void *arg)

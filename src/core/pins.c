@@ -254,6 +254,25 @@ void golden_fence(struct fs *fs, struct golden *g, int why)
 	change_pin(fs, g->id, GF_PIN_FENCED);
 }
 
+struct golden *golden_hold(struct fs *fs, uint64_t id)
+{
+	struct golden *g;
+
+	pthread_rwlock_wrlock(&fs->tree);
+	g = tree_find_golden(fs, id);
+	if (g)
+		g->users++;
+	pthread_rwlock_unlock(&fs->tree);
+	return g;
+}
+
+void golden_hold_end(struct fs *fs, struct golden *g)
+{
+	pthread_rwlock_wrlock(&fs->tree);
+	g->users--;
+	pthread_rwlock_unlock(&fs->tree);
+}
+
 /* The writer is held off for so long and no longer: a copy that takes longer is given up. */
 struct deadline {
 	struct timespec until;
@@ -280,11 +299,7 @@ static void guard_broken(void *arg, uint64_t id)
 	clock_gettime(CLOCK_MONOTONIC, &deadline.until);
 	deadline.until.tv_sec += pin_guard_seconds();
 
-	pthread_rwlock_rdlock(&fs->tree);
-	g = tree_find_golden(fs, id);
-	if (g)
-		g->refs++; /* kept while we work; given back below */
-	pthread_rwlock_unlock(&fs->tree);
+	g = golden_hold(fs, id);
 	if (!g)
 		return;
 	log_info("golden image \"%s\" is being opened for writing; copying it for its clones",
@@ -296,9 +311,7 @@ static void guard_broken(void *arg, uint64_t id)
 		r = golden_switch_to_copy(fs, g);
 	if (r)
 		golden_fence(fs, g, r);
-	pthread_rwlock_wrlock(&fs->tree);
-	g->refs--;
-	pthread_rwlock_unlock(&fs->tree);
+	golden_hold_end(fs, g);
 }
 
 /* ---- pinning for a new clone ---- */

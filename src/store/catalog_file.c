@@ -27,6 +27,7 @@ static void head_encode(const struct catalog_head *head, const void *ops, size_t
 {
 	*disk = (struct gf_disk_catalog){
 		.version = GF_FORMAT_VERSION,
+		.flags = head->clean,
 		.generation = head->generation,
 		.length = len,
 		.ops_sum = hash_struct(ops, len),
@@ -64,6 +65,7 @@ int catalog_head_decode(const void *buf, size_t len, struct catalog_head *head, 
 		.next_ino = disk.next_ino,
 		.next_layer = disk.next_layer,
 		.next_golden = disk.next_golden,
+		.clean = disk.flags & 1,
 	};
 	memcpy(head->uuid, disk.uuid, sizeof(head->uuid));
 	*ops_len = disk.length;

@@ -22,6 +22,7 @@ struct catalog_head {
 	uint64_t next_layer;
 	uint64_t next_golden;
 	uint8_t uuid[16];
+	bool clean; /* written by a clean unmount: nothing was given up that is not punched */
 };
 
 /*
