@@ -137,7 +137,8 @@ static void copies_alternate(void **state)
 
 static void a_torn_copy_leaves_the_older_one(void **state)
 {
-	static const uint64_t bits[] = {0, 17 * 8 + 1, 32 * 8, 127 * 8 + 7, 4096 * 8, 4096 * 8 + 79};
+	static const uint64_t bits[] = {
+		0, 17 * 8 + 1, 32 * 8, 127 * 8 + 7, 4096 * 8, 4096 * 8 + 79};
 	struct store_dir *dir = *state;
 
 	write_generation(dir, 9);

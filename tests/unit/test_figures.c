@@ -590,8 +590,8 @@ static void op_write(struct world *w)
 
 static void op_zero(struct world *w)
 {
-	static const int modes[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
-		FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 0};
+	static const int modes[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 0};
 	const char *name = pick(w, true);
 	uint64_t ino = name ? ino_of(w, name) : 0, off, len;
 	int mode = modes[below(w, ARRAY_SIZE(modes))];

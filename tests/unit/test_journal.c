@@ -285,6 +285,8 @@ static void ends_of_the_ring_are_padded(void **state)
 /* Filled to the last byte, the ring is one chain, and the chain ends where it began. */
 static void a_full_ring_is_one_chain(void **state)
 {
+	struct iovec iov = {(void *)"x", 1};
+	uint64_t seq, pos;
 	struct bench *b = *state;
 	struct list list = {0};
 
@@ -296,6 +298,13 @@ static void a_full_ring_is_one_chain(void **state)
 	assert_int_equal(list.count, 16);
 	assert_true(journal_used(b->j) == RING);
 	list_clear(&list);
+	/* One more would overtake the tail: it is refused and changes nothing. */
+	assert_int_equal(journal_append(b->j, &iov, 1, &seq, &pos), -EIO);
+	assert_int_equal(journal_scan(b->j, b->start, note_record, &list, NULL), 0);
+	assert_int_equal(list.count, 16);
+	list_clear(&list);
+	journal_set_tail(b->j, journal_head(b->j));
+	assert_int_equal(journal_append(b->j, &iov, 1, &seq, &pos), 0);
 }
 
 /* ---- damage ---- */
@@ -738,6 +747,21 @@ static void a_failed_sync_fails_those_behind_it(void **state)
 	assert_int_equal(atomic_load(&control.syncs), 1);
 }
 
+/* The ring is full, and nobody will ever make room again. */
+static void a_failed_sync_wakes_who_waits_for_room(void **state)
+{
+	struct bench *b = *state;
+	atomic_int calls = 0;
+	struct waiter w;
+
+	start_waiter(b, &w, &calls);
+	atomic_store(&control.error, -EIO);
+	assert_int_equal(journal_sync(b->j, journal_last_seq(b->j)), -EIO);
+	finish_waiter(&w);
+	assert_int_equal(w.result, -EIO);
+	assert_int_equal(journal_reserve(b->j, 1, JOURNAL_URGENT), -EIO);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -758,6 +782,7 @@ int main(void)
 		TEST(many_writers_leave_one_chain),
 		TEST(a_failed_sync_is_final),
 		TEST(a_failed_sync_fails_those_behind_it),
+		TEST(a_failed_sync_wakes_who_waits_for_room),
 	};
 
 	alarm(120);
