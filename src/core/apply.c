@@ -57,6 +57,8 @@ static int apply_inode(struct fs *fs, const struct gf_op_inode *op, const struct
 		if (!inode->target)
 			return -ENOMEM;
 	}
+	if (S_ISLNK(op->mode) && !inode->target)
+		return -EUCLEAN;
 	if (op->kind == GF_KIND_GOLDEN) {
 		struct inode *old = NULL;
 
@@ -118,6 +120,10 @@ int apply_finish_loading(struct fs *fs)
 			return log_error(-EUCLEAN, "the catalog has inode %" PRIu64 " without its folder",
 				inode->ino);
 	}
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		if (inode->key && !tree_reaches_root(fs, inode))
+			return log_error(-EUCLEAN, "the catalog has folders in a circle");
+	}
 	return fs->root ? 0 : log_error(-EUCLEAN, "the catalog has no root folder");
 }
 
@@ -175,14 +181,9 @@ static int apply_exchange(struct fs *fs, struct inode *inode, struct inode *othe
 	return r;
 }
 
-static int apply_rename(struct fs *fs, struct inode *inode, const struct gf_op_rename *op)
+static int apply_move(struct fs *fs, struct inode *inode, struct inode *other,
+	const struct gf_op_rename *op)
 {
-	struct inode *other = op->other ? tree_find(fs, op->other) : NULL;
-
-	if (op->other && !other)
-		return -EUCLEAN;
-	if (op->op.flags & 1)
-		return other ? apply_exchange(fs, inode, other, op->time_ns) : -EUCLEAN;
 	if (other)
 		tree_unlink(fs, other);
 	touch_folder(fs, inode->parent, op->time_ns);
@@ -190,6 +191,24 @@ static int apply_rename(struct fs *fs, struct inode *inode, const struct gf_op_r
 	touch_folder(fs, op->parent, op->time_ns);
 	touch_change(inode, op->time_ns);
 	return tree_link(fs, inode, op->parent, tail_of(&op->op, sizeof(*op)), op->name_len);
+}
+
+static int apply_rename(struct fs *fs, struct inode *inode, const struct gf_op_rename *op)
+{
+	struct inode *other = op->other ? tree_find(fs, op->other) : NULL;
+	int r;
+
+	if ((op->other && !other) || inode == fs->root || other == fs->root)
+		return -EUCLEAN;
+	if (op->op.flags & 1)
+		r = other ? apply_exchange(fs, inode, other, op->time_ns) : -EUCLEAN;
+	else
+		r = apply_move(fs, inode, other, op);
+	/* A folder below itself would make walks upward endless. */
+	if (!r && (!tree_reaches_root(fs, inode) || (other && other->key &&
+							    !tree_reaches_root(fs, other))))
+		r = -EUCLEAN;
+	return r;
 }
 
 static struct xattr **find_xattr(struct inode *inode, const char *name, size_t len)
@@ -314,6 +333,10 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 
 	if (!inode)
 		return -EUCLEAN;
+	/* The root has no name to lose, and a folder goes only when it is empty. */
+	if ((op->type == GF_OP_UNLINK || op->type == GF_OP_DROP) &&
+		(inode == fs->root || inode->child_count))
+		return -EUCLEAN;
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_ATTR:
 		return apply_attr(inode, p);
@@ -354,10 +377,19 @@ static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
 	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
 }
 
+/* A catalog file says what there is, not what happened. */
+static bool stands_in_catalog(const struct gf_disk_op *op)
+{
+	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
+	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES;
+}
+
 static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct apply *how)
 {
 	const void *p = op;
 
+	if (how->loading && !stands_in_catalog(op))
+		return -EUCLEAN;
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:

@@ -414,10 +414,14 @@ static struct journal_mark settled_head(struct fs *fs)
 	return head;
 }
 
-static int checkpoint_locked(struct fs *fs)
+/*
+ * When the disk below is full, destaging stops but the rest goes on with the tail where it is: what
+ * was removed or discarded gives its space back, and with that the next round may come through.
+ */
+static int checkpoint_locked(struct fs *fs, bool *gave_back)
 {
 	struct picture p = {.fs = fs};
-	int r;
+	int r, full = 0;
 
 	opbuf_init(&p.catalog);
 	p.tail = settled_head(fs);
@@ -432,6 +436,11 @@ static int checkpoint_locked(struct fs *fs)
 	r = journal_sync(fs->journal, p.tail.seq - 1);
 	if (!r)
 		r = destage(fs, p.tail.seq - 1);
+	if (r == -ENOSPC) {
+		full = r;
+		r = 0;
+		p.tail = fs->tail;
+	}
 	if (r)
 		return r;
 	r = picture_take(&p);
@@ -444,18 +453,22 @@ static int checkpoint_locked(struct fs *fs)
 	}
 	picture_finish(&p);
 	picture_release(&p);
+	*gave_back = p.dead != NULL;
 	bury_dead(fs, steal_pointer(&p.dead));
-	return 0;
+	return full;
 }
 
 int checkpoint_run(struct fs *fs)
 {
+	bool gave_back = false;
 	int r = fs_writable(fs);
 
 	if (r)
 		return r;
 	pthread_mutex_lock(&fs->checkpoint_lock);
-	r = checkpoint_locked(fs);
+	do {
+		r = checkpoint_locked(fs, &gave_back);
+	} while (r == -ENOSPC && gave_back);
 	pthread_mutex_unlock(&fs->checkpoint_lock);
 	if (r) {
 		COUNT(fs, errors, 1);

@@ -436,8 +436,10 @@ static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
 	info->created_ns = attr.mtime_ns;
 	if (S_ISDIR(attr.mode))
 		return 0;
-	info->format = fs_golden_format(fs, inode->ino);
 	info->figures.virtual_bytes = attr.size;
+	if (golden_open(fs, inode, NULL))
+		return 0; /* not readable: its name and size are all there is to say */
+	info->format = fs_golden_format(fs, inode->ino);
 	while ((at = golden_seek(fs, inode, at, SEEK_DATA)) >= 0) {
 		int64_t end = golden_seek(fs, inode, at, SEEK_HOLE);
 
@@ -446,6 +448,7 @@ static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
 		info->figures.data_bytes += end - at;
 		at = end;
 	}
+	golden_close(fs, inode);
 	info->figures.shared_golden_bytes = info->figures.data_bytes;
 	info->figures.zero_bytes = attr.size - info->figures.data_bytes;
 	return 0;

@@ -164,6 +164,7 @@ struct fs {
 	struct dead *dead;	   /* tree */
 	struct inode *root;
 	uint64_t next_ino, next_layer, next_golden; /* tree */
+	uint64_t last_layer; /* tree; the highest id in the table so far */
 	struct pin_guard *guard;
 
 	pthread_rwlock_t tables; /* inodes, layers and goldens are changed with tree and this */
@@ -228,6 +229,8 @@ struct layer *tree_find_layer(struct fs *fs, uint64_t id);
 struct golden *tree_find_golden(struct fs *fs, uint64_t id);
 /* Not yet linked to a name. */
 struct inode *tree_new_inode(struct fs *fs, uint64_t ino, enum gf_inode_kind kind, uint32_t mode);
+/* Whether the folders above lead to the root. */
+bool tree_reaches_root(struct fs *fs, struct inode *inode);
 int tree_link(struct fs *fs, struct inode *inode, uint64_t parent, const char *name, size_t len);
 void tree_unlink(struct fs *fs, struct inode *inode);
 /* Out of the tables, and its layer given up. */
@@ -298,6 +301,7 @@ int golden_list(struct fs *fs, struct inode *dir, uint64_t cookie,
 	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
 	void *arg);
 int golden_getattr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
+/* keep_cache: for the kernel, see fs_open_file(); NULL: somebody else looks at the content. */
 int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache);
 void golden_close(struct fs *fs, struct inode *inode);
 ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off);

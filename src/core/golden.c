@@ -289,8 +289,10 @@ int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache)
 		return r;
 	if (fstat(image_raw_fd(inode->golden_image), &st))
 		return -errno;
-	*keep_cache = inode->golden_mtime_ns == timespec_ns(st.st_mtim);
-	inode->golden_mtime_ns = timespec_ns(st.st_mtim);
+	if (keep_cache) {
+		*keep_cache = inode->golden_mtime_ns == timespec_ns(st.st_mtim);
+		inode->golden_mtime_ns = timespec_ns(st.st_mtim);
+	}
 	atomic_fetch_add(&inode->opens, 1);
 	return 0;
 }
@@ -333,6 +335,22 @@ static int usable_image(struct fs *fs, struct inode *inode, struct image **img, 
 	return 0;
 }
 
+/* Looked at without being open (figures): the file must not be kept when its name goes. */
+static void close_unused(struct fs *fs, struct inode *inode)
+{
+	struct image *img = NULL;
+
+	if (fs->options.golden_test || atomic_load(&inode->opens) > 0)
+		return;
+	pthread_rwlock_wrlock(&inode->io);
+	pthread_mutex_lock(&inode->lock);
+	if (atomic_load(&inode->opens) == 0)
+		img = steal_pointer(&inode->golden_image);
+	pthread_mutex_unlock(&inode->lock);
+	pthread_rwlock_unlock(&inode->io);
+	image_free(img);
+}
+
 ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off)
 {
 	struct image *img;
@@ -348,6 +366,7 @@ ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, u
 			r = len;
 	}
 	pthread_rwlock_unlock(&inode->io);
+	close_unused(fs, inode);
 	if (r > 0)
 		COUNT(fs, read_bytes, r);
 	return r;
@@ -372,5 +391,6 @@ int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence
 				start > off ? off : min_u64(end, size);
 	}
 	pthread_rwlock_unlock(&inode->io);
+	close_unused(fs, inode);
 	return r;
 }

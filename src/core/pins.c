@@ -88,6 +88,9 @@ static int open_backing_locked(struct golden *g)
 			log_warning("golden image \"%s\" cannot be watched for changes in place",
 				g->path);
 	}
+	/* A bad moment (no descriptor, no memory, a read error) is no verdict on the image. */
+	if (r && r != -ESTALE && r != -ENOENT && r != -EUCLEAN)
+		return log_error(-EIO, "cannot open golden image \"%s\" (%s)", g->path, strerror(-r));
 	if (r) {
 		g->failed = r;
 		log_error(r, "golden image \"%s\" has changed or is gone; its clones are fenced: "
@@ -402,11 +405,11 @@ static int make_pin(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind *kind,
 	if (r)
 		return r;
 	own = open_pinned(fs, id, fd, *kind);
-	if (own < 0)
-		return own;
-	r = image_raw_new(backing, own);
-	if (r)
+	r = own < 0 ? own : image_raw_new(backing, own);
+	if (r) {
+		pin_remove(fs->options.store_fd, id);
 		return r;
+	}
 	steal_fd(&own);
 	if (*kind != GF_PIN_REFLINK && fs->guard)
 		r = pin_guard_add(fs->guard, id, image_raw_fd(*backing));

@@ -133,6 +133,16 @@ static void remove_child(struct inode *dir, struct inode *child)
 	dir->folder_count -= S_ISDIR(child->mode);
 }
 
+bool tree_reaches_root(struct fs *fs, struct inode *inode)
+{
+	for (unsigned n = HASH_CNT(by_ino, fs->inodes) + 1; inode && n; n--) {
+		if (inode == fs->root)
+			return true;
+		inode = inode->key ? tree_find(fs, inode->parent) : NULL;
+	}
+	return false;
+}
+
 int tree_link(struct fs *fs, struct inode *inode, uint64_t parent, const char *name, size_t len)
 {
 	struct inode *dir = tree_find(fs, parent);
@@ -217,8 +227,8 @@ int tree_add_layer(struct fs *fs, uint64_t id, uint64_t parent, uint64_t golden,
 	struct layer_entry *entry;
 	int r;
 
-	if ((parent && !below) || (golden && !g) || (parent && golden) || !id ||
-		tree_find_layer(fs, id))
+	/* Ids ascend, so that the table stays sorted and what is below comes first. */
+	if ((parent && !below) || (golden && !g) || (parent && golden) || id <= fs->last_layer)
 		return -EUCLEAN;
 	entry = malloc(sizeof(*entry));
 	if (!entry)
@@ -229,6 +239,7 @@ int tree_add_layer(struct fs *fs, uint64_t id, uint64_t parent, uint64_t golden,
 		return r;
 	}
 	entry->id = id;
+	fs->last_layer = id;
 	pthread_rwlock_wrlock(&fs->tables);
 	HASH_ADD(hh, fs->layers, id, sizeof(entry->id), entry);
 	pthread_rwlock_unlock(&fs->tables);

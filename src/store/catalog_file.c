@@ -54,7 +54,7 @@ int catalog_head_decode(const void *buf, size_t len, struct catalog_head *head, 
 		return -EUCLEAN;
 	memcpy(&disk, buf, sizeof(disk));
 	if (memcmp(disk.magic, GF_CATALOG_MAGIC, sizeof(disk.magic)) != 0 ||
-		disk.version != GF_FORMAT_VERSION || disk.length > MAX_OPS ||
+		disk.version != GF_FORMAT_VERSION || disk.length > MAX_OPS || disk.tail_pos % 64 ||
 		disk.sum != hash_struct(&disk, offsetof(struct gf_disk_catalog, sum)))
 		return -EUCLEAN;
 	*head = (struct catalog_head){

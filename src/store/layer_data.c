@@ -322,7 +322,7 @@ static int punch_range(struct layer *l, int fd, uint64_t block, uint64_t count)
 
 void layer_punch(struct layer *l, struct punch *list)
 {
-	int fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+	int fd = list ? open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
 
 	while (list) {
 		struct punch *next = list->next;
@@ -347,6 +347,8 @@ int layer_reclaim(struct layer *l)
 		uint64_t block = start / GF_BLOCK_SIZE;
 		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
 
+		/* A region at a time: writers must not wait for a whole file. */
+		last = min_u64(last, round_down(block, GF_REGION_BLOCKS) + GF_REGION_BLOCKS);
 		e = punch_range(l, fd, block, last - block);
 		if (e)
 			return e;
