@@ -516,6 +516,30 @@ void model_attach_begin(struct model *model, struct model_object *object,
 	add_runs(object, source, false);
 }
 
+/*
+ * The end of a file moves into a sector. That is no write of the sector: after power loss the new
+ * end may stand over any content that the sector may have, with zeros behind it.
+ */
+static void add_cut(struct model *model, struct model_object *object, uint64_t size)
+{
+	uint64_t sector = size / MODEL_SECTOR, at = size % MODEL_SECTOR;
+	struct model_chunk *chunk = model_chunk(object, sector);
+	size_t count = object->write_count;
+	uint8_t buf[MODEL_SECTOR];
+
+	for (size_t i = 0; i <= count; i++) {
+		const struct model_write *write = i ? &object->writes[i - 1] : NULL;
+		model_value v = chunk ? chunk->base[sector % MODEL_CHUNK] : object->origin;
+
+		if (write && (sector < write->first || sector - write->first >= write->count))
+			continue;
+		model_fill(model, write ? write->value : v, sector, buf);
+		memset(buf + at, 0, MODEL_SECTOR - at);
+		add_write(object, sector, 1, model_bytes(model, buf));
+	}
+	add_partial(model, object, 0, size, MODEL_SECTOR - at);
+}
+
 void model_truncate_begin(struct model *model, struct model_object *object, uint64_t size)
 {
 	uint64_t old = object->size;
@@ -525,7 +549,7 @@ void model_truncate_begin(struct model *model, struct model_object *object, uint
 	if (size >= old)
 		return;
 	if (size % MODEL_SECTOR)
-		add_partial(model, object, 0, size, MODEL_SECTOR - size % MODEL_SECTOR);
+		add_cut(model, object, size);
 	add_write(object, (size + MODEL_SECTOR - 1) / MODEL_SECTOR,
 		(old + MODEL_SECTOR - 1) / MODEL_SECTOR - (size + MODEL_SECTOR - 1) / MODEL_SECTOR, 0);
 }

@@ -67,24 +67,27 @@ static bool size_may_be(const struct model_object *object, uint64_t size, enum m
 	return false;
 }
 
-/* A sector that is no value as a whole: the newest value that each part agrees with. */
+/* A sector that is no value as a whole: the oldest and newest values that each part agrees with. */
 static void describe_parts(struct model *model, uint64_t sector, const uint8_t *buf, size_t n,
 	char *out, size_t size)
 {
-	int last = -2, at = snprintf(out, size, "a mixture");
+	int last[2] = {-2, -2}, at = snprintf(out, size, "a mixture");
 	uint8_t want[MODEL_SECTOR];
 
-	for (size_t i = 0; i + 8 <= n && at + 16 < (int)size; i += 8) {
-		int found = -1;
+	for (size_t i = 0; i + 8 <= n && at + 24 < (int)size; i += 8) {
+		int found[2] = {-1, -1};
 
-		for (int v = (int)model->value_count - 1; v >= 0 && found < 0; v--) {
+		for (int v = 0; v < (int)model->value_count; v++) {
 			model_fill(model, (model_value)v, sector, want);
-			if (memcmp(want + i, buf + i, 8) == 0)
-				found = v;
+			if (memcmp(want + i, buf + i, 8) != 0)
+				continue;
+			found[0] = found[0] < 0 ? v : found[0];
+			found[1] = v;
 		}
-		if (found != last)
-			at += snprintf(out + at, size - (size_t)at, " %zu:%d", i, found);
-		last = found;
+		if (memcmp(found, last, sizeof(found)) != 0)
+			at += snprintf(out + at, size - (size_t)at, " %zu:%d..%d", i, found[0],
+				found[1]);
+		memcpy(last, found, sizeof(last));
 	}
 }
 

@@ -9,7 +9,8 @@
  * recovered and compared as in test_crash. What is outside of calls into the file system is under
  * one lock; the hook only tries to take it, since its caller holds locks of the engine.
  *
- *   test_threads [SEEDS [STATES-PER-SEED]]     environment: SEED (first), SECONDS (limit)
+ *   test_threads [SEEDS [STATES-PER-SEED]]     environment: SEED (first), SECONDS (limit),
+ *   TRACE (a failed run shows its operations)
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -39,6 +40,9 @@ struct crew {
 	struct driver d;
 	pthread_mutex_t lock; /* recursive: the hook of a thread that holds it may go on */
 	uint64_t budget;
+	FILE *trace; /* lock; what was done, in the order of its end */
+	char *trace_text;
+	size_t trace_len;
 };
 
 struct member {
@@ -78,6 +82,7 @@ static void *member_main(void *arg)
 				m->run.reason);
 			break;
 		}
+		fprintf(crew->trace, "  op %d: %s\n", m->run.op, m->run.text);
 		/* lets the others in */
 		pthread_mutex_unlock(&crew->lock);
 		pthread_mutex_lock(&crew->lock);
@@ -91,7 +96,6 @@ static void start_member(struct crew *crew, struct member *m, int number)
 	m->crew = crew;
 	m->run = crew->d.run;
 	m->run.seed = crew->d.run.seed * THREADS + (uint64_t)number;
-	m->run.verbose = getenv("VERBOSE") != NULL;
 	m->run.lock = &crew->lock;
 	m->run.paths = paths[number];
 	m->run.path_count = PATHS;
@@ -168,9 +172,14 @@ static int run_crew(uint64_t seed, uint64_t states, struct drive_result *result)
 	crew->d.run.profile = &profile_threads;
 	simdisk_set_capacity(crew->d.run.disk, TIB);
 	rng_seed(&crew->d.rng, rng_scramble(seed));
+	crew->trace = open_memstream(&crew->trace_text, &crew->trace_len);
 	work(crew);
 	drive_result_take(&crew->d);
 	failed = result->failed;
+	fclose(crew->trace);
+	if (failed && getenv("TRACE"))
+		printf("%s", crew->trace_text);
+	free(crew->trace_text);
 	free(crew);
 	return failed;
 }
