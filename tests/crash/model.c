@@ -410,7 +410,8 @@ static void add_write(struct model_object *object, uint64_t first, uint64_t coun
 		object->writes = model_alloc(object->writes,
 			object->write_room * sizeof(*object->writes));
 	}
-	object->writes[object->write_count++] = (struct model_write){first, count, value, true};
+	object->writes[object->write_count++] = (struct model_write){
+		.first = first, .count = count, .value = value, .open = true};
 }
 
 static void add_size(struct model_object *object, uint64_t low, uint64_t high)

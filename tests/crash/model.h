@@ -50,7 +50,8 @@ struct model_write {
 	uint64_t first; /* sector */
 	uint64_t count;
 	model_value value;
-	bool open; /* not confirmed */
+	bool open;  /* not confirmed */
+	bool maybe; /* it failed: a process that starts anew may find it in place all the same */
 };
 
 /* Sizes between both ends may be seen: a write may have come half way. */

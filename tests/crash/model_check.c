@@ -43,7 +43,7 @@ static bool find_value(struct model *model, const struct model_object *object, u
 
 		if (sector < write->first || sector - write->first >= write->count)
 			continue;
-		if (mode == MODEL_EXACT && !write->open)
+		if (mode == MODEL_EXACT && !write->open && !write->maybe)
 			continue;
 		*found = write->value;
 		if (model_matches(model, write->value, sector, buf, n))
@@ -378,8 +378,10 @@ int model_settle_object(struct model *model, struct model_object *object,
 			object->ino, size);
 	if (adopt_content(model, object, view, &seen, MODEL_EXACT))
 		return -1;
-	for (size_t i = 0; i < object->write_count; i++)
+	for (size_t i = 0; i < object->write_count; i++) {
+		object->writes[i].maybe |= object->writes[i].open;
 		object->writes[i].open = false;
+	}
 	for (size_t i = 0; i < object->size_count; i++)
 		object->sizes[i].open = false;
 	model->generation++;

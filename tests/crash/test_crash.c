@@ -219,7 +219,7 @@ int main(int argc, char **argv)
 
 	options.first = from_env("SEED", 1);
 	options.last = options.first + 35;
-	options.states = from_env("STATES", 40000);
+	options.states = from_env("STATES", 26000);
 	/* Longer runs do not dig deeper in the same workloads only. */
 	options.last = max_u64(options.last, options.first + options.states / 1000);
 	options.jobs = (int)from_env("JOBS", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
