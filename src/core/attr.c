@@ -83,6 +83,7 @@ int fs_list(struct fs *fs, uint64_t ino, uint64_t cookie,
 	void *arg)
 {
 	CLEANUP_FREE struct listed *list = NULL;
+	bool golden = ino == FS_INO_GOLDEN;
 	struct inode *dir;
 	const size_t batch = 64;
 	int n, r = 0;
@@ -91,8 +92,9 @@ int fs_list(struct fs *fs, uint64_t ino, uint64_t cookie,
 		return 0;
 	pthread_rwlock_rdlock(&fs->tree);
 	dir = tree_find(fs, ino);
+	golden |= dir && dir->kind == GF_KIND_GOLDEN;
 	pthread_rwlock_unlock(&fs->tree);
-	if (ino == FS_INO_GOLDEN || (dir && dir->kind == GF_KIND_GOLDEN))
+	if (golden)
 		return golden_list(fs, dir, cookie, cb, arg);
 	if (ino == FS_INO_ROOT)
 		r = list_fixed(fs, &cookie, cb, arg);

@@ -115,11 +115,22 @@ static int begin_source(struct fs *fs, uint64_t ino, bool opaque, struct opbuf *
 
 	memset(src, 0, sizeof(*src));
 	pthread_mutex_lock(&fs->pin_lock);
-	src->inode = volume_find(fs, ino, &r);
-	if (src->inode && src->inode->kind == GF_KIND_GOLDEN)
+	/* A reference of our own: whoever asks may have none. */
+	pthread_rwlock_rdlock(&fs->tree);
+	src->inode = tree_find(fs, ino);
+	if (!src->inode)
+		r = -ESTALE;
+	else if (!S_ISREG(src->inode->mode))
+		r = S_ISDIR(src->inode->mode) ? -EISDIR : -EINVAL;
+	else
+		atomic_fetch_add(&src->inode->lookups, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	if (!r && src->inode->kind == GF_KIND_GOLDEN)
 		r = golden_pin(fs, src->inode, opaque, buf, &src->pinned);
 	if (r)
 		pthread_mutex_unlock(&fs->pin_lock);
+	if (r && src->inode && S_ISREG(src->inode->mode))
+		fs_forget(fs, ino, 1);
 	return r;
 }
 
@@ -259,6 +270,7 @@ static int clone_batch(struct fs *fs, uint64_t ino, bool opaque, const struct ba
 		r = clone_batch_locked(fs, &buf, &src, b);
 		end_source(fs, &src, r);
 		pthread_rwlock_unlock(&fs->tree);
+		fs_forget(fs, ino, 1);
 	}
 	opbuf_release(&buf);
 	return r;
@@ -380,6 +392,7 @@ static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, u
 	if (!r)
 		r = record_commit(fs, buf, NULL);
 	if (!r) {
+		dst->copy_end = end;
 		dst->copy_limit = src->size;
 		dst->copy_bound = whole;
 		dst->copy_from = src->inode->ino;
@@ -410,6 +423,7 @@ static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t f
 			dst->copy_task = task;
 		end_source(fs, &src, r);
 		pthread_rwlock_unlock(&fs->tree);
+		fs_forget(fs, src_ino, 1);
 	}
 	opbuf_release(&buf);
 	journal_unreserve(fs->journal, room);
@@ -434,14 +448,18 @@ static int extend_locked(struct fs *fs, struct inode *dst, uint64_t end)
 	r = add_size(&buf, dst->ino, layer->id, end);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
+	if (!r)
+		dst->copy_end = end;
 	opbuf_release(&buf);
 	return r;
 }
 
+/* Only where the last call ended: whoever else made the file longer has not copied anything. */
 static bool goes_on(struct inode *dst, uint64_t src, uint64_t off, uint64_t task)
 {
 	return dst->copy_task && dst->copy_task == task && dst->copy_from == src &&
-	       off >= atomic_load(&dst->size) && off < dst->copy_limit;
+	       atomic_load(&dst->size) == dst->copy_end && off >= dst->copy_end &&
+	       off < dst->copy_limit;
 }
 
 /* The gap between what was copied so far and `off`. */

@@ -478,6 +478,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 
 int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 {
+	bool golden = false;
 	struct inode *inode;
 	int r = 0;
 
@@ -493,11 +494,13 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 			r = clone_info_locked(fs, inode, info);
 		else if (S_ISLNK(inode->mode))
 			info->kind = FS_KIND_SYMLINK;
-	} else if (!inode && ino >= FS_INO_FIRST) {
+	} else if (inode) {
+		golden = true;
+	} else if (ino >= FS_INO_FIRST) {
 		r = -ESTALE;
 	}
 	pthread_rwlock_unlock(&fs->tree);
-	if (!r && inode && inode->kind == GF_KIND_GOLDEN)
+	if (!r && golden)
 		r = golden_info(fs, inode, info);
 	if (r)
 		fs_info_release(info);

@@ -87,6 +87,7 @@ struct inode {
 	/* A copy by which this file grows (clone.c); changed with io held exclusively. */
 	_Atomic uint64_t copy_task; /* thread that makes it, 0: none */
 	uint64_t copy_from;	    /* inode it copies */
+	uint64_t copy_end;	    /* what was copied so far, bytes */
 	uint64_t copy_limit;	    /* that file's size when it was attached, bytes */
 	uint64_t copy_bound;	    /* the bound of the whole */
 

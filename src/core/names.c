@@ -81,19 +81,22 @@ void inode_attr(struct fs *fs, struct inode *inode, struct fs_attr *attr)
 
 int fs_getattr(struct fs *fs, uint64_t ino, struct fs_attr *attr)
 {
+	bool golden = ino == FS_INO_GOLDEN;
 	struct inode *inode;
 	int r = 0;
 
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
-	if (inode && inode->kind != GF_KIND_GOLDEN)
+	if (inode && inode->kind == GF_KIND_GOLDEN)
+		golden = true; /* and so it stays: those are never freed */
+	else if (inode)
 		inode_attr(fs, inode, attr);
 	else if (ino == FS_INO_SNAPSHOTS)
 		fixed_attr(fs, ino, attr);
-	else if (!inode && ino != FS_INO_GOLDEN)
+	else if (!golden)
 		r = -ESTALE;
 	pthread_rwlock_unlock(&fs->tree);
-	if (!r && (ino == FS_INO_GOLDEN || (inode && inode->kind == GF_KIND_GOLDEN)))
+	if (!r && golden)
 		r = golden_getattr(fs, inode, attr);
 	return r;
 }

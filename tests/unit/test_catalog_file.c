@@ -44,7 +44,7 @@ static struct catalog_head head_of(uint64_t generation)
 {
 	struct catalog_head head = {
 		.generation = generation,
-		.tail = {.pos = generation * 100, .seq = generation * 10, .prev = generation << 40},
+		.tail = {.pos = generation * 128, .seq = generation * 10, .prev = generation << 40},
 		.epoch = generation + 1,
 		.meta_seq = generation + 2,
 		.next_ino = generation + 3,
