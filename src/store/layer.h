@@ -14,7 +14,7 @@
  * they may have found is reused. A frozen layer's blocks never change in content; destaging only
  * moves them from the journal to the data file.
  *
- * Invariants (layer_assert in debug builds):
+ * Invariants (tests/unit/test_layer.c counts them after from nothing):
  *   owned_blocks   = blocks that are OVERLAY or journaled
  *   overlay_blocks = blocks whose state is OVERLAY
  *   a journaled block has an entry in the journal index, and no other block of the layer has
