@@ -123,7 +123,7 @@ static unsigned default_threads(void)
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	uint64_t wanted = cpus > 0 ? 2 * (uint64_t)cpus : 0;
 
-	return (unsigned)min_u64(max_u64(wanted, 8), 32);
+	return (unsigned)min_u64(max_u64(wanted, 16), 32);
 }
 
 static int make_parts(struct fuse_server *server)
