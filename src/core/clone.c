@@ -454,10 +454,13 @@ static int extend_locked(struct fs *fs, struct inode *dst, uint64_t end)
 	return r;
 }
 
-/* Only where the last call ended: whoever else made the file longer has not copied anything. */
+/* Only where the last call ended: whoever else made the file longer has not copied anything. And
+ * only at the end of a block: somebody may have written to one that was shown in part, and then it
+ * hides what is below. */
 static bool goes_on(struct inode *dst, uint64_t src, uint64_t off, uint64_t task)
 {
 	return dst->copy_task && dst->copy_task == task && dst->copy_from == src &&
+	       dst->copy_end % GF_BLOCK_SIZE == 0 &&
 	       atomic_load(&dst->size) == dst->copy_end && off >= dst->copy_end &&
 	       off < dst->copy_limit;
 }
