@@ -33,7 +33,6 @@
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
-#define RECLAIM_ROUNDS 12    /* idle rounds between looks for blocks that nobody sees */
 #define RETRY_SECONDS 2	     /* after a failure */
 
 /* ---- step 2: destage ---- */
@@ -458,6 +457,47 @@ static int checkpoint_locked(struct fs *fs, bool *gave_back)
 	return full;
 }
 
+/*
+ * Gives up blocks of frozen layers that no file sees any more. From then on they read as what is
+ * below them, and a write that equals that is not stored: so nothing may be compared with them
+ * until the checkpoint that says so is durable, or a crash would bring the old block back under
+ * it. And what hides them must be durable with it, which is why data is synced in between.
+ */
+static int forget_unseen(struct fs *fs)
+{
+	struct picture p = {.fs = fs};
+	struct forgotten forgotten = {0};
+	int r;
+
+	pthread_mutex_lock(&fs->checkpoint_lock);
+	opbuf_init(&p.catalog);
+	p.tail = fs->tail;
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_wrlock(&fs->sharing);
+	r = figures_free_unseen(fs, &forgotten);
+	pthread_rwlock_unlock(&fs->tree);
+	/* As in checkpoint_locked(): a record since the other copy of the catalog. */
+	if (!r && settled_head(fs).seq == fs->tail.seq)
+		r = append_epoch(fs);
+	if (!r)
+		r = picture_take(&p);
+	if (!r)
+		r = picture_write(&p);
+	if (r)
+		figures_remember(fs, &forgotten);
+	pthread_rwlock_unlock(&fs->sharing);
+	free(forgotten.blocks);
+	if (r)
+		picture_failed(&p);
+	else
+		picture_finish(&p);
+	picture_release(&p);
+	if (!r)
+		bury_dead(fs, steal_pointer(&p.dead));
+	pthread_mutex_unlock(&fs->checkpoint_lock);
+	return r;
+}
+
 int checkpoint_run(struct fs *fs)
 {
 	bool gave_back = false;
@@ -544,13 +584,9 @@ static void *worker_main(void *arg)
 {
 	struct fs *fs = arg;
 	int pause = IDLE_SECONDS;
-	unsigned rounds = 0;
 
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;
-		if (++rounds % RECLAIM_ROUNDS == 0 && atomic_load(&fs->changed) &&
-			!journal_is_short(fs->journal))
-			figures_free_unseen(fs);
 		if (atomic_load(&fs->changed) && !fs_writable(fs) && checkpoint_run(fs))
 			pause = RETRY_SECONDS;
 		/* What changed while the checkpoint ran must not wait for the clock when the
@@ -597,9 +633,9 @@ int fs_settle(struct fs *fs)
 	if (r)
 		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
-	r = figures_free_unseen(fs);
+	r = checkpoint_run(fs);
 	if (!r)
-		r = checkpoint_run(fs);
+		r = forget_unseen(fs);
 	if (!r && fs->reclaim_wanted) {
 		fs->reclaim_wanted = false;
 		reclaim_all(fs);

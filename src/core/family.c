@@ -170,11 +170,7 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 	if (walk->begin)
 		walk->begin(walk->arg, f);
 	while (!r && (f->region = next_region(f)) != LAYER_NO_REGION) {
-		if (walk->exclusive)
-			pthread_rwlock_wrlock(walk->exclusive);
 		r = look_at_region(f, walk);
-		if (walk->exclusive)
-			pthread_rwlock_unlock(walk->exclusive);
 		for (size_t i = 0; i < f->count; i++)
 			if (f->nodes[i].next == f->region)
 				f->nodes[i].next =

@@ -46,8 +46,6 @@ struct family_walk {
 	/* A set is asked about: planes are set/others instead of one/two. */
 	const uint64_t *set;
 	size_t set_count;
-	/* Held exclusively around each region, NULL: none. */
-	pthread_rwlock_t *exclusive;
 	/* Called once per family, before its regions. May be NULL. */
 	void (*begin)(void *arg, struct family *family);
 	/* Called for each region in which some layer of the family has something. */

@@ -187,30 +187,59 @@ static int account_region(void *arg, struct family *f)
 
 /* ---- blocks that nobody sees any more ---- */
 
+static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
+{
+	int r;
+
+	if (list->count == list->capacity) {
+		size_t capacity = max_u64(256, 2 * list->capacity);
+		struct forgotten_block *blocks =
+			realloc(list->blocks, capacity * sizeof(*blocks));
+
+		if (!blocks)
+			return -ENOMEM;
+		list->blocks = blocks;
+		list->capacity = capacity;
+	}
+	r = layer_forget_block(layer, block);
+	if (r > 0)
+		list->blocks[list->count++] =
+			(struct forgotten_block){.layer = layer, .block = block};
+	return r < 0 ? r : 0;
+}
+
 static int free_unseen(void *arg, struct family *f)
 {
+	uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS;
 	int r = 0;
 
 	for (size_t k = 0; k < f->count && !r; k++) {
 		struct family_node *n = &f->nodes[k];
-		uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS;
 
 		for (uint32_t i = 0; !n->file && i < GF_REGION_BLOCKS && !r; i++)
 			if (plane_get(&n->own, i) && !plane_get(&n->first, i))
-				r = layer_forget_block(n->layer, base + i);
+				r = forget(arg, n->layer, base + i);
 	}
 	return r;
 }
 
-int figures_free_unseen(struct fs *fs)
+int figures_free_unseen(struct fs *fs, struct forgotten *forgotten)
 {
-	struct family_walk walk = {.region = free_unseen, .exclusive = &fs->sharing};
-	int r;
+	struct family_walk walk = {.region = free_unseen, .arg = forgotten};
 
-	pthread_rwlock_rdlock(&fs->tree);
-	r = family_walk(fs, &walk);
-	pthread_rwlock_unlock(&fs->tree);
-	return r;
+	return family_walk(fs, &walk);
+}
+
+/* Nothing was punched yet: the bytes are where they were. */
+void figures_remember(struct fs *fs, struct forgotten *list)
+{
+	for (size_t i = 0; i < list->count; i++) {
+		int r = layer_set_state(
+			list->blocks[i].layer, list->blocks[i].block, 1, GF_OVERLAY);
+
+		if (r)
+			fs_fail(fs, r);
+	}
 }
 
 static int64_t clock_ns(void)

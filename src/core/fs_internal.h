@@ -363,8 +363,19 @@ void checkpoint_pressure(void *fs);
 
 /* ---- figures.c ---- */
 uint64_t figures_blocks(struct fs *fs, struct inode *inode);
-/* Gives up blocks of frozen layers that no file sees any more. */
-int figures_free_unseen(struct fs *fs);
+/* Gives up blocks of frozen layers that no file sees any more, in memory. tree is held shared,
+ * sharing exclusively, until that is durable. */
+struct forgotten {
+	struct forgotten_block {
+		struct layer *layer;
+		uint64_t block;
+	} *blocks; /* malloc'ed, owned by the caller */
+	size_t count;
+	size_t capacity;
+};
+int figures_free_unseen(struct fs *fs, struct forgotten *forgotten);
+/* Takes it back, when that could not be made durable. */
+void figures_remember(struct fs *fs, struct forgotten *forgotten);
 
 /* ---- flush.c ---- */
 /* Makes large writes of the layer and those below it durable and committed. */

@@ -354,13 +354,23 @@ int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_
 
 int layer_forget_block(struct layer *l, uint64_t block)
 {
+	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
 	struct range range;
-	int e;
+	struct region *r;
+	bool owned;
+	int e = 0;
 
 	rangelock_lock(&l->ranges, &range, block, block);
-	e = layer_set_state(l, block, 1, GF_PARENT);
+	pthread_mutex_lock(&l->lock);
+	r = layer_find_region_locked(l, number);
+	if (r)
+		e = layer_load_region_locked(l, number, r);
+	owned = r && !e && region_state(r, i) == GF_OVERLAY && !region_journaled(r, i);
+	pthread_mutex_unlock(&l->lock);
+	if (owned)
+		e = layer_set_state(l, block, 1, GF_PARENT);
 	rangelock_unlock(&l->ranges, &range);
-	return e;
+	return e ? e : owned;
 }
 
 void layer_set_unsynced(struct layer *l)

@@ -135,7 +135,8 @@ int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uin
 /* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
-/* One block that nobody sees any more; takes its range itself. */
+/* Gives up one block that nobody sees any more; takes its range itself. 1: done; 0: it is not in
+ * place (yet); or -errno. */
 int layer_forget_block(struct layer *layer, uint64_t block);
 /* Recovery: files may hold what an earlier process wrote and did not sync. */
 void layer_set_unsynced(struct layer *layer);
