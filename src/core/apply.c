@@ -597,7 +597,6 @@ static int serialize_golden(struct opbuf *buf, const struct golden *g)
 }
 
 struct pages_list {
-	struct opbuf *buf; /* pairs, as if they were ops: only its growing is used */
 	uint32_t *pairs;
 	uint32_t count;
 	uint32_t capacity;

@@ -216,7 +216,6 @@ struct layer_picture {
 	struct layer *layer;
 	struct page_write *pages;
 	struct punch *punches;
-	uint64_t large_seq;
 };
 
 struct picture {

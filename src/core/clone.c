@@ -181,22 +181,10 @@ static int add_replace(struct fs *fs, struct opbuf *buf, const struct fs_clone_t
 {
 	struct inode *other =
 		tree_find_name(fs, target->parent, target->name, strlen(target->name));
-	struct gf_op_ino *op;
 
 	if (other == src->inode)
 		return -EINVAL;
-	if (S_ISDIR(other->mode))
-		return -EISDIR;
-	if (!OPBUF_ADD(buf, GF_OP_UNLINK, 0, op, 0))
-		return -ENOMEM;
-	op->ino = other->ino;
-	op->time_ns = now_ns();
-	if (atomic_load(&other->lookups) > 0)
-		return 0;
-	if (!OPBUF_ADD(buf, GF_OP_DROP, 0, op, 0))
-		return -ENOMEM;
-	op->ino = other->ino;
-	return 0;
+	return S_ISDIR(other->mode) ? -EISDIR : op_add_unlink(buf, other);
 }
 
 struct batch {
@@ -310,19 +298,6 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 
 /* ---- copy_file_range ---- */
 
-static int add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size)
-{
-	struct gf_op_size *op;
-
-	if (!OPBUF_ADD(buf, GF_OP_SIZE, 0, op, 0))
-		return -ENOMEM;
-	op->ino = ino;
-	op->layer = layer;
-	op->size = size;
-	op->time_ns = now_ns();
-	return 0;
-}
-
 /* Whatever the layer of an empty file stands on, nothing of it shows: it can be replaced. */
 static bool is_blank(struct inode *inode)
 {
@@ -388,7 +363,7 @@ static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, u
 	if (!r)
 		r = add_head(buf, dst->ino, layer);
 	if (!r)
-		r = add_size(buf, dst->ino, layer, end);
+		r = op_add_size(buf, dst->ino, layer, end);
 	if (!r)
 		r = record_commit(fs, buf, NULL);
 	if (!r) {
@@ -445,7 +420,7 @@ static int extend_locked(struct fs *fs, struct inode *dst, uint64_t end)
 		op->id = layer->id;
 		op->value = min_u64(end, dst->copy_bound);
 	}
-	r = add_size(&buf, dst->ino, layer->id, end);
+	r = op_add_size(&buf, dst->ino, layer->id, end);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	if (!r)

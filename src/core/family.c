@@ -265,14 +265,9 @@ static int family_make(struct fs *fs, const struct layer_list *l, size_t root,
 		n->layer = l->layers[i];
 		n->file = n->layer->head_of ? tree_find(fs, n->layer->head_of) : NULL;
 		n->marked = in_set(walk, n->file);
-		n->child = -1;
-		n->sibling = -1;
 		n->parent = -1;
-		if (i != root) {
+		if (i != root)
 			n->parent = l->position[find_layer(l, n->layer->parent->id)];
-			n->sibling = f->nodes[n->parent].child;
-			f->nodes[n->parent].child = at;
-		}
 		at++;
 	}
 	return 0;

@@ -25,8 +25,6 @@ struct family_node {
 	struct layer *layer;
 	struct inode *file; /* whose writable layer this is, or NULL */
 	long parent;	    /* index, -1: root */
-	long child;	    /* first, -1: none */
-	long sibling;	    /* next, -1: none */
 	bool marked;	    /* one of the set that is asked about */
 	uint32_t next;	    /* first region not looked at in which the layer has something */
 	struct plane own;   /* data that stands in this layer */

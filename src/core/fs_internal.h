@@ -180,7 +180,6 @@ struct fs {
 	/* Background work. */
 	pthread_mutex_t work_lock;
 	pthread_cond_t work;	  /* something to do */
-	pthread_cond_t work_done; /* a round ended */
 	pthread_mutex_t checkpoint_lock; /* one checkpoint at a time */
 	pthread_t worker;
 	bool worker_runs;
@@ -292,6 +291,10 @@ int names_can_make(struct fs *fs, uint64_t parent, const char *name);
 int names_add_folder_times(struct fs *fs, struct opbuf *buf, uint64_t parent, int64_t time_ns);
 bool name_is_reserved(uint64_t parent, const char *name);
 int name_check(const char *name);
+/* Ops that take a file's name away, and the file when nobody refers to it. */
+int op_add_unlink(struct opbuf *buf, struct inode *inode);
+/* The op that gives a file, whose layer this is or will be, a new size in bytes. */
+int op_add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size);
 /* Ops that make an inode of a new file. */
 int op_add_inode(struct opbuf *buf, const struct fs_attr *attr, uint64_t parent, uint64_t layer,
 	const char *name, const char *target, enum gf_inode_kind kind);

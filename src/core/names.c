@@ -341,7 +341,7 @@ int fs_readlink(struct fs *fs, uint64_t ino, char **target)
 
 /* ---- removing ---- */
 
-static int add_unlink(struct opbuf *buf, struct inode *inode)
+int op_add_unlink(struct opbuf *buf, struct inode *inode)
 {
 	struct gf_op_ino *op;
 
@@ -371,7 +371,7 @@ static int remove_locked(struct fs *fs, uint64_t parent, const char *name, bool 
 	if (inode->child_count)
 		return -ENOTEMPTY;
 	opbuf_init(&buf);
-	r = add_unlink(&buf, inode);
+	r = op_add_unlink(&buf, inode);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);

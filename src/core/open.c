@@ -389,7 +389,6 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
-	pthread_cond_init(&fs->work_done, NULL);
 	drain_init(&fs->readers);
 }
 
@@ -415,7 +414,6 @@ static void destroy(struct fs *fs)
 	pthread_cond_destroy(&fs->golden_work);
 	pthread_mutex_destroy(&fs->golden_lock);
 	pthread_mutex_destroy(&fs->pin_lock);
-	pthread_cond_destroy(&fs->work_done);
 	pthread_cond_destroy(&fs->work);
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);

@@ -46,14 +46,14 @@ static int add_zeroed_edge(struct fs *fs, struct inode *inode, struct opbuf *buf
 	return 0;
 }
 
-static int add_size(struct opbuf *buf, struct inode *inode, uint64_t size)
+int op_add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size)
 {
 	struct gf_op_size *op;
 
 	if (!OPBUF_ADD(buf, GF_OP_SIZE, 0, op, 0))
 		return -ENOMEM;
-	op->ino = inode->ino;
-	op->layer = atomic_load(&inode->layer)->id;
+	op->ino = ino;
+	op->layer = layer;
 	op->size = size;
 	op->time_ns = now_ns();
 	return 0;
@@ -78,7 +78,7 @@ static int truncate_locked(struct fs *fs, struct inode *inode, uint64_t size)
 				size % GF_BLOCK_SIZE, GF_BLOCK_SIZE, size);
 	}
 	if (!r)
-		r = add_size(&buf, inode, size);
+		r = op_add_size(&buf, inode->ino, layer->id, size);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
@@ -168,7 +168,7 @@ static int change_range(struct fs *fs, struct inode *inode, uint64_t off, uint64
 	if (zero && off < size)
 		r = zero_range_locked(fs, inode, off, min_u64(end, size) - off, size, &buf);
 	if (!r && grow && end > size)
-		r = add_size(&buf, inode, end);
+		r = op_add_size(&buf, inode->ino, atomic_load(&inode->layer)->id, end);
 	if (!r && buf.len)
 		r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
