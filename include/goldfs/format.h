@@ -62,7 +62,7 @@ enum gf_state {
 	GF_PARENT = 0,  /* look below; zeros past the layer's bound or without a parent */
 	GF_OVERLAY = 1, /* in this layer's data file at the same offset */
 	GF_ZERO = 2,
-	GF_SHARED = 3, /* where the location file says */
+	GF_SHARED = 3, /* where the location file says; without a location the content is lost */
 };
 
 #define GF_PACKED __attribute__((packed))

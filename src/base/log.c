@@ -28,6 +28,16 @@ static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static enum log_target log_to = LOG_TO_STDERR; /* under log_lock */
 static int log_fd = -1;			       /* under log_lock; the file's */
 
+/* Of this thread: where its messages go instead. */
+static __thread void (*divert_sink)(void *arg, const char *text);
+static __thread void *divert_arg;
+
+void log_divert(void (*sink)(void *arg, const char *text), void *arg)
+{
+	divert_sink = sink;
+	divert_arg = arg;
+}
+
 static void close_locked(void)
 {
 	if (log_to == LOG_TO_SYSLOG)
@@ -104,6 +114,10 @@ static void put(int priority, const char *level, const char *text)
 	char line[LINE_MAX_BYTES];
 	size_t n = 0;
 
+	if (divert_sink) {
+		divert_sink(divert_arg, text);
+		return;
+	}
 	MUTEX_GUARD(&log_lock);
 	if (log_to == LOG_TO_SYSLOG) {
 		one_line(line, sizeof(line), text);

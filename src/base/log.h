@@ -20,4 +20,8 @@ int log_error(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)
 void log_warning(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* From now on messages of the calling thread go to sink and nowhere else; NULL ends that. For those
+ * who report what they find in a way of their own. */
+void log_divert(void (*sink)(void *arg, const char *text), void *arg);
+
 #endif

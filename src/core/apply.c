@@ -460,8 +460,9 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 			}
 		}
 		r = layer_set_state(layer, op->block + i, 1, GF_OVERLAY);
-		if (!r && !fs->options.read_only)
-			r = layer_write_sums(layer, op->block + i, &announced, 1);
+		if (!r)
+			r = (fs->options.read_only ? layer_note_sums : layer_write_sums)(
+				layer, op->block + i, &announced, 1);
 		/* A full disk must not refuse the mount: no sum is known then. */
 		if (r && r != -ENOSPC)
 			return r;

@@ -109,8 +109,7 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 	return r;
 }
 
-/* 0, -ENOENT, -EUCLEAN, or an I/O error. */
-static int read_copy(struct io *io, unsigned which, struct catalog_head *head, void **ops,
+int catalog_file_read_copy(struct io *io, unsigned which, struct catalog_head *head, void **ops,
 	size_t *len)
 {
 	uint8_t first[OPS_OFFSET];
@@ -120,6 +119,7 @@ static int read_copy(struct io *io, unsigned which, struct catalog_head *head, v
 	char path[16];
 	int fd, r;
 
+	memset(head, 0, sizeof(*head));
 	copy_path(path, which);
 	fd = io->ops->open(io, path, O_RDONLY);
 	if (fd < 0)
@@ -154,7 +154,7 @@ int catalog_file_read(struct io *io, struct catalog_head *head, void **ops, size
 	int results[2], best;
 
 	for (unsigned i = 0; i < 2; i++) {
-		results[i] = read_copy(io, i, &heads[i], &bodies[i], &lens[i]);
+		results[i] = catalog_file_read_copy(io, i, &heads[i], &bodies[i], &lens[i]);
 		if (results[i] && results[i] != -EUCLEAN && results[i] != -ENOENT) {
 			free(bodies[0]);
 			return log_error(results[i], "cannot read the store's \"catalog.%u\"", i);

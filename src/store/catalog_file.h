@@ -39,6 +39,13 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 int catalog_file_read(struct io *io, struct catalog_head *head, void **ops, size_t *len,
 	bool *fallback);
 
+/*
+ * Reads one copy, 0 or 1. -ENOENT: it is not there; -EUCLEAN: damaged or torn, and *head is set when
+ * the header itself is whole (its uuid is zero otherwise); or an I/O error. *ops as above.
+ */
+int catalog_file_read_copy(struct io *io, unsigned which, struct catalog_head *head, void **ops,
+	size_t *len);
+
 /* Decodes a header; -EUCLEAN. Pure. */
 int catalog_head_decode(const void *buf, size_t len, struct catalog_head *head, uint64_t *ops_len,
 	uint64_t *ops_sum);

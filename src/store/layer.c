@@ -73,6 +73,7 @@ void layer_free(struct layer *l)
 		free(l->punches);
 		l->punches = next;
 	}
+	layer_forget_noted_sums(l);
 	if (l->data_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->data_fd);
 	if (l->sum_fd >= 0)
@@ -175,8 +176,8 @@ static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct exte
 			x->kind = EXTENT_ZERO;
 			return 1;
 		case GF_SHARED:
-			return log_error(-EUCLEAN, "layer %" PRIu64 " has a shared block, which "
-						   "this version does not write", l->id);
+			return log_error(-EUCLEAN, "block %" PRIu64 " of layer %" PRIu64 " is lost to "
+				"damage; write it anew, or restore the clone", block, l->id);
 		}
 	}
 	if (!jindex_get(l->env->jindex, l->id, block, &entry))
@@ -240,8 +241,7 @@ static uint32_t count_owned(const struct region *r, uint32_t first, uint32_t cou
 	uint32_t n = 0;
 
 	if (!r->journal)
-		return region_count(r, first, count, GF_OVERLAY) +
-		       region_count(r, first, count, GF_SHARED);
+		return region_count(r, first, count, GF_OVERLAY);
 	for (uint32_t i = first; i < first + count; i++)
 		n += region_journaled(r, i) || region_state(r, i) == GF_OVERLAY;
 	return n;

@@ -29,6 +29,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include <uthash.h>
+
 #include "base/io.h"
 #include "base/rangelock.h"
 #include "goldfs/format.h"
@@ -49,6 +51,13 @@ struct layer_env {
 struct large_ticket {
 	uint64_t lower; /* its record's number is at least this */
 	struct large_ticket *next;
+};
+
+/* What a block's checksum is, where the file that will say so cannot be written. */
+struct sum_note {
+	uint64_t block;
+	uint32_t sum;
+	UT_hash_handle hh;
 };
 
 struct punch {
@@ -95,6 +104,7 @@ struct layer {
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
 	uint32_t mark_count;	     /* lock; regions that `marks` has room for */
+	struct sum_note *noted_sums; /* lock; read-only recovery: these count, not the file */
 };
 
 enum extent_kind {
@@ -155,6 +165,11 @@ int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, 
 int layer_sync_data(struct layer *layer);
 int layer_sync_sums(struct layer *layer);
 
+/* The same in memory only, for a recovery that must not write. */
+int layer_note_sums(struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count);
+/* Checksums of blocks at rest; 0: none is known. */
+int layer_read_sums(struct layer *layer, uint64_t block, uint32_t *sums, uint64_t count);
+
 /* ---- large writes in flight ---- */
 void layer_large_begin(struct layer *layer, struct large_ticket *ticket, uint64_t lower);
 /* ok: the bytes are in place; seq is the announcing record. */
@@ -203,6 +218,17 @@ int layer_reclaim(struct layer *layer);
  * the layer owns nothing there. */
 int layer_region_states(struct layer *layer, uint32_t region, uint8_t states[GF_STATE_BYTES],
 	bool *any);
+/* One region with what stands in the journal told apart from what stands in place. */
+struct region_view {
+	uint8_t states[GF_STATE_BYTES];		 /* in place */
+	uint8_t journaled[GF_REGION_BLOCKS / 8]; /* a newer version is in the ring */
+	bool lost; /* its page could not be used when it was loaded */
+};
+int layer_view_region(struct layer *layer, uint32_t region, struct region_view *view);
+/* Calls cb for each run of blocks that take space in the data file although nothing refers to
+ * them. 0, what cb returned, or -errno. */
+int layer_each_unused(struct layer *layer, int (*cb)(void *arg, uint64_t block, uint64_t count),
+	void *arg);
 /* The first region from `from` on in which the layer has anything; LAYER_NO_REGION: none. */
 #define LAYER_NO_REGION UINT32_MAX
 uint32_t layer_next_region(struct layer *layer, uint32_t from);

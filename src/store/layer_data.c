@@ -22,8 +22,7 @@
 #include "base/sizes.h"
 #include "store/layer_internal.h"
 
-/* Opens *fd when that was not done yet. */
-static int open_file(struct layer *l, int *fd, enum layer_file file, bool create)
+int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
 {
 	const struct io_ops *ops = l->env->io->ops;
 	char path[40];
@@ -72,7 +71,7 @@ static int sync_names(struct layer *l)
 
 static int write_last_block(struct layer *l, const void *buf)
 {
-	int fd = open_file(l, &l->sum_fd, LAYER_SUM, true), e;
+	int fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, true), e;
 
 	if (fd < 0)
 		return fd;
@@ -84,7 +83,7 @@ static int write_last_block(struct layer *l, const void *buf)
 
 static int read_last_block(struct layer *l, void *buf)
 {
-	int fd = open_file(l, &l->sum_fd, LAYER_SUM, false);
+	int fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, false);
 
 	if (fd == -ENOENT)
 		return log_error(-EUCLEAN, "layer %" PRIu64 " lost its checksums", l->id);
@@ -103,7 +102,7 @@ int layer_write_data(struct layer *l, const void *buf, size_t len, uint64_t off)
 		if (e || !iov.iov_len)
 			return e;
 	}
-	fd = open_file(l, &l->data_fd, LAYER_DATA, true);
+	fd = layer_open_file(l, &l->data_fd, LAYER_DATA, true);
 	if (fd < 0)
 		return fd;
 	e = l->env->io->ops->pwritev(l->env->io, fd, &iov, 1, off);
@@ -122,7 +121,7 @@ int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
 		if (e || !len)
 			return e;
 	}
-	fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+	fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
 	if (fd == -ENOENT)
 		return log_error(-EUCLEAN, "layer %" PRIu64 " lost its data file", l->id);
 	return fd < 0 ? fd : io_pread_full(l->env->io, fd, buf, len, off);
@@ -130,7 +129,7 @@ int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
 
 int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint64_t count)
 {
-	int fd = open_file(l, &l->sum_fd, LAYER_SUM, true), e;
+	int fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, true), e;
 
 	if (fd < 0)
 		return fd;
@@ -148,7 +147,7 @@ static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum lay
 	if (l->sync_error)
 		return l->sync_error;
 	if (atomic_load(dirty)) {
-		fd = open_file(l, file_fd, file, true);
+		fd = layer_open_file(l, file_fd, file, true);
 		if (fd < 0)
 			return fd;
 		atomic_store(dirty, false);
@@ -294,7 +293,9 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 			e = layer_load_region_locked(l, number, r);
 		if (r && !e) {
 			n = region_run(r, first, n);
-			keep = region_state(r, first) == GF_OVERLAY || r->dirty;
+			/* What is lost may still be told by somebody from the bytes. */
+			keep = region_state(r, first) == GF_OVERLAY ||
+			       region_state(r, first) == GF_SHARED || r->dirty;
 			if (r->dirty && region_state(r, first) != GF_OVERLAY)
 				layer_note_punch_locked(l, block, n);
 		}
@@ -322,7 +323,7 @@ static int punch_range(struct layer *l, int fd, uint64_t block, uint64_t count)
 
 void layer_punch(struct layer *l, struct punch *list)
 {
-	int fd = list ? open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
+	int fd = list ? layer_open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
 
 	while (list) {
 		struct punch *next = list->next;
@@ -337,7 +338,7 @@ void layer_punch(struct layer *l, struct punch *list)
 
 int layer_reclaim(struct layer *l)
 {
-	int fd = open_file(l, &l->data_fd, LAYER_DATA, false);
+	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
 	uint64_t start, end, off = 0;
 	int e;
 

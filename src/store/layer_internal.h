@@ -18,7 +18,11 @@ int layer_load_region_locked(struct layer *layer, uint32_t number, struct region
 /* Remembers blocks to be punched once their state is durable. */
 void layer_note_punch_locked(struct layer *layer, uint64_t block, uint64_t count);
 
+void layer_forget_noted_sums(struct layer *layer);
+
 enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM };
 void layer_path(char path[40], uint64_t id, enum layer_file file);
+/* Opens *fd, a descriptor of the layer, when that was not done yet, and returns it. */
+int layer_open_file(struct layer *layer, int *fd, enum layer_file file, bool create);
 
 #endif

@@ -63,6 +63,21 @@ static void page_encode(const struct page_write *w, uint64_t layer, struct gf_di
 	page->sum = hash_struct(page, sizeof(*page));
 }
 
+/*
+ * The page is gone or damaged: nothing is known of its blocks. Each reads as an error until it is
+ * written or discarded, so that the damage ends where it is: the layer's other regions, those who
+ * remove the clone, and recovery, which may have newer versions of some blocks, are not concerned.
+ */
+static int lose_region(struct region *r, const char *path, uint32_t number)
+{
+	log_error(-EUCLEAN, "the store's \"%s\" is damaged at region %u; what it held there cannot "
+			    "be read", path, number);
+	r->uniform = GF_SHARED;
+	r->loaded = true;
+	r->lost = true;
+	return 0;
+}
+
 int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 {
 	const struct io_ops *ops = l->env->io->ops;
@@ -74,6 +89,8 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 		return 0;
 	layer_path(path, l->id, LAYER_MAP);
 	fd = ops->open(l->env->io, path, O_RDONLY);
+	if (fd == -ENOENT)
+		return lose_region(r, path, number);
 	if (fd < 0)
 		return log_error(fd, "cannot open the store's \"%s\"", path);
 	e = io_pread_full(l->env->io, fd, buf, sizeof(buf), page_offset(number, r->generation));
@@ -87,7 +104,7 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	if (e) {
 		free(r->states);
 		r->states = NULL;
-		return log_error(e, "the store's \"%s\" is damaged at region %u", path, number);
+		return lose_region(r, path, number);
 	}
 	r->loaded = true;
 	region_compact(r);

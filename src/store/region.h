@@ -20,6 +20,7 @@ struct region {
 	uint8_t uniform;
 	bool loaded; /* false: the page on disk has the states */
 	bool dirty;
+	bool lost; /* its page could not be used: all blocks were GF_SHARED when it was loaded */
 };
 
 static inline enum gf_state states_get(const uint8_t *states, uint32_t i)

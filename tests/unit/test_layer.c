@@ -571,9 +571,18 @@ static void damaged_pages_are_refused(void **state)
 	store_dir_flip(&b->dir, "layer/9.map", (4096 + 2000) * 8 + 3);
 	again = reopen(b, layer);
 	assert_int_equal(layer_resolve(again, 77, 1, false, &x), -EUCLEAN);
-	assert_int_equal(layer_region_states(again, 0, states, &any), -EUCLEAN);
-	assert_int_equal(layer_any_overlay(again, 0, 100), -EUCLEAN);
-	assert_int_equal(layer_set_state(again, 0, 1, GF_ZERO), -EUCLEAN);
+	assert_int_equal(layer_resolve(again, 78, 1, false, &x), -EUCLEAN);
+	assert_int_equal(layer_region_states(again, 0, states, &any), 0);
+	assert_int_equal(states_get(states, 77), GF_SHARED);
+	assert_int_equal(layer_any_overlay(again, 0, 100), 0);
+	/* What is written or discarded anew can be read again, nothing else. */
+	assert_int_equal(layer_set_state(again, 0, 1, GF_ZERO), 0);
+	assert_int_equal(layer_set_state(again, 1, 1, GF_OVERLAY), 0);
+	assert_int_equal(layer_resolve(again, 0, 2, false, &x), 0);
+	assert_int_equal(layer_resolve(again, 1, 2, false, &x), 0);
+	assert_int_equal(layer_resolve(again, 2, 2, false, &x), -EUCLEAN);
+	assert_int_equal(layer_clear_from(again, 0), 0);
+	assert_int_equal(layer_resolve(again, 77, 1, false, &x), 0);
 	layer_free(again);
 	/* Healed, it is as good as before; missing, it is not there. */
 	store_dir_flip(&b->dir, "layer/9.map", (4096 + 2000) * 8 + 3);

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Looking at a layer as a whole, for those who verify it: states and journal told apart, checksums
+ * of blocks at rest, and space that nothing refers to.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include <stdlib.h>
+
+#include "base/cleanup.h"
+#include "base/sizes.h"
+#include "store/layer_internal.h"
+
+int layer_view_region(struct layer *l, uint32_t number, struct region_view *view)
+{
+	struct region *r;
+	int e;
+
+	memset(view, 0, sizeof(*view));
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, number);
+	if (!r)
+		return 0;
+	e = layer_load_region_locked(l, number, r);
+	if (e)
+		return e;
+	if (r->states)
+		memcpy(view->states, r->states, GF_STATE_BYTES);
+	else
+		memset(view->states, r->uniform * 0x55, GF_STATE_BYTES);
+	if (r->journal)
+		memcpy(view->journaled, r->journal, GF_REGION_BLOCKS / 8);
+	view->lost = r->lost;
+	return 0;
+}
+
+/* ---- checksums ---- */
+
+int layer_note_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint64_t count)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t at = block + i;
+		struct sum_note *note;
+
+		HASH_FIND(hh, l->noted_sums, &at, sizeof(at), note);
+		if (!note) {
+			note = malloc(sizeof(*note));
+			if (!note)
+				return -ENOMEM;
+			note->block = at;
+			HASH_ADD(hh, l->noted_sums, block, sizeof(note->block), note);
+		}
+		memcpy(&note->sum, sums + i, sizeof(note->sum));
+	}
+	return 0;
+}
+
+void layer_forget_noted_sums(struct layer *l)
+{
+	struct sum_note *note, *next;
+
+	HASH_ITER (hh, l->noted_sums, note, next) {
+		HASH_DELETE(hh, l->noted_sums, note);
+		free(note);
+	}
+}
+
+int layer_read_sums(struct layer *l, uint64_t block, uint32_t *sums, uint64_t count)
+{
+	int fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, false), e = 0;
+
+	memset(sums, 0, count * sizeof(*sums));
+	if (fd != -ENOENT)
+		e = fd < 0 ? fd : io_pread_full(l->env->io, fd, sums, count * sizeof(*sums),
+			block * sizeof(*sums));
+	MUTEX_GUARD(&l->lock);
+	for (uint64_t i = 0; l->noted_sums && i < count && !e; i++) {
+		uint64_t at = block + i;
+		struct sum_note *note;
+
+		HASH_FIND(hh, l->noted_sums, &at, sizeof(at), note);
+		if (note)
+			sums[i] = note->sum;
+	}
+	return e;
+}
+
+/* ---- space ---- */
+
+struct unused {
+	int (*cb)(void *arg, uint64_t block, uint64_t count);
+	void *arg;
+	uint64_t block, count; /* a run not told yet */
+};
+
+static int tell_run(struct unused *u)
+{
+	return u->count ? u->cb(u->arg, u->block, u->count) : 0;
+}
+
+/* Of blocks that take space, those that are not OVERLAY. What is lost keeps its bytes. */
+static int each_unused_in_region(struct layer *l, struct unused *u, uint64_t block, uint64_t end)
+{
+	struct region_view view;
+	int e = layer_view_region(l, block / GF_REGION_BLOCKS, &view);
+
+	for (; block < end && !e; block++) {
+		enum gf_state state = states_get(view.states, block % GF_REGION_BLOCKS);
+
+		if (state == GF_OVERLAY || state == GF_SHARED)
+			continue;
+		if (u->count && u->block + u->count == block) {
+			u->count++;
+			continue;
+		}
+		e = tell_run(u);
+		u->block = block;
+		u->count = 1;
+	}
+	return e;
+}
+
+int layer_each_unused(struct layer *l, int (*cb)(void *arg, uint64_t block, uint64_t count),
+	void *arg)
+{
+	struct unused u = {.cb = cb, .arg = arg};
+	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
+	uint64_t start, end, off = 0;
+	int e;
+
+	if (fd < 0)
+		return fd == -ENOENT ? 0 : fd;
+	while ((e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
+		uint64_t block = start / GF_BLOCK_SIZE;
+		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+
+		/* Bytes that no guest offset has. */
+		if (start >= GF_MAX_SIZE)
+			break;
+		last = min_u64(last, round_down(block, GF_REGION_BLOCKS) + GF_REGION_BLOCKS);
+		e = each_unused_in_region(l, &u, block, last);
+		if (e)
+			return e;
+		off = last * GF_BLOCK_SIZE;
+	}
+	return e == -ENXIO || e == 0 ? tell_run(&u) : e;
+}
