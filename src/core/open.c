@@ -190,6 +190,24 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 	return apply_ops(rec->fs, ops, len, &how);
 }
 
+/*
+ * One copy of the catalog is damaged, and no record follows the other. A torn copy is one that a
+ * crash interrupted, and so were its records: those there would be. So either the older copy was
+ * damaged at rest, and nothing is missing; or the newer one was, and the ring has been written over
+ * since: then it is full of records that the older one does not know.
+ */
+static int check_is_newest(struct fs *fs, const struct catalog_head *head)
+{
+	int r = journal_holds_newer(fs->journal, head->tail.seq);
+
+	if (r > 0)
+		return log_error(-EUCLEAN, "the newer copy of the catalog is damaged and the journal "
+					   "no longer covers the older one");
+	if (!r)
+		log_warning("the older copy of the catalog is damaged; it is written anew");
+	return r;
+}
+
 static int replay_journal(struct fs *fs, const struct catalog_head *head, bool fallback)
 {
 	struct recovery rec = {.fs = fs, .meta_seq = head->meta_seq};
@@ -198,11 +216,8 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 	int r;
 
 	r = journal_scan(fs->journal, head->tail, find_commits, &rec, &epoch);
-	/* A torn catalog is one that a crash interrupted, and so were its records: without any
-	 * the copy at hand is older than what the ring still covers. */
 	if (!r && fallback && rec.records == 0 && head->generation > 2)
-		r = log_error(-EUCLEAN, "the newer copy of the catalog is damaged and the journal "
-					"no longer covers the older one");
+		r = check_is_newest(fs, head);
 	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
 	HASH_ITER (hh, rec.commits, point, next) {
@@ -330,7 +345,8 @@ static int remove_orphan_file(void *arg, const char *name)
 	char *end;
 
 	id = strtoull(name, &end, 10);
-	if (end == name || *end != '.' || id == 0 || id >= fs->next_layer)
+	/* Also of a layer whose record was lost with the power: its number is given out again. */
+	if (end == name || *end != '.' || id == 0)
 		return 0;
 	for (const struct dead *d = fs->dead; d; d = d->next)
 		if (d->layer && d->layer->id == id)

@@ -536,8 +536,12 @@ static int sweep_pin(void *arg, const char *name)
 	char *end;
 	uint64_t id = strtoull(name, &end, 10);
 
-	if (end != name && id && !tree_find_golden(fs, id))
+	if (end == name || !id)
+		return 0;
+	if (!tree_find_golden(fs, id))
 		pin_remove(fs->options.store_fd, id);
+	else if (strcmp(end, ".tmp") == 0 || strcmp(end, ".sums.tmp") == 0)
+		pin_drop_unfinished(fs->options.store_fd, id);
 	return 0;
 }
 

@@ -449,6 +449,12 @@ int pin_open(int store_fd, uint64_t id, enum gf_pin_kind kind, struct pin_print 
 	return 0;
 }
 
+void pin_drop_unfinished(int store_fd, uint64_t id)
+{
+	pin_tmp_drop(store_fd, id, "");
+	pin_tmp_drop(store_fd, id, ".sums");
+}
+
 int pin_remove(int store_fd, uint64_t id)
 {
 	static const char *const suffixes[] = {"", ".sums", ".tmp", ".sums.tmp"};

@@ -85,6 +85,8 @@ int pin_open(int store_fd, uint64_t id, enum gf_pin_kind kind, struct pin_print 
 
 /* Removes golden/ID and what belongs to it. A missing one is no error. Not synced. */
 int pin_remove(int store_fd, uint64_t id);
+/* Removes only what an interrupted pin_copy() or pin_sums_make() left. */
+void pin_drop_unfinished(int store_fd, uint64_t id);
 
 /*
  * The guard: watches linked pins and calls broken(arg, id) on its own thread when somebody wants

@@ -206,6 +206,31 @@ int journal_scan(struct journal *j, struct journal_mark tail,
 	return 0;
 }
 
+static bool is_newer_record(const struct gf_disk_record *rec, uint64_t seq)
+{
+	return rec->magic == GF_RECORD_MAGIC && rec->seq >= seq &&
+	       rec->sum == hash_struct(rec, offsetof(struct gf_disk_record, sum));
+}
+
+int journal_holds_newer(struct journal *j, uint64_t seq)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(MIB);
+
+	if (!buf)
+		return -ENOMEM;
+	for (uint64_t off = 0; off < j->size; off += MIB) {
+		size_t len = min_u64(MIB, j->size - off);
+		int r = io_pread_full(j->io, j->fd, buf, len, off);
+
+		if (r)
+			return log_error(r, "cannot read the journal at %llu", (unsigned long long)off);
+		for (size_t at = 0; at < len; at += RECORD_ALIGN)
+			if (is_newer_record((const struct gf_disk_record *)(buf + at), seq))
+				return 1;
+	}
+	return 0;
+}
+
 int journal_read(struct journal *j, uint64_t pos, void *buf, size_t len)
 {
 	return io_pread_full(j->io, j->fd, buf, len, pos % j->size);

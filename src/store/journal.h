@@ -54,6 +54,13 @@ int journal_scan(struct journal *journal, struct journal_mark tail,
 	int (*cb)(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len),
 	void *arg, uint64_t *epoch);
 
+/*
+ * Whether any record anywhere in the ring has a number of at least seq, part of the chain or not:
+ * then more happened than what a catalog whose tail is seq knows. Reads the whole ring. 1, 0, or
+ * -errno.
+ */
+int journal_holds_newer(struct journal *journal, uint64_t seq);
+
 /* Records written from now on carry this epoch. */
 void journal_set_epoch(struct journal *journal, uint64_t epoch);
 
