@@ -8,14 +8,17 @@
  * (unmount) or fuse_server_stop() ends the threads. Then fs is closed, which calls back for the
  * last fsync requests, and fuse_server_free() comes last.
  *
- * What was agreed with the kernel at INIT stays in struct fuse_agreement, with the INIT request
+ * What was agreed with the kernel at INIT stays in the handover memory, with the INIT request
  * itself: a successor process is told the same without asking the kernel again.
  */
 #ifndef GOLDFS_FUSE_FUSE_SERVER_H
 #define GOLDFS_FUSE_FUSE_SERVER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "fuse/handover.h"
 
 struct fs;
 struct service;
@@ -27,7 +30,15 @@ struct fuse_server_options {
 	unsigned threads; /* 0: max(8, 2 * processors), at most 32 */
 	/* Paths that the root's user.goldfs.store names; `goldfs umount` waits for its lock. */
 	const char *store;
-	/* Called once, when the answer to INIT is written: the mount serves. Any thread. */
+	/*
+	 * Lent, the same for all workers of a mount; NULL: there will be no successor. takeover:
+	 * another process served this connection before and is dead; what it did not answer is
+	 * served first (takeover.c).
+	 */
+	struct handover *handover;
+	bool takeover;
+	/* Called once, when the answer to INIT is written, or what a dead process was asked is in
+	 * our hands: the mount serves. Any thread. */
 	void (*ready)(void *arg);
 	/* Called once, when the last thread has seen the end of the connection, or when nothing
 	 * could be agreed on with the kernel. Any thread. */
@@ -35,20 +46,11 @@ struct fuse_server_options {
 	void *arg;
 };
 
-#define FUSE_AGREEMENT_INIT_MAX 256
-
-struct fuse_agreement {
-	uint32_t kernel_minor;
-	uint64_t kernel_flags; /* what the kernel offered */
-	uint64_t flags;	       /* what was agreed */
-	uint32_t max_write;
-	uint32_t init_len; /* of the raw INIT request, header included */
-	unsigned char init[FUSE_AGREEMENT_INIT_MAX];
-};
-
 /* options are copied, their strings too. */
 int fuse_server_new(struct fuse_server **server, const struct fuse_server_options *options);
-/* Takes ownership of fd (an open /dev/fuse that is mounted) on success. Returns at once. */
+/* Takes ownership of fd (an open /dev/fuse that is mounted) on success. Returns at once, after a
+ * takeover as soon as all that is to be served again has been read. -EOPNOTSUPP: this kernel does
+ * not send requests again. */
 int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct service *service);
 /* Gives memory that idle threads keep back to the system. Cheap; call it every second or so. */
 void fuse_server_tick(struct fuse_server *server);
@@ -60,8 +62,6 @@ void fuse_server_free(struct fuse_server *server);
 /* Drops what the kernel has cached of ino. For struct fs_hooks: arg is the server. Any thread;
  * never blocks and never waits for a request. */
 void fuse_server_invalidate(void *arg, uint64_t ino);
-
-const struct fuse_agreement *fuse_server_agreement(const struct fuse_server *server);
 
 /* Requests by kind. The numbers are those of the protocol (linux/fuse.h). */
 #define FUSE_OPS(X) \

@@ -21,6 +21,7 @@
 #include "fuse/cp_detect.h"
 #include "fuse/fuse_server.h"
 #include "fuse/notify.h"
+#include "fuse/takeover.h"
 #include "fuse/virtual.h"
 
 /* A request of this size makes a thread's buffers worth emptying when it idles. */
@@ -37,6 +38,7 @@ struct fuse_worker {
 	atomic_uint_fast64_t rounds; /* times it went to wait */
 	uint64_t rounds_seen;	   /* by fuse_server_tick() */
 	/* About the request being served, from its raw form: */
+	bool left; /* by a dead process to be served (takeover.c) */
 	bool kill_suidgid;
 	bool copy_64; /* it wants the long form of the answer to copy_file_range */
 	atomic_uint_fast64_t counts[FUSE_OP_COUNT];
@@ -51,9 +53,17 @@ struct fuse_server {
 	void (*ready)(void *arg);
 	void (*ended)(void *arg);
 	void *arg;
+	struct handover *handover;
+	struct handover *own_handover; /* made here, when nobody lent one */
+	int own_handover_fd;
+	bool takeover;
 	struct fuse_agreement agreement;
 	atomic_bool init_answered;
+	bool replaying_init; /* the answer to INIT goes nowhere: the kernel has it */
+	struct resend_queue resent; /* turn */
+	atomic_size_t resent_left; /* of it, not yet served */
 	atomic_bool stopping;
+	atomic_bool ready_said;
 	atomic_bool ended_said;
 	atomic_uint running; /* worker threads not yet ended */
 	unsigned threads;
@@ -64,12 +74,14 @@ struct fuse_server {
 	struct virtual_files *virtual_files;
 	struct notifier *notifier;
 	/* Inodes that may have set-id bits: a Bloom filter of one hash. Starts empty; a successor
-	 * process that has not seen their attributes would start with all bits set. */
+	 * process, which has not seen their attributes, starts with all bits set. */
 	atomic_uint_fast64_t set_id[16];
 };
 
 extern __thread struct fuse_worker *me;
 extern const struct fuse_lowlevel_ops server_ops;
+
+void server_say_ready(struct fuse_server *server);
 
 /* ---- wire.c: what libfuse does not do, on the raw form ---- */
 

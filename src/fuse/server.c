@@ -126,6 +126,21 @@ static unsigned default_threads(void)
 	return (unsigned)min_u64(max_u64(wanted, 16), 32);
 }
 
+/* Without a supervisor there is nobody to leave anything to, but the same code. */
+static int make_handover(struct fuse_server *server)
+{
+	int r;
+
+	if (server->handover)
+		return 0;
+	server->own_handover_fd = handover_create();
+	if (server->own_handover_fd < 0)
+		return server->own_handover_fd;
+	r = handover_open(&server->own_handover, server->own_handover_fd);
+	server->handover = server->own_handover;
+	return r;
+}
+
 static int make_parts(struct fuse_server *server)
 {
 	int r;
@@ -133,7 +148,9 @@ static int make_parts(struct fuse_server *server)
 	server->workers = calloc(server->threads, sizeof(*server->workers));
 	if (!server->workers)
 		return -ENOMEM;
-	r = cp_detect_new(&server->cp);
+	r = make_handover(server);
+	if (r == 0)
+		r = cp_detect_new(&server->cp);
 	if (r == 0)
 		r = virtual_files_new(&server->virtual_files);
 	if (r == 0)
@@ -149,6 +166,10 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	if (!server)
 		return -ENOMEM;
 	server->fd = -1;
+	server->own_handover_fd = -1;
+	server->handover = options->handover;
+	server->takeover = options->takeover;
+	resend_queue_init(&server->resent);
 	order_init(&server->order);
 	pthread_mutex_init(&server->turn, NULL);
 	server->ready = options->ready;
@@ -251,6 +272,20 @@ static bool may_keep_turn(struct fuse_worker *worker, size_t len)
 	       is_quick(worker->in) && poll(&poll_fd, 1, 0) == 0;
 }
 
+/* What a dead process left to be served comes before what is new. It is this thread's turn. */
+static ssize_t read_request(struct fuse_worker *worker)
+{
+	ssize_t n = (ssize_t)resend_queue_take(&worker->server->resent, worker->in, IN_SIZE);
+
+	worker->left = n > 0;
+	if (n > 0)
+		return n;
+	atomic_store(&worker->reading, true);
+	n = read(worker->server->fd, worker->in, IN_SIZE);
+	atomic_store(&worker->reading, false);
+	return n;
+}
+
 /* Reads one request, which is entered when it is a write. Returns its length; 0 when the caller is
  * to try again; -1: the end. */
 static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entry)
@@ -264,12 +299,10 @@ static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entr
 		about_to_block();
 		return 0;
 	}
-	atomic_store(&worker->reading, true);
-	n = read(worker->server->fd, worker->in, IN_SIZE);
-	atomic_store(&worker->reading, false);
+	n = read_request(worker);
 	if (n > 0)
 		order_enter(&worker->server->order, entry, worker->in, (size_t)n);
-	if (n <= 0 || !may_keep_turn(worker, (size_t)n))
+	if (n <= 0 || worker->left || !may_keep_turn(worker, (size_t)n))
 		about_to_block();
 	if (n >= (ssize_t)FAT_FROM)
 		atomic_store(&worker->fat, true);
@@ -288,10 +321,22 @@ static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entr
 	return -1;
 }
 
+void server_say_ready(struct fuse_server *server)
+{
+	if (!atomic_exchange(&server->ready_said, true) && server->ready)
+		server->ready(server->arg);
+}
+
 static void say_ended(struct fuse_server *server)
 {
 	if (!atomic_exchange(&server->ended_said, true) && server->ended)
 		server->ended(server->arg);
+}
+
+/* Nothing of what a dead process was asked is open any more. */
+static void served_resent(struct fuse_server *server)
+{
+	(void)server;
 }
 
 static void *worker_run(void *arg)
@@ -311,6 +356,8 @@ static void *worker_run(void *arg)
 		order_wait(&server->order, &entry);
 		fuse_session_process_buf(server->session, &buf);
 		order_leave(&server->order, &entry);
+		if (worker->left && atomic_fetch_sub(&server->resent_left, 1) == 1)
+			served_resent(server);
 		if (fuse_session_exited(server->session))
 			break;
 	}
@@ -347,7 +394,7 @@ static int start_worker(struct fuse_server *server, struct fuse_worker *worker)
 	int r;
 
 	worker->server = server;
-	r = map_buffers(worker);
+	r = worker->in ? 0 : map_buffers(worker);
 	if (r < 0)
 		return r;
 	atomic_fetch_add(&server->running, 1);
@@ -357,6 +404,56 @@ static int start_worker(struct fuse_server *server, struct fuse_worker *worker)
 		return -r;
 	}
 	worker->started = true;
+	return 0;
+}
+
+/* Tells libfuse what was agreed, by the request that the first process got from the kernel. */
+static void replay_init(struct fuse_server *server)
+{
+	struct fuse_worker *worker = &server->workers[0];
+	struct fuse_buf buf = {.mem = worker->in};
+
+	if (!handover_agreement(server->handover, &server->agreement))
+		return; /* not answered: the kernel sends it again */
+	buf.size = server->agreement.init_len;
+	memcpy(worker->in, server->agreement.init, buf.size);
+	server->replaying_init = true;
+	fuse_session_process_buf(server->session, &buf);
+	server->replaying_init = false;
+}
+
+static int take_over(struct fuse_server *server)
+{
+	struct fuse_worker *worker = &server->workers[0];
+	int r = map_buffers(worker);
+
+	if (r < 0)
+		return r;
+	replay_init(server);
+	r = takeover_read(&server->resent, server->fd, worker->in, IN_SIZE);
+	if (r < 0)
+		return r;
+	slim(worker);
+	/* All bits set: who had set-id bits is not known here. */
+	for (size_t i = 0; i < ARRAY_SIZE(server->set_id); i++)
+		atomic_store(&server->set_id[i], UINT64_MAX);
+	atomic_store(&server->resent_left, server->resent.count);
+	log_info("took over: %zu requests were not answered", server->resent.count);
+	return 0;
+}
+
+static int start_workers(struct fuse_server *server)
+{
+	for (unsigned i = 0; i < server->threads; i++) {
+		int r = start_worker(server, &server->workers[i]);
+
+		if (r < 0 && i == 0)
+			return r;
+		if (r < 0) { /* some is enough */
+			log_warning("only %u of %u threads could be started", i, server->threads);
+			return 0;
+		}
+	}
 	return 0;
 }
 
@@ -371,14 +468,14 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 	server->fd = fd;
 	server->fs = fs;
 	server->service = service;
-	r = notifier_start(server->notifier, server->session);
-	for (unsigned i = 0; r == 0 && i < server->threads; i++) {
-		r = start_worker(server, &server->workers[i]);
-		if (r < 0 && i > 0) { /* some is enough */
-			log_warning("only %u of %u threads could be started", i, server->threads);
-			return 0;
-		}
-	}
+	if (server->takeover)
+		r = take_over(server);
+	if (r == 0)
+		r = notifier_start(server->notifier, server->session);
+	if (r == 0)
+		r = start_workers(server);
+	if (r == 0 && atomic_load(&server->init_answered))
+		server_say_ready(server);
 	return r;
 }
 
@@ -436,6 +533,10 @@ void fuse_server_free(struct fuse_server *server)
 	virtual_files_free(server->virtual_files);
 	cp_detect_free(server->cp);
 	order_release(&server->order);
+	resend_queue_release(&server->resent);
+	handover_close(server->own_handover);
+	if (server->own_handover_fd >= 0)
+		close(server->own_handover_fd);
 	pthread_mutex_destroy(&server->turn);
 	free(server->workers);
 	free(server->store);
@@ -447,11 +548,6 @@ void fuse_server_invalidate(void *arg, uint64_t ino)
 	struct fuse_server *server = arg;
 
 	notifier_invalidate(server->notifier, ino);
-}
-
-const struct fuse_agreement *fuse_server_agreement(const struct fuse_server *server)
-{
-	return &server->agreement;
 }
 
 void fuse_server_op_counts(struct fuse_server *server, uint64_t counts[FUSE_OP_COUNT])

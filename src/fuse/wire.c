@@ -14,7 +14,8 @@
  * as a request of its own that libfuse does not know either. It differs in its answer only, so it
  * is handed to libfuse as the old one, and op_copy_file_range() answers as the kernel expects.
  *
- * The INIT request is kept as it came, with what was agreed, for a successor process.
+ * The INIT request is kept as it came, with what was agreed, for a successor process. When a
+ * successor feeds it to libfuse again, its answer ends here: the kernel has had it long ago.
  */
 #include <errno.h>
 #include <linux/fuse.h>
@@ -47,6 +48,8 @@ static void look_at_init(struct fuse_server *server, const void *request, size_t
 		agreement->kernel_flags |= (uint64_t)in.flags2 << 32;
 	memcpy(agreement->init, request, len);
 	agreement->init_len = (uint32_t)len;
+	/* Once more, when the process that kept it died before the answer was written. */
+	atomic_store(&server->init_answered, false);
 }
 
 void wire_look(struct fuse_worker *worker, void *request, size_t len)
@@ -84,6 +87,22 @@ static bool is_init_answer(const struct fuse_server *server, const struct iovec 
 	       iov[1].iov_len >= offsetof(struct fuse_init_out, max_write);
 }
 
+/* What libfuse would agree on now, but the kernel keeps to what was agreed. */
+static ssize_t swallow_init(struct fuse_server *server, const struct iovec *iov)
+{
+	struct fuse_init_out out = {0};
+	uint64_t flags;
+
+	memcpy(&out, iov[1].iov_base, iov[1].iov_len < sizeof(out) ? iov[1].iov_len : sizeof(out));
+	flags = out.flags | (out.flags & FUSE_INIT_EXT ? (uint64_t)out.flags2 << 32 : 0);
+	flags |= server->agreement.kernel_flags & FUSE_HANDLE_KILLPRIV_V2;
+	if (flags != server->agreement.flags || out.max_write != server->agreement.max_write)
+		log_warning("agreed with the kernel by an earlier process: flags %llx, now %llx",
+			(unsigned long long)server->agreement.flags, (unsigned long long)flags);
+	atomic_store(&server->init_answered, true);
+	return (ssize_t)(iov[0].iov_len + iov[1].iov_len);
+}
+
 static ssize_t answer_init(struct fuse_server *server, int fd, const struct iovec *iov)
 {
 	struct fuse_agreement *agreement = &server->agreement;
@@ -101,11 +120,12 @@ static ssize_t answer_init(struct fuse_server *server, int fd, const struct iove
 	if (out.flags & FUSE_INIT_EXT)
 		agreement->flags |= (uint64_t)out.flags2 << 32;
 	agreement->max_write = out.max_write;
+	/* First: a successor that did not know it would wait for an INIT that never comes. */
+	handover_set_agreement(server->handover, agreement);
 	n = writev(fd, patched, 2);
 	if (n >= 0) {
 		atomic_store(&server->init_answered, true);
-		if (server->ready)
-			server->ready(server->arg);
+		server_say_ready(server);
 	}
 	return n;
 }
@@ -116,7 +136,8 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 
 	if (!atomic_load_explicit(&server->init_answered, memory_order_relaxed) &&
 		is_init_answer(server, iov, count))
-		return answer_init(server, fd, iov);
+		return server->replaying_init ? swallow_init(server, iov)
+					      : answer_init(server, fd, iov);
 	return writev(fd, iov, count);
 }
 
