@@ -16,6 +16,7 @@
 #include "cli/message.h"
 #include "cli/verbs.h"
 #include "core/pin_process.h"
+#include "daemon/program.h"
 
 struct verb {
 	const char *name;
@@ -91,6 +92,11 @@ static const struct verb verbs[] = {
 		"      --force         shrink too, which loses what lies behind the new end\n",
 		{"goldfs resize /mnt/vms/web1.img +10G",
 			"goldfs resize --force /mnt/vms/web1.img 20G"}},
+	{"upgrade", verb_upgrade, "have another version of goldfs serve a mount",
+		"upgrade [--binary PATH] MOUNTPOINT",
+		"      --binary PATH   that program, instead of the installed one\n",
+		{"goldfs upgrade /mnt/vms",
+			"goldfs upgrade --binary /opt/goldfs-1.2/bin/goldfs /mnt/vms"}},
 	{.name = "top"},
 	{.name = "rm"},
 	{.name = "snapshot"},
@@ -103,7 +109,6 @@ static const struct verb verbs[] = {
 	{.name = "dedup"},
 	{.name = "scrub"},
 	{.name = "check"},
-	{.name = "upgrade"},
 	{.name = NULL},
 };
 
@@ -206,6 +211,8 @@ int main(int argc, char **argv)
 		return print_help(NULL);
 	if (strcmp(argv[1], PIN_PROCESS_VERB) == 0)
 		return pin_process_main(argc, argv);
+	if (strcmp(argv[1], WORKER_VERB) == 0)
+		return verb_mount_worker(argc - 1, argv + 1);
 	verb = find_verb(argv[1]);
 	if (verb && !verb->run)
 		return cli_fail("\"%s\" is not available in this version", verb->name);

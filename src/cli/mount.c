@@ -24,6 +24,7 @@
 #include "core/fs.h"
 #include "daemon/config.h"
 #include "daemon/daemon.h"
+#include "daemon/worker_main.h"
 
 #define THREADS_MAX 256
 #define JOURNAL_MIN (1 * MIB)
@@ -235,6 +236,18 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 	}
 }
 
+/* Keeps the option as it was typed, for the processes that serve the mount. */
+static int keep(struct mount_config *config, const char *option)
+{
+	if (config->option_count == CONFIG_OPTIONS_MAX)
+		return cli_usage("mount", "more than %d mount options", CONFIG_OPTIONS_MAX);
+	config->options[config->option_count] = strdup(option);
+	if (!config->options[config->option_count])
+		return cli_fail("out of memory");
+	config->option_count++;
+	return EXIT_DONE;
+}
+
 /* option is "name" or "name=value"; quotes around a value have been kept. */
 static int apply(struct mount_config *config, const char *option)
 {
@@ -288,6 +301,8 @@ static int apply_list(struct mount_config *config, const char *list)
 		if (!option)
 			return cli_fail("out of memory");
 		r = len ? apply(config, option) : EXIT_DONE;
+		if (r == EXIT_DONE && len)
+			r = keep(config, option);
 		if (r != EXIT_DONE)
 			return r;
 		list += len + (list[len] == ',');
@@ -339,15 +354,22 @@ static void config_release(struct mount_config *config)
 	free(config->mountpoint);
 	free(config->kernel_options);
 	free(config->log_path);
+	for (size_t i = 0; i < config->option_count; i++)
+		free(config->options[i]);
 }
 
-int verb_mount(int argc, char **argv)
+static struct mount_config config_init(void)
 {
-	struct mount_config config = {
+	return (struct mount_config){
 		.mount_flags = MS_NOSUID | MS_NODEV,
 		.dedup = FS_DEDUP_ALL,
 		.allow_other = geteuid() == 0,
 	};
+}
+
+int verb_mount(int argc, char **argv)
+{
+	struct mount_config config = config_init();
 	struct failure failure = {""};
 	int r = parse(argc, argv, &config);
 
@@ -355,6 +377,91 @@ int verb_mount(int argc, char **argv)
 		config.read_only = config.mount_flags & MS_RDONLY;
 		if (daemon_run(&config, &failure) < 0)
 			r = cli_fail("%s", failure.text);
+	}
+	config_release(&config);
+	return r;
+}
+
+/* ---- goldfs mount-worker, which a supervisor starts: see daemon/program.h ---- */
+
+enum { FUSE_FD = 256, LOCK_FD, HANDOVER_FD, CHANNEL_FD, TAKEOVER, PROBE, OPTION };
+
+/* The descriptor that --NAME-fd names, or -1. */
+static int parse_descriptor(const char *text)
+{
+	uint64_t number;
+
+	return number_parse(text, 3, INT32_MAX, &number) ? (int)number : -1;
+}
+
+static int parse_worker(int argc, char **argv, struct mount_config *config,
+	struct worker_link *link, bool *probe)
+{
+	static const struct option longs[] = {
+		{"fuse-fd", required_argument, NULL, FUSE_FD},
+		{"lock-fd", required_argument, NULL, LOCK_FD},
+		{"handover-fd", required_argument, NULL, HANDOVER_FD},
+		{"channel-fd", required_argument, NULL, CHANNEL_FD},
+		{"takeover", no_argument, NULL, TAKEOVER},
+		{"probe", no_argument, NULL, PROBE},
+		{"option", required_argument, NULL, OPTION},
+		{NULL, 0, NULL, 0},
+	};
+	int opt, r = EXIT_DONE;
+
+	opterr = 0;
+	while (r == EXIT_DONE && (opt = getopt_long(argc, argv, ":f", longs, NULL)) != -1) {
+		if (opt == 'f')
+			config->foreground = true;
+		else if (opt == FUSE_FD)
+			link->fuse_fd = parse_descriptor(optarg);
+		else if (opt == LOCK_FD)
+			link->lock_fd = parse_descriptor(optarg);
+		else if (opt == HANDOVER_FD)
+			link->handover_fd = parse_descriptor(optarg);
+		else if (opt == CHANNEL_FD)
+			link->channel_fd = parse_descriptor(optarg);
+		else if (opt == TAKEOVER)
+			link->takeover = true;
+		else if (opt == PROBE)
+			*probe = true;
+		else if (opt == OPTION)
+			r = apply(config, optarg);
+		else
+			r = cli_bad_option(WORKER_VERB, opt, argv);
+	}
+	if (r != EXIT_DONE)
+		return r;
+	if (argc - optind != 2 || !config->store || argv[optind][0] != '/' ||
+		argv[optind + 1][0] != '/' || config->store[0] != '/')
+		return cli_usage(WORKER_VERB, "it is started by goldfs mount only");
+	if (!*probe && (link->fuse_fd < 0 || link->lock_fd < 0 || link->handover_fd < 0 ||
+			       link->channel_fd < 0))
+		return cli_usage(WORKER_VERB, "it is started by goldfs mount only");
+	r = set_string(&config->images, argv[optind]);
+	return r == EXIT_DONE ? set_string(&config->mountpoint, argv[optind + 1]) : r;
+}
+
+static int probe_worker(const struct mount_config *config)
+{
+	static const char answer[] = WORKER_INTERFACE GOLDFS_VERSION "\n";
+	struct failure failure = {""};
+
+	if (worker_probe(config, &failure) < 0)
+		return cli_fail("%s", failure.text);
+	return cli_print(answer, strlen(answer));
+}
+
+int verb_mount_worker(int argc, char **argv)
+{
+	struct mount_config config = config_init();
+	struct worker_link link = {-1, -1, -1, -1, false};
+	bool probe = false;
+	int r = parse_worker(argc, argv, &config, &link, &probe);
+
+	if (r == EXIT_DONE) {
+		config.read_only = config.mount_flags & MS_RDONLY;
+		r = probe ? probe_worker(&config) : worker_main(&config, &link);
 	}
 	config_release(&config);
 	return r;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See background.h. The child talks over a pipe: one byte says that the mount serves, anything
- * else is the text of what failed, and nothing means that it died. The parent reads to the end of
- * the pipe only in the second case, so the child keeps no copy of it open once it is ready.
+ * See background.h. The child talks over a pipe: a first byte says that the mount serves, with a
+ * warning behind it if there is one; anything else is the text of what failed, and nothing means
+ * that it died. The parent reads to the end, so the child keeps no copy of it open once it is
+ * ready, and hands none to a process that it starts.
  */
 #include "daemon/background.h"
 
@@ -41,10 +42,13 @@ static void wait_for_child(int pipe_in, pid_t pid, struct failure *failure)
 		if (n <= 0)
 			break;
 		len += (size_t)n;
-		if (text[0] == READY)
-			return;
 	}
 	text[len] = '\0';
+	if (text[0] == READY) {
+		if (text[1])
+			fprintf(stderr, "goldfs: warning: %s\n", text + 1);
+		return;
+	}
 	if (len) {
 		fail(failure, -EIO, "%s", text);
 		return;
@@ -93,11 +97,12 @@ static void say(int report, const char *text, size_t len)
 	close(report);
 }
 
-void background_ready(int report)
+void background_ready(int report, const char *warning)
 {
-	const char ready = READY;
+	char text[sizeof(((struct failure *)NULL)->text)];
+	int len = snprintf(text, sizeof(text), "%c%s", READY, warning);
 
-	say(report, &ready, 1);
+	say(report, text, (size_t)len);
 }
 
 void background_failed(int report, const struct failure *failure)

@@ -13,7 +13,8 @@
  * returns false.
  */
 bool background_enter(int *report, struct failure *failure);
-void background_ready(int report);
+/* warning: for the user, "" for none. */
+void background_ready(int report, const char *warning);
 void background_failed(int report, const struct failure *failure);
 
 #endif

@@ -4,7 +4,10 @@
 #define GOLDFS_DAEMON_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#define CONFIG_OPTIONS_MAX 256
 
 enum log_choice { LOG_DEFAULT, LOG_CHOSEN_SYSLOG, LOG_CHOSEN_STDERR, LOG_CHOSEN_FILE };
 
@@ -27,6 +30,9 @@ struct mount_config {
 	bool clone_metrics;
 	enum log_choice log;
 	char *log_path; /* absolute; for LOG_CHOSEN_FILE. Owned. */
+	/* Each option as it was typed, for the processes that serve the mount. Owned. */
+	char *options[CONFIG_OPTIONS_MAX];
+	size_t option_count;
 };
 
 #endif

@@ -1,30 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The daemon's life: lock the store, open it, mount, serve, unmount, close, unlock.
+ * How a mount comes about and ends, in the process that becomes its supervisor:
  *
  *   prepare    by the process that was started: all that can be wrong is said here
- *   lock       waits for a daemon of the same store that is closing
- *   open       recovers the store; until here nothing is seen from outside
- *   mount      and serve; ready when the kernel's INIT is answered
- *   wait       for the end of the connection (unmounted) or a signal
- *   close      the store's lock goes last: who gets it finds everything in place
+ *   lock       the store; waits for a daemon of the same store that is closing
+ *   mount      the kernel's requests wait from here on
+ *   supervise  a worker opens the store and serves; ready when it says so (supervisor.c)
+ *   unlock     the lock goes last: who gets it finds everything in place
  *
- * SIGTERM, SIGINT and SIGHUP unmount. While the mount is in use that fails, and guests would get
- * errors from a forced one, so the users are named in the log and have ten seconds to go; then,
- * or at a second signal, the mount is detached and they see ENOTCONN. Everything they were promised
- * is durable either way.
- *
- * The main thread handles signals and ticks and nothing else. What others tell it comes through an
- * eventfd.
+ * SIGTERM, SIGINT and SIGHUP unmount, see unmount.h. Everything that clients were promised is
+ * durable either way.
  */
 #include "daemon/daemon.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -37,42 +28,34 @@
 #include "daemon/mountinfo.h"
 #include "daemon/mountpoint.h"
 #include "daemon/prepare.h"
-#include "daemon/worker.h"
+#include "daemon/sdnotify.h"
+#include "daemon/supervisor.h"
+#include "daemon/unmount.h"
 #include "store/lock.h"
 
 #define LOCK_WAIT_SECONDS 30
-#define BUSY_WAIT_SECONDS 10
-#define TICK_MS 2000
-#define BUSY_POLL_MS 200
 
 struct daemon {
 	const struct mount_config *config;
 	int report; /* to the process in the foreground; -1 when there is none */
-	int lock_fd;
-	int signals;  /* signalfd */
-	int events;   /* eventfd: the connection is over */
-	int mount_id; /* of our mount, in mountinfo */
-	atomic_bool ready;
-	struct worker *worker;
+	bool ready;
+	struct supervision held;
 };
 
-/* Called by a thread of the FUSE server. */
-static void on_ready(void *arg)
+static void on_serving(void *arg, bool resend)
 {
+	static const char warning[] =
+		"this kernel cannot hand requests over to another process (6.10 and newer can): if "
+		"the daemon dies, clients get errors until it is mounted again";
 	struct daemon *d = arg;
 
-	atomic_store(&d->ready, true);
+	d->ready = true;
 	log_info("\"%s\" is mounted on \"%s\", store \"%s\"", d->config->images,
 		d->config->mountpoint, d->config->store);
-	background_ready(d->report);
-}
-
-/* Called by the last thread of the FUSE server. */
-static void on_ended(void *arg)
-{
-	struct daemon *d = arg;
-
-	eventfd_write(d->events, 1);
+	if (!resend)
+		log_warning("%s", warning);
+	background_ready(d->report, resend ? "" : warning);
+	d->report = -1;
 }
 
 static void settle_process(void)
@@ -88,29 +71,33 @@ static void settle_process(void)
 	}
 }
 
-/* Before the first thread, so that all of them inherit the mask. */
 static int take_signals(struct daemon *d, struct failure *failure)
 {
 	sigset_t set;
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	d->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	d->events = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (d->signals < 0 || d->events < 0)
+	d->held.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (d->held.signals < 0)
 		return fail(failure, -errno, "cannot start: %s", why(-errno));
 	return 0;
 }
 
-static int lock_store(struct daemon *d, int store_fd, struct failure *failure)
+static int lock_store(struct daemon *d, struct failure *failure)
 {
+	CLEANUP_CLOSE int store_fd = prepare_store(d->config, failure);
 	pid_t holder = 0;
-	int fd = store_lock(store_fd, LOCK_WAIT_SECONDS, &holder);
+	int fd;
 
+	if (store_fd < 0)
+		return store_fd;
+	fd = store_lock(store_fd, LOCK_WAIT_SECONDS, &holder);
 	if (fd == -EBUSY && holder)
 		return fail(failure, fd, "store \"%s\" is in use by another mount (pid %d)",
 			d->config->store, (int)holder);
@@ -119,175 +106,70 @@ static int lock_store(struct daemon *d, int store_fd, struct failure *failure)
 			d->config->store);
 	if (fd < 0)
 		return fail(failure, fd, "cannot lock store \"%s\": %s", d->config->store, why(fd));
-	d->lock_fd = fd;
+	d->held.lock_fd = fd;
 	return 0;
 }
 
-static int open_all(struct daemon *d, struct failure *failure)
-{
-	const struct worker_callbacks callbacks = {on_ready, on_ended, d};
-	int store_fd = prepare_store(d->config, failure);
-	int r;
-
-	if (store_fd < 0)
-		return store_fd;
-	r = lock_store(d, store_fd, failure);
-	if (r == 0) {
-		r = logging_start(d->config);
-		if (r < 0)
-			fail(failure, r, "log \"%s\": %s", d->config->log_path, why(r));
-	}
-	if (r < 0) {
-		close(store_fd);
-		return r;
-	}
-	return worker_open(&d->worker, d->config, store_fd, &callbacks, failure);
-}
-
-static int mount_and_serve(struct daemon *d, struct failure *failure)
+static int mount_it(struct daemon *d, struct failure *failure)
 {
 	struct mount_entry entry;
-	int fd = mountpoint_mount(d->config, failure);
-	int r;
+	int r = logging_start(d->config);
 
-	if (fd < 0)
-		return fd;
-	r = worker_serve(d->worker, fd, failure);
-	if (r < 0) {
-		close(fd);
-		mountpoint_unmount(d->config->mountpoint, true);
+	if (r < 0)
+		return fail(failure, r, "log \"%s\": %s", d->config->log_path, why(r));
+	r = mountpoint_mount(d->config, failure);
+	if (r < 0)
 		return r;
-	}
+	d->held.fuse_fd = r;
 	if (mount_find(d->config->mountpoint, &entry) == 0) {
-		d->mount_id = entry.id;
+		d->held.mount_id = entry.id;
 		mount_entry_release(&entry);
 	}
 	return 0;
 }
 
-enum event { EVENT_TICK, EVENT_SIGNAL, EVENT_ENDED };
-
-static enum event next_event(struct daemon *d, int timeout_ms)
+static void close_one(int fd)
 {
-	struct pollfd fds[] = {{.fd = d->events, .events = POLLIN},
-		{.fd = d->signals, .events = POLLIN}};
-	struct signalfd_siginfo info;
-
-	if (poll(fds, 2, timeout_ms) <= 0)
-		return EVENT_TICK;
-	if (fds[0].revents)
-		return EVENT_ENDED;
-	if (read(d->signals, &info, sizeof(info)) != sizeof(info))
-		return EVENT_TICK;
-	log_info("signal %u: unmounting \"%s\"", info.ssi_signo, d->config->mountpoint);
-	return EVENT_SIGNAL;
+	if (fd >= 0)
+		close(fd);
 }
 
-/* Unmounts what is ours; -ENOENT when it is not there any more, or hidden by another mount. */
-static int unmount_ours(struct daemon *d, bool lazy)
+/*
+ * A mount that never served is taken away. One that did and whose workers died for good stays where
+ * it is, dead: its users get errors, and nobody takes the empty folder below for their files.
+ */
+static void end(struct daemon *d, int result)
 {
-	struct mount_entry entry;
-	bool ours;
-	int r = mount_find(d->config->mountpoint, &entry);
-
-	if (r < 0)
-		return r;
-	ours = entry.id == d->mount_id;
-	mount_entry_release(&entry);
-	return ours ? mountpoint_unmount(d->config->mountpoint, lazy) : -ENOENT;
+	if (!d->ready && d->held.fuse_fd >= 0)
+		unmount_ours(d->config, d->held.mount_id, true);
+	close_one(d->held.fuse_fd);
+	if (result == 0)
+		log_info("\"%s\" is unmounted", d->config->mountpoint);
+	close_one(d->held.signals);
+	close_one(d->held.lock_fd);
 }
 
-static void log_users(struct daemon *d)
-{
-	CLEANUP_FREE char *users = NULL;
-	struct mount_entry entry;
-
-	if (mount_find(d->config->mountpoint, &entry) < 0)
-		return;
-	users = mount_users(&entry);
-	mount_entry_release(&entry);
-	log_warning("\"%s\" is in use by %s; it is detached in %d seconds, or at the next signal",
-		d->config->mountpoint, users ? users : "somebody", BUSY_WAIT_SECONDS);
-}
-
-/* After a signal: unmounts, gently at first. */
-static void end_mount(struct daemon *d)
-{
-	bool said = false;
-
-	for (int waited = 0; waited < BUSY_WAIT_SECONDS * 1000; waited += BUSY_POLL_MS) {
-		int r = unmount_ours(d, false);
-
-		if (r == -EBUSY && !said)
-			log_users(d);
-		else if (r < 0 && r != -EBUSY)
-			break;
-		said = true;
-		if (next_event(d, BUSY_POLL_MS) != EVENT_TICK)
-			break;
-	}
-	unmount_ours(d, true); /* does nothing when it is gone */
-}
-
-static void serve_until_end(struct daemon *d)
-{
-	for (;;) {
-		switch (next_event(d, TICK_MS)) {
-		case EVENT_ENDED:
-			return;
-		case EVENT_SIGNAL:
-			end_mount(d);
-			return;
-		case EVENT_TICK:
-			worker_tick(d->worker);
-			logging_tick(d->config);
-		}
-	}
-}
-
-static int close_all(struct daemon *d)
-{
-	int r = 0;
-
-	if (d->lock_fd >= 0)
-		store_lock_closing(d->lock_fd);
-	if (d->worker)
-		r = worker_close(d->worker);
-	if (d->lock_fd >= 0)
-		close(d->lock_fd);
-	close(d->signals);
-	close(d->events);
-	return r;
-}
-
-/* The daemon proper, in the process that is to be it. */
+/* In the process that is to be the supervisor. */
 static int be_daemon(const struct mount_config *config, int report, struct failure *failure)
 {
-	struct daemon d = {.config = config, .report = report, .lock_fd = -1, .signals = -1,
-		.events = -1};
-	int r, closed;
+	struct daemon d = {.config = config, .report = report,
+		.held = {.config = config, .fuse_fd = -1, .lock_fd = -1, .signals = -1,
+			.serving = on_serving}};
+	int r;
 
+	d.held.arg = &d;
 	settle_process();
+	sdnotify_init();
 	r = take_signals(&d, failure);
 	if (r == 0)
-		r = open_all(&d, failure);
+		r = lock_store(&d, failure);
 	if (r == 0)
-		r = mount_and_serve(&d, failure);
-	if (r == 0) {
-		serve_until_end(&d);
-		if (!atomic_load(&d.ready))
-			r = fail(failure, -ECONNABORTED, "mount on \"%s\" ended before it was ready",
-				config->mountpoint);
-		unmount_ours(&d, true); /* does nothing when that was the reason */
-	}
-	if (!atomic_load(&d.ready))
-		background_failed(report, failure);
-	closed = close_all(&d);
-	if (r == 0 && closed < 0)
-		r = fail(failure, closed, "store \"%s\" could not be closed in order: %s",
-			config->store, why(closed));
+		r = mount_it(&d, failure);
 	if (r == 0)
-		log_info("\"%s\" is unmounted", config->mountpoint);
+		r = supervise(&d.held, failure);
+	end(&d, r);
+	if (!d.ready)
+		background_failed(d.report, failure);
 	return r;
 }
 

@@ -21,6 +21,7 @@
 static char store_log[PATH_MAX]; /* empty: there is none */
 static char place[PATH_MAX + 16] = "the log";
 static bool log_in_store;
+static ino_t store_log_node; /* of the store's log as it was opened; 0: not known */
 
 static bool syslog_listens(void)
 {
@@ -90,20 +91,34 @@ int logging_start(const struct mount_config *config)
 	return log_to_background(config->log);
 }
 
+/* Opens the store's log again, which another process of this mount may have renamed. */
+static void open_again(const struct mount_config *config)
+{
+	struct stat st;
+
+	if (!config->foreground && config->log != LOG_CHOSEN_STDERR)
+		redirect_stderr();
+	if (log_in_store)
+		log_to_file(store_log);
+	store_log_node = stat(store_log, &st) == 0 ? st.st_ino : 0;
+}
+
 void logging_tick(const struct mount_config *config)
 {
 	char old[PATH_MAX + 4];
 	struct stat st;
 
-	if (!store_log[0] || stat(store_log, &st) < 0 || (uint64_t)st.st_size < LOG_MAX)
+	if (!store_log[0] || stat(store_log, &st) < 0)
 		return;
-	snprintf(old, sizeof(old), "%s.1", store_log);
-	if (rename(store_log, old) < 0)
-		return;
-	if (!config->foreground && config->log != LOG_CHOSEN_STDERR)
-		redirect_stderr();
-	if (log_in_store)
-		log_to_file(store_log);
+	if (!store_log_node)
+		store_log_node = st.st_ino;
+	if ((uint64_t)st.st_size >= LOG_MAX) {
+		snprintf(old, sizeof(old), "%s.1", store_log);
+		if (rename(store_log, old) == 0)
+			open_again(config);
+	} else if (st.st_ino != store_log_node) {
+		open_again(config);
+	}
 }
 
 const char *logging_place(void)

@@ -3,7 +3,8 @@
  * Where the daemon's log goes: the place asked for with -o log=, else stderr in the foreground and
  * the system log in the background. Where no system log listens, or cannot be reached, it is the
  * file `log` in the store; what a dying process prints to stderr ends up there in any case. The
- * file is renamed to log.1 when it has grown to a few MiB, so that two of them are the most.
+ * file is renamed to log.1 when it has grown to a few MiB, so that two of them are the most; all
+ * processes of the mount go over to the new one.
  */
 #ifndef GOLDFS_DAEMON_LOGGING_H
 #define GOLDFS_DAEMON_LOGGING_H

@@ -64,7 +64,8 @@ static int open_core(struct worker *worker, struct failure *failure)
 	return r < 0 ? explain(config, r, failure) : 0;
 }
 
-static int open_service(struct worker *worker, struct failure *failure)
+static int open_service(struct worker *worker, const struct worker_hooks *hooks,
+	struct failure *failure)
 {
 	const struct mount_config *config = worker->config;
 	const struct service_info info = {
@@ -73,7 +74,9 @@ static int open_service(struct worker *worker, struct failure *failure)
 		.store = config->store,
 		.owner_uid = getuid(),
 		.owner_gid = getgid(),
-		.worker_pid = getpid(),
+		.daemon = hooks->figures,
+		.upgrade = hooks->upgrade,
+		.arg = hooks->arg,
 		.clone_metrics = config->clone_metrics,
 		.read_only = config->read_only,
 	};
@@ -82,15 +85,17 @@ static int open_service(struct worker *worker, struct failure *failure)
 	return r < 0 ? fail(failure, r, "cannot start: %s", why(r)) : 0;
 }
 
-static int open_server(struct worker *worker, const struct worker_callbacks *callbacks,
+static int open_server(struct worker *worker, const struct worker_hooks *hooks,
 	struct failure *failure)
 {
 	const struct fuse_server_options options = {
 		.threads = worker->config->threads,
 		.store = worker->config->store,
-		.ready = callbacks->ready,
-		.ended = callbacks->ended,
-		.arg = callbacks->arg,
+		.handover = hooks->handover,
+		.takeover = hooks->takeover,
+		.ready = hooks->ready,
+		.ended = hooks->ended,
+		.arg = hooks->arg,
 	};
 	int r = fuse_server_new(&worker->server, &options);
 
@@ -98,7 +103,7 @@ static int open_server(struct worker *worker, const struct worker_callbacks *cal
 }
 
 int worker_open(struct worker **out, const struct mount_config *config, int store_fd,
-	const struct worker_callbacks *callbacks, struct failure *failure)
+	const struct worker_hooks *hooks, struct failure *failure)
 {
 	struct worker *worker = calloc(1, sizeof(*worker));
 	int r;
@@ -112,7 +117,7 @@ int worker_open(struct worker **out, const struct mount_config *config, int stor
 	if (r < 0)
 		fail(failure, r, "images folder \"%s\": %s", config->images, why(r));
 	if (r == 0)
-		r = open_server(worker, callbacks, failure);
+		r = open_server(worker, hooks, failure);
 	if (r == 0) {
 		r = io_posix_new(&worker->io, store_fd);
 		if (r < 0)
@@ -123,7 +128,7 @@ int worker_open(struct worker **out, const struct mount_config *config, int stor
 	if (r == 0)
 		r = open_core(worker, failure);
 	if (r == 0)
-		r = open_service(worker, failure);
+		r = open_service(worker, hooks, failure);
 	if (r < 0) {
 		if (store_fd >= 0)
 			close(store_fd);
@@ -146,6 +151,11 @@ int worker_serve(struct worker *worker, int fuse_fd, struct failure *failure)
 void worker_tick(struct worker *worker)
 {
 	fuse_server_tick(worker->server);
+}
+
+void worker_stop(struct worker *worker)
+{
+	fuse_server_stop(worker->server);
 }
 
 int worker_close(struct worker *worker)

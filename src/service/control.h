@@ -28,6 +28,7 @@
  * |            |                                               | if_removed_bytes             |
  * | df         |                                               | store {...}                  |
  * | settle     | background (false)                            | job: its id                  |
+ * | upgrade    | binary (""), own: absolute paths              | ticket: see below            |
  * | job-list   |                                               | jobs [{...}, ...]            |
  * | job-show   | id                                            | job {...}                    |
  * | job-wait   | id, timeout_ms (for ever)                     | job {...}, running or ended  |
@@ -37,8 +38,13 @@
  * belong to the caller (and to the folder's group where the folder is set-group-ID) and get the
  * source's permissions less umask, as with cp. list and stat need search permission on the folders
  * of a path, list leaves out folders that the caller may not read and search. df is everyone's.
- * settle is root's and the mount owner's. A job is seen and cancelled by who started it, by root
+ * settle and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
  * and by the mount's owner.
+ *
+ * upgrade has another program serve the mount: binary or, without it, the file that the mount was
+ * started from when it was replaced since, else own. The reply comes before it has begun, for the
+ * worker that gives it will not be there to say how it ended: that is told by daemon.last_upgrade
+ * of stats.json, once its ticket is this one and its state is not "running".
  */
 #ifndef GOLDFS_SERVICE_CONTROL_H
 #define GOLDFS_SERVICE_CONTROL_H

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The verbs about the store as a whole, df and settle, and those about jobs. */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,6 +57,37 @@ int control_settle(struct request *rq)
 			return request_fail_path(rq, r, "cannot settle", "");
 	}
 	return request_reply(rq, "job", json_integer((json_int_t)id));
+}
+
+static int check_program(struct request *rq, const char *key, const char *path)
+{
+	if ((*path && *path != '/') || strchr(path, '\n') || strlen(path) >= PATH_MAX)
+		return request_fail(rq, -EINVAL, "\"%s\" of the request is not an absolute path",
+			key);
+	return 0;
+}
+
+int control_upgrade(struct request *rq)
+{
+	const struct service_info *info = &rq->service->info;
+	const char *binary = "", *own = "";
+	uint64_t ticket;
+	int r;
+
+	if (request_owner_only(rq) < 0 || request_string(rq, "binary", true, &binary) < 0 ||
+		request_string(rq, "own", true, &own) < 0 ||
+		check_program(rq, "binary", binary) < 0 || check_program(rq, "own", own) < 0)
+		return rq->error;
+	r = info->upgrade ? info->upgrade(info->arg, binary, own, &ticket) : -ESRCH;
+	if (r == -EBUSY)
+		return request_fail(rq, r, "another upgrade of \"%s\" is under way", info->mountpoint);
+	if (r == -ESRCH)
+		return request_fail(rq, r,
+			"\"%s\" has no supervisor any more; unmount, and mount it again",
+			info->mountpoint);
+	if (r < 0)
+		return request_fail_path(rq, r, "cannot upgrade", "");
+	return request_reply(rq, "ticket", json_integer((json_int_t)ticket));
 }
 
 json_t *job_json(const struct job_view *view)

@@ -69,12 +69,13 @@ int control_list(struct request *rq);
 int control_stat(struct request *rq);
 int control_df(struct request *rq);
 int control_settle(struct request *rq);
+int control_upgrade(struct request *rq);
 int control_job_list(struct request *rq);
 int control_job_show(struct request *rq);
 int control_job_wait(struct request *rq);
 int control_job_cancel(struct request *rq);
 
 json_t *job_json(const struct job_view *view);
-uint64_t service_uptime(const struct service *service);
+void service_daemon(const struct service *service, struct service_daemon *daemon);
 
 #endif

@@ -32,22 +32,21 @@ static void counter(FILE *out, const char *name, uint64_t value, const char *hel
 	fprintf(out, "goldfs_%s %" PRIu64 "\n", name, value);
 }
 
-static void write_daemon(FILE *out, const struct service_info *info, uint64_t uptime_seconds)
+static void write_daemon(FILE *out, const struct service_daemon *daemon)
 {
 	head(out, "build_info", "gauge", "Version of the running daemon");
 	fputs("goldfs_build_info{version=\"", out);
 	label_write(out, GOLDFS_VERSION);
 	fputs("\"} 1\n", out);
-	gauge(out, "uptime_seconds", uptime_seconds, "Seconds since this worker started");
-	counter(out, "restarts_total", info->restarts, "Times that a new worker took over");
+	gauge(out, "uptime_seconds", daemon->uptime_seconds, "Seconds since it was mounted");
+	counter(out, "restarts_total", daemon->restarts, "Times that a new worker took over");
 	head(out, "last_pause_seconds", "gauge", "Time without a worker at the last restart");
 	fprintf(out, "goldfs_last_pause_seconds %" PRIu64 ".%03" PRIu64 "\n",
-		info->last_pause_ms / 1000, info->last_pause_ms % 1000);
+		daemon->last_pause_ms / 1000, daemon->last_pause_ms % 1000);
 }
 
-void metrics_write(FILE *out, const struct service_info *info,
-	const struct fs_store_figures *figures, const struct fs_counters *counters,
-	uint64_t uptime_seconds)
+void metrics_write(FILE *out, const struct service_daemon *daemon,
+	const struct fs_store_figures *figures, const struct fs_counters *counters)
 {
 #define X(name, help) gauge(out, "store_" #name, figures->name, help);
 	REPORT_STORE(X)
@@ -59,7 +58,7 @@ void metrics_write(FILE *out, const struct service_info *info,
 #define X(name, help) counter(out, #name "_total", counters->name, help);
 	FS_COUNTERS(X)
 #undef X
-	write_daemon(out, info, uptime_seconds);
+	write_daemon(out, daemon);
 }
 
 static const struct {

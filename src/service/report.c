@@ -76,15 +76,28 @@ json_t *report_store(const struct fs_store_figures *figures)
 	return object;
 }
 
-json_t *report_daemon(const struct service_info *info, uint64_t uptime_seconds)
+static json_t *report_upgrade(const struct service_upgrade *upgrade)
 {
 	json_t *object = json_object();
 
-	set_bytes(&object, "worker_pid", (uint64_t)info->worker_pid);
-	set_bytes(&object, "supervisor_pid", (uint64_t)info->supervisor_pid);
-	set_bytes(&object, "restarts", info->restarts);
-	set_bytes(&object, "last_pause_ms", info->last_pause_ms);
-	set_bytes(&object, "uptime_seconds", uptime_seconds);
+	set_bytes(&object, "ticket", upgrade->ticket);
+	set(&object, "state", name_json(upgrade->state));
+	set(&object, "version", name_json(upgrade->version));
+	set(&object, "message", name_json(upgrade->message));
+	return object;
+}
+
+json_t *report_daemon(const struct service_daemon *daemon)
+{
+	json_t *object = json_object();
+
+	set_bytes(&object, "worker_pid", (uint64_t)daemon->worker_pid);
+	set_bytes(&object, "supervisor_pid", (uint64_t)daemon->supervisor_pid);
+	set_bytes(&object, "restarts", daemon->restarts);
+	set_bytes(&object, "last_pause_ms", daemon->last_pause_ms);
+	set_bytes(&object, "uptime_seconds", daemon->uptime_seconds);
+	if (daemon->upgrade.ticket)
+		set(&object, "last_upgrade", report_upgrade(&daemon->upgrade));
 	return object;
 }
 

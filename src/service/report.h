@@ -43,12 +43,12 @@
 	X(saved_dedup_bytes, "Bytes saved because equal blocks are stored once") \
 	X(saved_zero_bytes, "Bytes saved because zeros are not stored")
 
-struct service_info;
+struct service_daemon;
 
 /* One file; path may be any bytes. NULL only without memory, as for all that follow. */
 json_t *report_file(const char *path, const struct fs_info *info);
 json_t *report_store(const struct fs_store_figures *figures);
-json_t *report_daemon(const struct service_info *info, uint64_t uptime_seconds);
+json_t *report_daemon(const struct service_daemon *daemon);
 json_t *report_counters(const struct fs_counters *counters);
 
 const char *report_kind(enum fs_kind kind);
@@ -59,9 +59,8 @@ void report_add(struct fs_figures *sum, const struct fs_figures *figures);
 void report_fold(struct fs_figures *sum, uint64_t freed);
 
 /* All metrics of the store, as Prometheus reads them. Pure. */
-void metrics_write(FILE *out, const struct service_info *info,
-	const struct fs_store_figures *figures, const struct fs_counters *counters,
-	uint64_t uptime_seconds);
+void metrics_write(FILE *out, const struct service_daemon *daemon,
+	const struct fs_store_figures *figures, const struct fs_counters *counters);
 /* HELP and TYPE of the series per clone number `series` (0, 1, ...), and its name. NULL: no more.*/
 const char *metrics_clone_series(FILE *out, unsigned int series);
 /* One sample of it. */

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
@@ -88,9 +89,18 @@ void service_free(struct service *service)
 	free(service);
 }
 
-uint64_t service_uptime(const struct service *service)
+void service_daemon(const struct service *service, struct service_daemon *daemon)
 {
-	return (uint64_t)(clock_ns(CLOCK_MONOTONIC) - service->started_ns) / 1000000000;
+	int64_t age_ns = clock_ns(CLOCK_MONOTONIC) - service->started_ns;
+
+	if (service->info.daemon) {
+		service->info.daemon(service->info.arg, daemon);
+		return;
+	}
+	*daemon = (struct service_daemon){
+		.worker_pid = getpid(),
+		.uptime_seconds = (uint64_t)age_ns / 1000000000,
+	};
 }
 
 /* ---- the tree ---- */
@@ -248,14 +258,16 @@ static int write_stats(struct service *service, FILE *out)
 {
 	struct fs_store_figures figures;
 	struct fs_counters counters;
+	struct service_daemon daemon;
 	json_t *stats;
 	int r = fs_store_figures(service->fs, &figures);
 
 	if (r < 0)
 		return r;
 	fs_counters(service->fs, &counters);
+	service_daemon(service, &daemon);
 	stats = json_pack("{s:o, s:s, s:o, s:o}", "store", report_store(&figures), "version",
-		GOLDFS_VERSION, "daemon", report_daemon(&service->info, service_uptime(service)),
+		GOLDFS_VERSION, "daemon", report_daemon(&daemon),
 		"counters", report_counters(&counters));
 	return json_text(stats, out);
 }
@@ -289,12 +301,14 @@ static int write_metrics(struct service *service, FILE *out)
 {
 	struct fs_store_figures figures;
 	struct fs_counters counters;
+	struct service_daemon daemon;
 	int r = fs_store_figures(service->fs, &figures);
 
 	if (r < 0)
 		return r;
 	fs_counters(service->fs, &counters);
-	metrics_write(out, &service->info, &figures, &counters, service_uptime(service));
+	service_daemon(service, &daemon);
+	metrics_write(out, &daemon, &figures, &counters);
 	return service->info.clone_metrics ? write_clones(service, out) : 0;
 }
 

@@ -17,18 +17,39 @@ struct fs;
 struct fs_attr;
 struct service;
 
+/* The last goldfs upgrade; ticket 0: there was none. */
+struct service_upgrade {
+	uint64_t ticket; /* what starting it gave */
+	char state[16];	 /* running, done, refused or reverted */
+	char version[32]; /* that serves, where it is known */
+	char message[480];
+};
+
+/* Of the processes of the mount, now. */
+struct service_daemon {
+	pid_t worker_pid;
+	pid_t supervisor_pid; /* 0: it is gone */
+	uint64_t restarts;
+	uint64_t last_pause_ms;
+	uint64_t uptime_seconds; /* of the mount */
+	struct service_upgrade upgrade;
+};
+
 struct service_info {
 	const char *mountpoint; /* absolute; copied */
 	const char *images;
 	const char *store;
 	uint32_t owner_uid; /* of the mount */
 	uint32_t owner_gid;
-	pid_t worker_pid;
-	pid_t supervisor_pid;
-	uint64_t restarts;
-	uint64_t last_pause_ms;
 	int clone_metrics; /* -o metrics=clone */
 	int read_only;
+	/* Any thread; NULL: nothing is known but this process. */
+	void (*daemon)(void *arg, struct service_daemon *daemon);
+	/* Asks for another program to serve: the file binary or, when that is "", the one that the
+	 * mount was started from if it was replaced, else own. Returns at once; 0, or -EBUSY: one
+	 * is under way, -ESRCH: nobody is there to do it. NULL: likewise. */
+	int (*upgrade)(void *arg, const char *binary, const char *own, uint64_t *ticket);
+	void *arg; /* for both */
 };
 
 int service_new(struct service **service, struct fs *fs, const struct service_info *info);

@@ -27,10 +27,10 @@ static pid_t read_holder(int fd, bool *closing)
 	return n > 0 ? (pid_t)atoi(text) : 0;
 }
 
-static void write_holder(int fd, const char *state)
+static void write_holder(int fd, pid_t holder, const char *state)
 {
 	char text[32];
-	int n = snprintf(text, sizeof(text), "%d %-18s\n", (int)getpid(), state);
+	int n = snprintf(text, sizeof(text), "%d %-18s\n", (int)holder, state);
 
 	/* In one write over what stood there, so that a reader never sees half of it. Only for
 	 * messages: what fails here is not worth failing for. */
@@ -70,14 +70,17 @@ int store_lock(int store_dirfd, int wait_seconds, pid_t *holder)
 		nanosleep(&pause, NULL);
 	}
 	if (writable)
-		write_holder(fd, "");
+		write_holder(fd, getpid(), "");
 	return steal_fd(&fd);
 }
 
 void store_lock_closing(int lock_fd)
 {
+	bool closing;
+	pid_t holder = read_holder(lock_fd, &closing);
+
 	if ((fcntl(lock_fd, F_GETFL) & O_ACCMODE) == O_RDWR)
-		write_holder(lock_fd, "closing");
+		write_holder(lock_fd, holder ? holder : getpid(), "closing");
 }
 
 bool store_lock_is_held(int lock_fd, pid_t *holder)

@@ -20,7 +20,8 @@
  * the lock, or a negative errno; -EBUSY sets *holder (0: not known).
  */
 int store_lock(int store_dirfd, int wait_seconds, pid_t *holder);
-/* Says that the lock is about to be given up, so that a next mount waits. */
+/* Says that the lock is about to be given up, so that a next mount waits. Any process that has the
+ * descriptor may; who is named as the holder stays. */
 void store_lock_closing(int lock_fd);
 /* Whether the lock is held by somebody now, and by whom. lock_fd is open for reading; it does not
  * hold the lock itself and is not left holding it. */

@@ -21,7 +21,7 @@ io_of()
 quiet()
 {
 	local pid io last=0
-	pid=$(daemon_pid)
+	pid=$(worker_pid)
 	while io=$(io_of "$pid"); [ $((io - last)) -gt 65536 ]; do
 		last=$io
 		sleep 1.5
@@ -43,7 +43,7 @@ warm_up()
 clones()
 {
 	local pid io reads writes
-	pid=$(daemon_pid)
+	pid=$(worker_pid)
 	quiet
 	io=$(io_of "$pid") reads=$(requests read) writes=$(requests write)
 	"$@" || fail "$*"

@@ -101,7 +101,7 @@ umount_goldfs()
 	"$goldfs" umount "$mnt" || fail "cannot unmount"
 }
 
-# The process that holds the store's lock.
+# The process that holds the store's lock: the supervisor.
 daemon_pid()
 {
 	local pid
@@ -109,15 +109,52 @@ daemon_pid()
 	echo "$pid"
 }
 
-# kill_daemon: as by power loss to the process; its mount stays, dead.
-kill_daemon()
+# The process that serves, a child of the supervisor; empty: there is none just now.
+worker_pid()
 {
 	local pid
-	pid=$(daemon_pid)
-	kill -9 "$pid" || fail "no daemon"
-	while [ -e "/proc/$pid" ] && ! grep -q '^State:.*Z' "/proc/$pid/status" 2>/dev/null; do
+	for pid in $(ps -o pid= --ppid "$(daemon_pid)"); do
+		if tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qx mount-worker; then
+			echo "$pid"
+			return
+		fi
+	done
+}
+
+# await_end PID: until the process is gone, or is a zombie.
+await_end()
+{
+	while [ -e "/proc/$1" ] && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null; do
 		sleep 0.01
 	done
+}
+
+# kill_daemon: all processes of the mount, as by power loss to them; the mount stays, dead.
+kill_daemon()
+{
+	local pid worker
+	pid=$(daemon_pid)
+	worker=$(worker_pid)
+	kill -9 "$pid" || fail "no daemon"
+	[ -z "$worker" ] || kill -9 "$worker" || fail "no worker"
+	await_end "$pid"
+	[ -z "$worker" ] || await_end "$worker"
+}
+
+# kill_worker [SIGNAL]: the process that serves; the next one takes over.
+kill_worker()
+{
+	local worker
+	worker=$(worker_pid)
+	[ -n "$worker" ] || return 0
+	kill "-${1:-9}" "$worker" 2>/dev/null
+	await_end "$worker"
+}
+
+# daemon_figure KEY: of the daemon's part of stats.json.
+daemon_figure()
+{
+	jq -e ".daemon.$1" "$mnt/.goldfs/stats.json"
 }
 
 # requests NAME: how many of that kind the kernel has sent, see user.goldfs.requests.

@@ -46,6 +46,7 @@ busy()
 }
 sleep 1000 <"$mnt/vm.img" &
 sleeper=$!
+until [ "$(readlink /proc/$sleeper/fd/0)" = "$mnt/vm.img" ]; do sleep 0.01; done
 busy "sleep (pid $sleeper)"
 kill $sleeper; wait $sleeper 2>/dev/null
 (cd "$mnt" && exec sleep 1000) &

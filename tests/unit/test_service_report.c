@@ -82,11 +82,16 @@ static void test_store(void **state)
 
 static void test_daemon(void **state)
 {
-	struct service_info info = {.worker_pid = 5, .supervisor_pid = 6, .restarts = 7};
-	json_t *json = report_daemon(&info, 8);
+	struct service_daemon daemon = {.worker_pid = 5, .supervisor_pid = 6, .restarts = 7,
+		.uptime_seconds = 8};
+	json_t *json = report_daemon(&daemon);
 
 	check_keys(json, "worker_pid supervisor_pid restarts last_pause_ms uptime_seconds");
 	assert_int_equal(json_integer_value(json_object_get(json, "uptime_seconds")), 8);
+	json_decref(json);
+	daemon.upgrade = (struct service_upgrade){.ticket = 3, .state = "done"};
+	json = report_daemon(&daemon);
+	check_keys(json_object_get(json, "last_upgrade"), "ticket state version message");
 	json_decref(json);
 }
 
@@ -114,7 +119,7 @@ static void test_fold(void **state)
 	}
 }
 
-static char *metrics_text(const struct service_info *info)
+static char *metrics_text(const struct service_daemon *daemon)
 {
 	struct fs_store_figures figures = {.physical_bytes = 123456789012, .ratio = 2.5};
 	struct fs_counters counters = {.read_bytes = 42};
@@ -124,7 +129,7 @@ static char *metrics_text(const struct service_info *info)
 	size_t len;
 	FILE *out = open_memstream(&text, &len);
 
-	metrics_write(out, info, &figures, &counters, 9);
+	metrics_write(out, daemon, &figures, &counters);
 	for (unsigned int i = 0; metrics_clone_series(out, i); i++)
 		metrics_clone_sample(out, i, "we\"b\\1\n.img", &clone);
 	fclose(out);
@@ -133,8 +138,8 @@ static char *metrics_text(const struct service_info *info)
 
 static void test_metrics(void **state)
 {
-	struct service_info info = {.restarts = 2, .last_pause_ms = 1234};
-	char *text = metrics_text(&info);
+	struct service_daemon daemon = {.uptime_seconds = 9, .restarts = 2, .last_pause_ms = 1234};
+	char *text = metrics_text(&daemon);
 
 	assert_non_null(strstr(text, "# TYPE goldfs_store_physical_bytes gauge\n"
 				     "goldfs_store_physical_bytes 123456789012\n"));
@@ -153,8 +158,8 @@ static void test_metrics(void **state)
 /* Every sample stands below a HELP and a TYPE of its own name, which come once. */
 static void test_metrics_form(void **state)
 {
-	struct service_info info = {.restarts = 0};
-	char *text = metrics_text(&info);
+	struct service_daemon daemon = {.restarts = 0};
+	char *text = metrics_text(&daemon);
 	char typed[128] = "";
 
 	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
