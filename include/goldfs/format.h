@@ -146,6 +146,7 @@ _Static_assert(sizeof(struct gf_disk_location) == 16, "location");
 enum gf_op_type {
 	GF_OP_PAD = 1,
 	GF_OP_EPOCH = 2,
+	GF_OP_REQUEST = 3, /* whose change this record is */
 	/* Blocks. */
 	GF_OP_WRITE = 16,  /* blocks with their bytes */
 	GF_OP_LARGE = 17,  /* announces blocks that go straight to the layer's data file */
@@ -182,6 +183,20 @@ struct gf_op_epoch {
 	uint8_t boot_id[16];
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_epoch) == 40, "epoch");
+
+/*
+ * A request that is done, in the record with what it did and in the catalog as long as its answer
+ * may not have been seen. flags 0: of the kernel, id is the mount's random number and the
+ * request's own; GF_REQUEST_CLIENT: of the control file, id is a hash of what the client calls it.
+ */
+struct gf_op_request {
+	struct gf_disk_op op;
+	uint64_t id[2];
+	uint64_t result; /* number of the inode made, bytes copied to, clones made, or 0 */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_request) == 32, "request");
+
+#define GF_REQUEST_CLIENT 1u
 
 /* WRITE: followed by count * 4096 bytes. LARGE: by count 32-bit checksums, padded to 8. */
 struct gf_op_blocks {

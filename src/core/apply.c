@@ -381,7 +381,8 @@ static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
 static bool stands_in_catalog(const struct gf_disk_op *op)
 {
 	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
-	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES;
+	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
+	       op->type == GF_OP_REQUEST;
 }
 
 static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct apply *how)
@@ -395,6 +396,8 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_LARGE:
 		apply_write_meta(fs, p);
 		return 0;
+	case GF_OP_REQUEST:
+		return request_apply(fs, p, how);
 	case GF_OP_INODE:
 		return apply_inode(fs, p, how);
 	case GF_OP_LAYER:
@@ -471,7 +474,8 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	layer_set_unsynced(layer);
 	if (!committed) {
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
-		layer->recovered = true;
+		/* Not after a takeover: nothing was lost, these are writes as any others. */
+		layer->recovered = !fs->options.takeover;
 	}
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
 	if (!whole)
@@ -704,5 +708,7 @@ int catalog_serialize(struct fs *fs, struct opbuf *buf)
 	HASH_ITER (by_ino, fs->inodes, inode, next_inode)
 		if (!r && !inode->golden_stale)
 			r = serialize_inode(buf, inode);
+	if (!r)
+		r = requests_serialize(fs, buf);
 	return buf->failed ? -ENOMEM : r;
 }

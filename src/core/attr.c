@@ -379,16 +379,17 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 	struct gf_op_xattr *op;
 	struct inode *inode;
 	struct opbuf buf;
+	uint64_t done;
 	int64_t room;
 	int r = check_xattr_name(name);
 
-	if (r)
+	if (r || fs_request_is_done(fs, &done))
 		return r;
 	if (!strncmp(name, OWN_PREFIX, strlen(OWN_PREFIX)))
 		return -EPERM;
 	if (size > GF_XATTR_VALUE_MAX)
 		return -E2BIG;
-	room = record_reserve(fs, sizeof(*op) + name_len + size + 8);
+	room = record_reserve(fs, sizeof(*op) + name_len + size + 8 + sizeof(struct gf_op_request));
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);
@@ -405,6 +406,8 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 		if (size)
 			memcpy((char *)(op + 1) + name_len, value, size);
 	}
+	if (!r && (flags || remove))
+		r = request_add(&buf, 0);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	pthread_rwlock_unlock(&fs->tree);

@@ -576,6 +576,8 @@ static void reclaim_all(struct fs *fs)
 		atomic_fetch_sub(&list[i]->users, 1);
 	}
 	free(list);
+	if (fs->options.takeover)
+		remove_orphan_files(fs);
 	pthread_mutex_unlock(&fs->checkpoint_lock);
 }
 
@@ -631,6 +633,7 @@ int fs_settle(struct fs *fs)
 
 	if (r)
 		return r;
+	takeover_settle(fs);
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
 	if (!r)

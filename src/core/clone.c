@@ -240,6 +240,8 @@ static int clone_batch_locked(struct fs *fs, struct opbuf *buf, struct source *s
 	for (size_t i = 0; i < b->count && !r; i++)
 		r = add_clone(fs, buf, src, b, i, time_ns);
 	if (!r)
+		r = request_add(buf, b->count);
+	if (!r)
 		r = record_commit(fs, buf, NULL);
 	thaw_locked(src);
 	return r;
@@ -365,6 +367,8 @@ static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, u
 	if (!r)
 		r = op_add_size(buf, dst->ino, layer, end);
 	if (!r)
+		r = request_add(buf, end);
+	if (!r)
 		r = record_commit(fs, buf, NULL);
 	if (!r) {
 		dst->copy_end = end;
@@ -421,6 +425,8 @@ static int extend_locked(struct fs *fs, struct inode *dst, uint64_t end)
 		op->value = min_u64(end, dst->copy_bound);
 	}
 	r = op_add_size(&buf, dst->ino, layer->id, end);
+	if (!r)
+		r = request_add(&buf, end);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	if (!r)
@@ -505,6 +511,9 @@ ssize_t fs_copy_range(struct fs *fs, uint64_t src_ino, uint64_t src_off, uint64_
 		return -EROFS;
 	if (src_off >= attr.size || !len)
 		return 0;
+	/* A call that moved bytes is not recorded and moves them once more. */
+	if (fs_request_is_done(fs, &end))
+		return end > src_off ? min_u64(len, end - src_off) : 0;
 	end = min_u64(src_off + len, attr.size);
 	at = atomic_load(&dst->size);
 	r = -EBUSY;

@@ -43,6 +43,9 @@ enum fs_dedup { FS_DEDUP_OFF, FS_DEDUP_GOLDEN, FS_DEDUP_ALL };
 struct fs_hooks {
 	/* Content of ino changed behind the kernel's back: drop its cached pages. Any thread. */
 	void (*invalidate)(void *arg, uint64_t ino);
+	/* Whether the kernel holds ino, open or remembered: 1, 0, or a negative errno when it cannot
+	 * be asked. May wait for requests to be served. NULL: unknown for ever. */
+	int (*is_known)(void *arg, uint64_t ino);
 	void *arg;
 };
 
@@ -51,6 +54,10 @@ struct fs_options {
 	uint64_t reserve;      /* bytes kept free below; 0: max of 32 MiB and 1 % */
 	bool read_only;	       /* nothing in the store is written, the journal is replayed in memory */
 	bool no_background;    /* no threads: the caller destages by fs_settle() (tests) */
+	/* Another process served this very mount before and died, nothing else happened since:
+	 * files without names are still open, and what it did not sync is in the page cache. */
+	bool takeover;
+	uint64_t connection; /* random number of the mount, 0: none */
 	bool verify_reads;
 	enum fs_dedup dedup;
 	struct fs_hooks hooks;
@@ -99,7 +106,8 @@ struct fs_owner {
 /*
  * References: a successful fs_lookup and every function that makes a file count one reference for
  * the kernel, as FUSE does; fs_forget() gives n back. An inode without a name lives as long as it
- * is referenced; a mount after a crash removes those that are left.
+ * is referenced; a mount after a crash removes those that are left. A successor of a process that
+ * died under a mount counts every inode as referenced until the kernel says otherwise (fs_tick()).
  */
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *attr);
 void fs_forget(struct fs *fs, uint64_t ino, uint64_t n);
@@ -151,6 +159,28 @@ ssize_t fs_listxattr(struct fs *fs, uint64_t ino, char *list, size_t size);
 int fs_setxattr(struct fs *fs, uint64_t ino, const char *name, const void *value, size_t size,
 	int flags);
 int fs_removexattr(struct fs *fs, uint64_t ino, const char *name);
+
+/* ---- requests that may come twice ---- */
+
+/*
+ * Says which request this thread is serving, until fs_request_end(), which is called when the
+ * answer has been written. What it changes is recorded under that name, and when it is served
+ * `again`, what is recorded is not done a second time (request.c). Requests nest: the inner counts.
+ */
+struct fs_request {
+	uint64_t id[2]; /* a mount's random number and the kernel's of the request; or a client's */
+	bool client;	/* of the control file: kept after it was answered */
+	bool again;	/* may have been served before */
+	bool recorded;
+	struct fs_request *outer;
+};
+
+void fs_request_begin(struct fs *fs, struct fs_request *request);
+void fs_request_end(struct fs *fs, struct fs_request *request);
+/* Whether the request that this thread serves was carried out before; *result: what came of it. */
+bool fs_request_is_done(struct fs *fs, uint64_t *result);
+/* How many are remembered (tests). */
+size_t fs_request_count(struct fs *fs, bool client);
 
 /* ---- content ---- */
 
@@ -295,6 +325,12 @@ int fs_statfs(struct fs *fs, struct fs_statfs *st);
 
 /* Destages and reclaims everything; figures are exact when it returns. */
 int fs_settle(struct fs *fs);
+
+/* After a takeover: all that the dead process was asked has been served. */
+void fs_takeover_served(struct fs *fs);
+/* Gives up removed files that the kernel has closed without our knowing. Call it every two seconds
+ * or so from a thread that serves no request; it asks the kernel. */
+void fs_tick(struct fs *fs);
 
 /* 16 bytes. */
 void fs_uuid(struct fs *fs, uint8_t uuid[16]);

@@ -64,7 +64,10 @@ struct inode {
 	size_t folder_count;   /* tree; children that are folders, for st_nlink */
 	char *target;	       /* symbolic link, or a golden node's path; never changes */
 
-	atomic_long lookups; /* references of the kernel */
+	atomic_long lookups; /* references of the kernel; of an inherited one, since then */
+	bool inherited;	     /* known before a takeover: how often it is referenced is not known */
+	atomic_bool opened;  /* of an inherited one: since then */
+	_Atomic int64_t looked_up_ns; /* of an inherited one: when last, CLOCK_MONOTONIC */
 	atomic_int opens;
 	atomic_int write_opens;
 
@@ -191,6 +194,15 @@ struct fs {
 	atomic_int failed;   /* errno that made the store read-only, 0 */
 	_Atomic uint64_t large_pending; /* bytes of large writes since the last sync of all */
 
+	/* After a takeover (takeover.c). */
+	atomic_bool names_owed;	  /* files in layer/ may have names that are not durable */
+	atomic_bool resent_open;  /* requests that were sent again may not be served yet */
+	atomic_bool orphans_left; /* inherited inodes may have lost their names */
+
+	pthread_mutex_t requests_lock;
+	struct request_entry *kernel_requests; /* requests_lock; recorded, not yet answered */
+	struct request_entry *client_requests; /* requests_lock; the last ones */
+
 	pthread_mutex_t pin_lock; /* before tree: one pin is made at a time */
 	/* The thread that copies images and computes their sums. */
 	pthread_t golden_thread;
@@ -263,6 +275,29 @@ int apply_ops(struct fs *fs, const void *ops, size_t len, const struct apply *ho
 int apply_finish_loading(struct fs *fs);
 /* The whole catalog as ops. The caller keeps it from changing. */
 int catalog_serialize(struct fs *fs, struct opbuf *buf);
+
+/* ---- request.c: requests that may come twice ---- */
+
+/* Adds whose change buf is, when the thread serves a request: to be called for every change that
+ * does something else the second time. result: what fs_request_is_done() is to say. */
+int request_add(struct opbuf *buf, uint64_t result);
+int request_apply(struct fs *fs, const struct gf_op_request *op, const struct apply *how);
+int requests_serialize(struct fs *fs, struct opbuf *buf);
+/* Those of the kernel that a dead process left. */
+void requests_forget_found(struct fs *fs);
+void requests_free(struct fs *fs);
+
+/* ---- takeover.c ---- */
+
+/* After recovery: what there is may be referenced and unsynced without our knowing. */
+void takeover_inherit(struct fs *fs);
+void takeover_settle(struct fs *fs);
+/* Counts a reference. tree held. */
+void inode_looked_up(struct inode *inode);
+static inline bool inode_is_referenced(const struct inode *inode)
+{
+	return inode->inherited || atomic_load(&inode->lookups) > 0;
+}
 
 /* ---- record.c: appending what was decided ---- */
 
@@ -356,6 +391,10 @@ int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t b
 /* The inode when it is a file with content, else NULL and *error. */
 struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
 int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
+
+/* ---- open.c ---- */
+/* Files in layer/ that belong to no layer. */
+void remove_orphan_files(struct fs *fs);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);

@@ -5,6 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 
+/* A process that died may have changed content behind the kernel's back and not have said so. */
+static void drop_old_cache(struct inode *inode, bool *keep_cache)
+{
+	if (inode->inherited && !atomic_exchange(&inode->opened, true))
+		*keep_cache = false;
+}
+
 int fs_open_file(struct fs *fs, uint64_t ino, int flags, bool *keep_cache)
 {
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
@@ -15,10 +22,14 @@ int fs_open_file(struct fs *fs, uint64_t ino, int flags, bool *keep_cache)
 	inode = volume_find(fs, ino, &r);
 	if (!inode)
 		return r;
-	if (inode->kind == GF_KIND_GOLDEN)
-		return writes ? -EROFS : golden_open(fs, inode, keep_cache);
+	if (inode->kind == GF_KIND_GOLDEN) {
+		r = writes ? -EROFS : golden_open(fs, inode, keep_cache);
+		drop_old_cache(inode, keep_cache);
+		return r;
+	}
 	if (writes && (inode->kind != GF_KIND_USER || fs->options.read_only))
 		return -EROFS;
+	drop_old_cache(inode, keep_cache);
 	atomic_fetch_add(&inode->opens, 1);
 	if (writes)
 		atomic_fetch_add(&inode->write_opens, 1);

@@ -134,7 +134,7 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *
 	else if (dir && dir->kind != GF_KIND_GOLDEN) {
 		inode = tree_find_name(fs, parent, name, strlen(name));
 		if (inode) {
-			atomic_fetch_add(&inode->lookups, 1);
+			inode_looked_up(inode);
 			inode_attr(fs, inode, attr);
 		} else {
 			r = -ENOENT;
@@ -150,7 +150,7 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *
 static bool is_forgotten(const struct inode *inode)
 {
 	return !inode->key && inode->ino != FS_INO_ROOT && inode->kind == GF_KIND_USER &&
-	       atomic_load(&inode->lookups) <= 0;
+	       !inode_is_referenced(inode);
 }
 
 static void drop_forgotten(struct fs *fs, uint64_t ino)
@@ -275,6 +275,8 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, uint32_
 	if (!r)
 		r = names_add_folder_times(fs, &buf, parent, attr->btime_ns);
 	if (!r)
+		r = request_add(&buf, attr->ino);
+	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
 	if (!r) {
@@ -286,14 +288,32 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, uint32_
 	return r;
 }
 
+/* What this request made when it was served before. */
+static int made_before(struct fs *fs, uint64_t ino, struct fs_attr *attr)
+{
+	struct inode *inode;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	if (inode) {
+		inode_looked_up(inode);
+		inode_attr(fs, inode, attr);
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return inode ? 0 : -ESTALE;
+}
+
 static int make(struct fs *fs, uint64_t parent, const char *name, uint32_t mode,
 	const char *target, struct fs_owner owner, struct fs_attr *attr)
 {
+	uint64_t made;
 	int64_t room;
 	int r = name_check(name);
 
 	if (r)
 		return r;
+	if (fs_request_is_done(fs, &made))
+		return made_before(fs, made, attr);
 	room = record_reserve(fs, NAME_OPS_BOUND);
 	if (room < 0)
 		return room;
@@ -349,7 +369,7 @@ int op_add_unlink(struct opbuf *buf, struct inode *inode)
 		return -ENOMEM;
 	op->ino = inode->ino;
 	op->time_ns = now_ns();
-	if (atomic_load(&inode->lookups) > 0)
+	if (inode_is_referenced(inode))
 		return 0;
 	if (!OPBUF_ADD(buf, GF_OP_DROP, 0, op, 0))
 		return -ENOMEM;
@@ -373,6 +393,8 @@ static int remove_locked(struct fs *fs, uint64_t parent, const char *name, bool 
 	opbuf_init(&buf);
 	r = op_add_unlink(&buf, inode);
 	if (!r)
+		r = request_add(&buf, 0);
+	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
 	return r;
@@ -380,10 +402,11 @@ static int remove_locked(struct fs *fs, uint64_t parent, const char *name, bool 
 
 static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool folder)
 {
+	uint64_t done;
 	int64_t room;
 	int r = name_check(name);
 
-	if (r)
+	if (r || fs_request_is_done(fs, &done))
 		return r;
 	room = record_reserve_urgent(fs, NAME_OPS_BOUND);
 	if (room < 0)
@@ -480,10 +503,12 @@ static int rename_locked(struct fs *fs, uint64_t parent, const char *name, uint6
 		op->name_len = strlen(new_name);
 		memcpy(op + 1, new_name, op->name_len);
 	}
-	if (other && !(flags & RENAME_EXCHANGE) && atomic_load(&other->lookups) <= 0 &&
+	if (other && !(flags & RENAME_EXCHANGE) && !inode_is_referenced(other) &&
 		OPBUF_ADD(&buf, GF_OP_DROP, 0, drop, 0))
 		drop->ino = other->ino;
-	r = record_commit(fs, &buf, NULL);
+	r = request_add(&buf, 0);
+	if (!r)
+		r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
 	return r;
 }
@@ -491,6 +516,7 @@ static int rename_locked(struct fs *fs, uint64_t parent, const char *name, uint6
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
 	const char *new_name, unsigned flags)
 {
+	uint64_t done;
 	int64_t room;
 	int r = name_check(name);
 
@@ -498,7 +524,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
 		r = name_check(new_name);
 	if (!r && flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE))
 		r = -EINVAL;
-	if (r)
+	if (r || fs_request_is_done(fs, &done))
 		return r;
 	room = record_reserve(fs, NAME_OPS_BOUND);
 	if (room < 0)

@@ -304,7 +304,8 @@ static int start_epoch(struct fs *fs)
 		return room;
 	r = append_epoch(fs);
 	journal_unreserve(fs->journal, room);
-	return r ? r : journal_sync(fs->journal, journal_last_seq(fs->journal));
+	return r || fs->options.takeover ? r
+					 : journal_sync(fs->journal, journal_last_seq(fs->journal));
 }
 
 /* Files that lost their names while open, and whose process is gone with the references. */
@@ -337,25 +338,41 @@ static int drop_orphans(struct fs *fs)
 	return 0;
 }
 
+static bool is_dead_layer(const struct fs *fs, uint64_t id)
+{
+	for (const struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer && d->layer->id == id)
+			return true;
+	return false;
+}
+
 static int remove_orphan_file(void *arg, const char *name)
 {
 	struct fs *fs = arg;
 	char path[300];
+	bool needed;
 	uint64_t id;
 	char *end;
 
 	id = strtoull(name, &end, 10);
-	/* Also of a layer whose record was lost with the power: its number is given out again. */
 	if (end == name || *end != '.' || id == 0)
 		return 0;
-	for (const struct dead *d = fs->dead; d; d = d->next)
-		if (d->layer && d->layer->id == id)
-			return 0; /* goes at the next checkpoint, when that is durable */
-	if (tree_find_layer(fs, id))
+	pthread_rwlock_rdlock(&fs->tree);
+	/* A dead one goes at the next checkpoint, when that is durable. */
+	needed = tree_find_layer(fs, id) || is_dead_layer(fs, id);
+	pthread_rwlock_unlock(&fs->tree);
+	if (needed)
 		return 0;
 	snprintf(path, sizeof(path), "layer/%s", name);
 	fs->io->ops->unlink(fs->io, path);
 	return 0;
+}
+
+/* Also of a layer whose record was lost with the power: its number is given out again, so this
+ * comes before anything is made; or under checkpoint_lock, when none can have been lost. */
+void remove_orphan_files(struct fs *fs)
+{
+	fs->io->ops->list(fs->io, "layer", remove_orphan_file, fs);
 }
 
 static int recover(struct fs *fs)
@@ -374,6 +391,11 @@ static int recover(struct fs *fs)
 		r = -EUCLEAN;
 	if (r || fs->options.read_only)
 		return r;
+	if (fs->options.takeover) {
+		atomic_store(&fs->resent_open, true);
+		takeover_inherit(fs);
+		return start_epoch(fs);
+	}
 	/* A process that died may have made files whose names it did not sync. */
 	r = fs->io->ops->syncdir(fs->io, "layer");
 	if (!r)
@@ -381,7 +403,7 @@ static int recover(struct fs *fs)
 	if (!r)
 		r = drop_orphans(fs);
 	if (!r && fs->reclaim_wanted)
-		fs->io->ops->list(fs->io, "layer", remove_orphan_file, fs);
+		remove_orphan_files(fs);
 	return r;
 }
 
@@ -402,6 +424,7 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
 	pthread_mutex_init(&fs->figures_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
+	pthread_mutex_init(&fs->requests_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
@@ -424,12 +447,14 @@ static void destroy(struct fs *fs)
 {
 	golden_stop(fs);
 	tree_free(fs);
+	requests_free(fs);
 	journal_close(fs->journal);
 	jindex_free(fs->jindex);
 	drain_release(&fs->readers);
 	pthread_cond_destroy(&fs->golden_work);
 	pthread_mutex_destroy(&fs->golden_lock);
 	pthread_mutex_destroy(&fs->pin_lock);
+	pthread_mutex_destroy(&fs->requests_lock);
 	pthread_cond_destroy(&fs->work);
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
@@ -464,7 +489,8 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	init_locks(fs);
 	r = jindex_new(&fs->jindex);
 	fs->env = (struct layer_env){
-		.io = io, .jindex = fs->jindex, .secret = fs->super.secret};
+		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
+		.names_owed = &fs->names_owed};
 	if (!r)
 		r = read_or_make_super(fs);
 	if (!r)
@@ -480,7 +506,8 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		destroy(fs);
 		return r;
 	}
-	if (fs->reclaim_wanted && fs->worker_runs)
+	/* A successor has clients that wait: it reclaims when the clock says so. */
+	if (fs->reclaim_wanted && fs->worker_runs && !fs->options.takeover)
 		checkpoint_want(fs);
 	*out = fs;
 	return 0;

@@ -180,6 +180,8 @@ void tree_unlink(struct fs *fs, struct inode *inode)
 	free(inode->key);
 	inode->key = NULL;
 	inode->parent = 0;
+	if (inode->inherited)
+		atomic_store(&fs->orphans_left, true);
 }
 
 static void free_inode(struct inode *inode)

@@ -52,7 +52,8 @@ int fuse_server_new(struct fuse_server **server, const struct fuse_server_option
  * takeover as soon as all that is to be served again has been read. -EOPNOTSUPP: this kernel does
  * not send requests again. */
 int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct service *service);
-/* Gives memory that idle threads keep back to the system. Cheap; call it every second or so. */
+/* Gives memory that idle threads keep back to the system, and asks the kernel about what a dead
+ * process may have left open. Call it every second or so. */
 void fuse_server_tick(struct fuse_server *server);
 /* Ends the threads, in any case; requests that are being served are answered first. */
 void fuse_server_stop(struct fuse_server *server);
@@ -62,6 +63,9 @@ void fuse_server_free(struct fuse_server *server);
 /* Drops what the kernel has cached of ino. For struct fs_hooks: arg is the server. Any thread;
  * never blocks and never waits for a request. */
 void fuse_server_invalidate(void *arg, uint64_t ino);
+/* Whether the kernel holds ino: 1, 0, or a negative errno. For struct fs_hooks. Waits for the
+ * kernel to finish with an inode that is going, so never from a thread that serves requests. */
+int fuse_server_is_known(void *arg, uint64_t ino);
 
 /* Requests by kind. The numbers are those of the protocol (linux/fuse.h). */
 #define FUSE_OPS(X) \

@@ -39,6 +39,8 @@ struct fuse_worker {
 	uint64_t rounds_seen;	   /* by fuse_server_tick() */
 	/* About the request being served, from its raw form: */
 	bool left; /* by a dead process to be served (takeover.c) */
+	uint64_t unique; /* without the bit that says: sent again */
+	bool again;	 /* which is here */
 	bool kill_suidgid;
 	bool copy_64; /* it wants the long form of the answer to copy_file_range */
 	atomic_uint_fast64_t counts[FUSE_OP_COUNT];
@@ -54,6 +56,7 @@ struct fuse_server {
 	void (*ended)(void *arg);
 	void *arg;
 	struct handover *handover;
+	bool lent_handover; /* there may be a successor, and requests that come twice */
 	struct handover *own_handover; /* made here, when nobody lent one */
 	int own_handover_fd;
 	bool takeover;
@@ -62,6 +65,8 @@ struct fuse_server {
 	bool replaying_init; /* the answer to INIT goes nowhere: the kernel has it */
 	struct resend_queue resent; /* turn */
 	atomic_size_t resent_left; /* of it, not yet served */
+	atomic_bool resent_served;
+	struct unsure_handles *unsure; /* main thread only (handles.c) */
 	atomic_bool stopping;
 	atomic_bool ready_said;
 	atomic_bool ended_said;
@@ -89,6 +94,22 @@ void server_say_ready(struct fuse_server *server);
 void wire_look(struct fuse_worker *worker, void *request, size_t len);
 /* The session's own read and writev. */
 extern const struct fuse_custom_io wire_io;
+
+/* ---- handles.c: which files are open ---- */
+
+/* Opens a file for the request that this thread serves, and fills in fi. */
+int handle_open(struct fuse_server *server, uint64_t ino, struct fuse_file_info *fi);
+/* The answer to that request was written, or not. */
+void handle_opened(struct fuse_server *server, uint64_t ino, const struct fuse_file_info *fi,
+	bool answered);
+void handle_close(struct fuse_server *server, uint64_t ino, const struct fuse_file_info *fi);
+/* After a takeover: opens in the core what is open. Before the first request is served. */
+void handles_inherit(struct fuse_server *server);
+/* Makes the kernel drop what it has cached of open files. */
+void handles_invalidate(struct fuse_server *server);
+/* Looks after those of which it is not sure that they are open. */
+void handles_tick(struct fuse_server *server);
+void handles_release(struct fuse_server *server);
 
 /* ---- attr.c ---- */
 

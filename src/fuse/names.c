@@ -132,27 +132,23 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct fuse_server *server = server_of(req);
 	struct fuse_entry_param entry;
 	struct fs_attr attr;
-	bool keep_cache = false;
 	int r = make(req, parent, name, (mode & 07777) | S_IFREG, &attr);
 
 	if (r < 0) {
 		reply_status(req, r);
 		return;
 	}
-	r = fs_open_file(server->fs, attr.ino, fi->flags, &keep_cache);
+	r = handle_open(server, attr.ino, fi);
 	if (r < 0) {
 		fs_forget(server->fs, attr.ino, 1);
 		reply_status(req, r);
 		return;
 	}
-	fi->fh = 0;
-	fi->keep_cache = keep_cache;
-	fi->noflush = 1;
 	fill_entry(server, &attr, &entry);
-	if (fuse_reply_create(req, &entry, fi) < 0) {
-		fs_close_file(server->fs, attr.ino, fi->flags);
+	r = fuse_reply_create(req, &entry, fi);
+	handle_opened(server, attr.ino, fi, r == 0);
+	if (r < 0)
 		fs_forget(server->fs, attr.ino, 1);
-	}
 }
 
 void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)

@@ -168,6 +168,7 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	server->fd = -1;
 	server->own_handover_fd = -1;
 	server->handover = options->handover;
+	server->lent_handover = options->handover != NULL;
 	server->takeover = options->takeover;
 	resend_queue_init(&server->resent);
 	order_init(&server->order);
@@ -336,7 +337,26 @@ static void say_ended(struct fuse_server *server)
 /* Nothing of what a dead process was asked is open any more. */
 static void served_resent(struct fuse_server *server)
 {
-	(void)server;
+	fs_takeover_served(server->fs);
+	atomic_store(&server->resent_served, true);
+}
+
+static void serve(struct fuse_worker *worker, size_t len)
+{
+	struct fuse_server *server = worker->server;
+	struct fuse_buf buf = {.size = len, .mem = worker->in};
+	struct fs_request request;
+
+	wire_look(worker, worker->in, len);
+	request = (struct fs_request){
+		.id = {handover_connection(server->handover), worker->unique},
+		.again = worker->again,
+	};
+	if (server->lent_handover)
+		fs_request_begin(server->fs, &request);
+	fuse_session_process_buf(server->session, &buf);
+	if (server->lent_handover)
+		fs_request_end(server->fs, &request);
 }
 
 static void *worker_run(void *arg)
@@ -348,13 +368,10 @@ static void *worker_run(void *arg)
 
 	me = worker;
 	while (!atomic_load(&server->stopping) && (n = next_request(worker, &entry)) >= 0) {
-		struct fuse_buf buf = {.size = (size_t)n, .mem = worker->in};
-
 		if (n == 0)
 			continue;
-		wire_look(worker, worker->in, (size_t)n);
 		order_wait(&server->order, &entry);
-		fuse_session_process_buf(server->session, &buf);
+		serve(worker, (size_t)n);
 		order_leave(&server->order, &entry);
 		if (worker->left && atomic_fetch_sub(&server->resent_left, 1) == 1)
 			served_resent(server);
@@ -438,6 +455,7 @@ static int take_over(struct fuse_server *server)
 	for (size_t i = 0; i < ARRAY_SIZE(server->set_id); i++)
 		atomic_store(&server->set_id[i], UINT64_MAX);
 	atomic_store(&server->resent_left, server->resent.count);
+	handles_inherit(server);
 	log_info("took over: %zu requests were not answered", server->resent.count);
 	return 0;
 }
@@ -472,6 +490,10 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 		r = take_over(server);
 	if (r == 0)
 		r = notifier_start(server->notifier, server->session);
+	if (r == 0 && server->takeover)
+		handles_invalidate(server);
+	if (r == 0 && server->takeover && !server->resent.count)
+		served_resent(server);
 	if (r == 0)
 		r = start_workers(server);
 	if (r == 0 && atomic_load(&server->init_answered))
@@ -481,6 +503,10 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 
 void fuse_server_tick(struct fuse_server *server)
 {
+	if (atomic_load(&server->resent_served)) {
+		fs_tick(server->fs);
+		handles_tick(server);
+	}
 	for (unsigned i = 0; i < server->threads; i++) {
 		struct fuse_worker *w = &server->workers[i];
 		uint64_t rounds = atomic_load(&w->rounds);
@@ -534,6 +560,7 @@ void fuse_server_free(struct fuse_server *server)
 	cp_detect_free(server->cp);
 	order_release(&server->order);
 	resend_queue_release(&server->resent);
+	handles_release(server);
 	handover_close(server->own_handover);
 	if (server->own_handover_fd >= 0)
 		close(server->own_handover_fd);
@@ -541,6 +568,15 @@ void fuse_server_free(struct fuse_server *server)
 	free(server->workers);
 	free(server->store);
 	free(server);
+}
+
+int fuse_server_is_known(void *arg, uint64_t ino)
+{
+	struct fuse_server *server = arg;
+	/* A negative offset: attributes only, which have no lifetime anyway. */
+	int r = fuse_lowlevel_notify_inval_inode(server->session, ino, -1, 0);
+
+	return r == 0 ? 1 : r == -ENOENT ? 0 : r;
 }
 
 void fuse_server_invalidate(void *arg, uint64_t ino)

@@ -59,6 +59,8 @@ void wire_look(struct fuse_worker *worker, void *request, size_t len)
 	uint32_t op = header->opcode < FUSE_OP_COUNT ? header->opcode : 0;
 
 	atomic_fetch_add_explicit(&worker->counts[op], 1, memory_order_relaxed);
+	worker->unique = header->unique & ~TAKEOVER_RESENT;
+	worker->again = header->unique & TAKEOVER_RESENT;
 	worker->kill_suidgid = false;
 	worker->copy_64 = op == COPY_FILE_RANGE_64;
 	if (worker->copy_64)

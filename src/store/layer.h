@@ -45,6 +45,9 @@ struct layer_env {
 	struct io *io;
 	struct jindex *jindex;
 	const uint8_t *secret;
+	/* Files of any layer may have been made by somebody who did not sync the folder. May be
+	 * NULL. Cleared by whoever does. */
+	atomic_bool *names_owed;
 };
 
 /* A large write on its way: its announcement is in the journal, its bytes may not be in place. */

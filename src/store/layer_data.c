@@ -44,11 +44,13 @@ int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
 
 static int sync_names(struct layer *l)
 {
-	bool unsynced;
+	atomic_bool *owed = l->env->names_owed;
+	bool unsynced, all;
 	int e;
 
+	all = owed && atomic_load(owed);
 	pthread_mutex_lock(&l->lock);
-	unsynced = l->name_unsynced;
+	unsynced = l->name_unsynced || all;
 	l->name_unsynced = false;
 	pthread_mutex_unlock(&l->lock);
 	if (!unsynced)
@@ -58,6 +60,8 @@ static int sync_names(struct layer *l)
 		pthread_mutex_lock(&l->lock);
 		l->name_unsynced = true;
 		pthread_mutex_unlock(&l->lock);
+	} else if (all) {
+		atomic_store(owed, false);
 	}
 	return e;
 }
