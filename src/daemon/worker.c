@@ -46,16 +46,21 @@ static int explain(const struct mount_config *config, int err, struct failure *f
 	}
 }
 
-static int open_core(struct worker *worker, struct failure *failure)
+static int open_core(struct worker *worker, const struct worker_hooks *hooks,
+	struct failure *failure)
 {
 	const struct mount_config *config = worker->config;
 	const struct fs_options options = {
+		.takeover = hooks->takeover,
+		.connection = handover_connection(hooks->handover),
 		.journal_size = config->journal_size,
 		.reserve = config->reserve,
 		.read_only = config->read_only,
 		.verify_reads = config->verify_reads,
 		.dedup = (enum fs_dedup)config->dedup,
-		.hooks = {.invalidate = fuse_server_invalidate, .arg = worker->server},
+		.hooks = {.invalidate = fuse_server_invalidate,
+			.is_known = fuse_server_is_known,
+			.arg = worker->server},
 		.images = worker->images,
 		.store_fd = io_posix_dirfd(worker->io),
 	};
@@ -126,7 +131,7 @@ int worker_open(struct worker **out, const struct mount_config *config, int stor
 			store_fd = -1;
 	}
 	if (r == 0)
-		r = open_core(worker, failure);
+		r = open_core(worker, hooks, failure);
 	if (r == 0)
 		r = open_service(worker, hooks, failure);
 	if (r < 0) {

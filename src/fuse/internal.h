@@ -34,7 +34,8 @@ struct fuse_worker {
 	char *in;		   /* one request, IN_SIZE bytes, mapped */
 	char *out;		   /* what a read returns, FUSE_SERVER_IO_MAX bytes, mapped */
 	atomic_bool reading;	   /* waits for a request, or is about to */
-	atomic_bool fat;	   /* has touched much of its buffers since they were given back */
+	bool resident;		   /* all pages of `in` are there; its thread's own */
+	atomic_bool fat;	   /* has touched much of `out` since it was given back */
 	atomic_uint_fast64_t rounds; /* times it went to wait */
 	uint64_t rounds_seen;	   /* by fuse_server_tick() */
 	/* About the request being served, from its raw form: */

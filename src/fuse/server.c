@@ -8,10 +8,11 @@
  * the disk below at once; an fsync does not hold its thread (content.c).
  *
  * Memory: a thread has two buffers of a megabyte, for what a write brings and what a read takes.
- * They are mapped, not touched, until a large request comes. A thread that then idles for a second
- * or two is woken by a signal (fuse_server_tick()) and gives the pages back itself: nobody else
- * may, because the kernel could be writing a request there at that moment. The signal has no
- * SA_RESTART so that it ends the read; it is sent only to a thread that waits in read.
+ * The second is mapped, not touched, until a large request comes; the first must be there whole
+ * before a request is read into it, see make_resident(). A thread that waits for its turn for a
+ * second or two gives its pages back. The one that waits in read keeps what it reads into and is
+ * woken by a signal (fuse_server_tick()) to give back the rest itself: nobody else may. The signal
+ * has no SA_RESTART so that it ends the read; it is sent only to a thread that waits there.
  *
  * The end: an unmounted connection gives ENODEV to every thread. To stop before that, `stopping`
  * is set and threads are woken by the same signal, again and again until all have seen it, because
@@ -204,10 +205,32 @@ static int map_buffers(struct fuse_worker *worker)
 	return 0;
 }
 
+static void slim_out(struct fuse_worker *worker)
+{
+	madvise(worker->out, FUSE_SERVER_IO_MAX, MADV_DONTNEED);
+	atomic_store(&worker->fat, false);
+}
+
 static void slim(struct fuse_worker *worker)
 {
-	madvise(worker->in, IN_SIZE + FUSE_SERVER_IO_MAX, MADV_DONTNEED);
-	atomic_store(&worker->fat, false);
+	slim_out(worker);
+	madvise(worker->in, IN_SIZE, MADV_DONTNEED);
+	worker->resident = false;
+}
+
+/*
+ * Makes sure that reading a request faults no page in. A process that is killed while the kernel
+ * copies a request to it fails that request, with EIO for the client, if a page of the buffer has
+ * to be found first: that is given up for a fatal signal. One that only copies is not interrupted.
+ */
+static void make_resident(struct fuse_worker *worker)
+{
+	if (worker->resident)
+		return;
+	if (madvise(worker->in, IN_SIZE, MADV_POPULATE_WRITE) < 0)
+		for (size_t i = 0; i < IN_SIZE; i += 4096) /* before Linux 5.14 */
+			((volatile char *)worker->in)[i] = 0;
+	worker->resident = true;
 }
 
 /*
@@ -229,7 +252,7 @@ static void take_turn(struct fuse_worker *worker)
 
 	if (blocking_hook)
 		return; /* kept */
-	if (!atomic_load(&worker->fat)) {
+	if (!worker->resident && !atomic_load(&worker->fat)) {
 		pthread_mutex_lock(&worker->server->turn);
 	} else {
 		clock_gettime(CLOCK_REALTIME, &until);
@@ -281,6 +304,7 @@ static ssize_t read_request(struct fuse_worker *worker)
 	worker->left = n > 0;
 	if (n > 0)
 		return n;
+	make_resident(worker);
 	atomic_store(&worker->reading, true);
 	n = read(worker->server->fd, worker->in, IN_SIZE);
 	atomic_store(&worker->reading, false);
@@ -305,13 +329,11 @@ static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entr
 		order_enter(&worker->server->order, entry, worker->in, (size_t)n);
 	if (n <= 0 || worker->left || !may_keep_turn(worker, (size_t)n))
 		about_to_block();
-	if (n >= (ssize_t)FAT_FROM)
-		atomic_store(&worker->fat, true);
 	if (n > 0)
 		return n;
 	if (n < 0 && errno == EINTR) {
 		if (atomic_load(&worker->fat))
-			slim(worker);
+			slim_out(worker);
 		return 0;
 	}
 	/* ENOENT: the request was withdrawn while we took it. */
@@ -447,6 +469,7 @@ static int take_over(struct fuse_server *server)
 	if (r < 0)
 		return r;
 	replay_init(server);
+	make_resident(worker);
 	r = takeover_read(&server->resent, server->fd, worker->in, IN_SIZE);
 	if (r < 0)
 		return r;
