@@ -27,7 +27,7 @@ OBJ := $(BUILD)/obj$(if $(flavour),-$(flavour))
 BIN := $(BUILD)$(if $(flavour),/$(flavour))
 
 # Nothing here may fail without pkg-config: `make deps` is what installs it.
-PKGS := fuse3 libxxhash jansson smartcols
+PKGS := fuse3 libxxhash jansson smartcols libseccomp libcap-ng
 pkg_cflags := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
@@ -43,6 +43,7 @@ ifeq ($(DEVELOPER),1)
 all_cflags += -Werror
 endif
 ifneq ($(SANITIZE),)
+all_cppflags += -DGOLDFS_SANITIZED
 all_cflags += -fsanitize=$(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1
 all_ldflags += -fsanitize=$(SANITIZE)
 endif

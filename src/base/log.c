@@ -53,7 +53,7 @@ int log_open(enum log_target target, const char *path)
 	int fd = -1;
 
 	if (target == LOG_TO_FILE) {
-		fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640);
+		fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
 		if (fd < 0)
 			return -errno;
 	}
@@ -70,6 +70,12 @@ void log_close(void)
 {
 	MUTEX_GUARD(&log_lock);
 	close_locked();
+}
+
+pid_t log_fork(void)
+{
+	MUTEX_GUARD(&log_lock);
+	return fork();
 }
 
 /* Copies text to buf as one printable line; returns its length. */

@@ -9,11 +9,15 @@
 #ifndef GOLDFS_BASE_LOG_H
 #define GOLDFS_BASE_LOG_H
 
+#include <sys/types.h>
+
 enum log_target { LOG_TO_STDERR, LOG_TO_SYSLOG, LOG_TO_FILE };
 
 /* Chooses where messages go; path is used for LOG_TO_FILE only. Returns 0 or -errno. */
 int log_open(enum log_target target, const char *path);
 void log_close(void);
+/* fork(2) at a moment when no other thread is writing to the log, so that the child can. */
+pid_t log_fork(void);
 
 /* err is a negative errno, appended as text when not 0; returned as it is. */
 int log_error(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

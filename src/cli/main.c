@@ -15,7 +15,6 @@
 
 #include "cli/message.h"
 #include "cli/verbs.h"
-#include "core/pin_process.h"
 #include "daemon/program.h"
 
 struct verb {
@@ -209,8 +208,6 @@ int main(int argc, char **argv)
 		return cli_print(version, strlen(version));
 	if (strcmp(argv[1], "--help") == 0)
 		return print_help(NULL);
-	if (strcmp(argv[1], PIN_PROCESS_VERB) == 0)
-		return pin_process_main(argc, argv);
 	if (strcmp(argv[1], WORKER_VERB) == 0)
 		return verb_mount_worker(argc - 1, argv + 1);
 	verb = find_verb(argv[1]);

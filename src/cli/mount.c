@@ -44,6 +44,7 @@ enum kind {
 	VERIFY,
 	LOG,
 	METRICS,
+	SANDBOX,
 	ALLOW_OTHER,
 	REFUSED,
 };
@@ -62,6 +63,7 @@ static const struct option_entry {
 	{"verify", VERIFY, 0},
 	{"log", LOG, 0},
 	{"metrics", METRICS, 0},
+	{"sandbox", SANDBOX, 0},
 	{"allow_other", ALLOW_OTHER, 0},
 	{"default_permissions", IGNORED, 0}, /* always */
 
@@ -200,6 +202,7 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 	static const char *const dedup[] = {"off", "golden", "all", NULL};
 	static const char *const verify[] = {"off", "read", NULL};
 	static const char *const metrics[] = {"store", "clone", NULL};
+	static const char *const sandbox[] = {"on", "off", NULL};
 	uint64_t number;
 	int word, r;
 
@@ -228,6 +231,10 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 	case METRICS:
 		r = set_word(&word, entry->name, value, metrics);
 		config->clone_metrics = word == 1;
+		return r;
+	case SANDBOX:
+		r = set_word(&word, entry->name, value, sandbox);
+		config->no_sandbox = word == 1;
 		return r;
 	case LOG:
 		return set_log(config, value);

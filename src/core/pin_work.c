@@ -3,10 +3,8 @@
  * Work on pins that reads whole images: copying one whose pin cannot be a link, and computing the
  * sums by which a linked one is told from a changed one later (image/pin.h).
  *
- * A process of its own does it, at idle priority: gigabytes that are read once should neither fill
- * the daemon's turn with work nor show up as what the daemon did for its clients. It is this same
- * program, started with two descriptors, and ends with the daemon. Where it cannot be started the
- * thread does the work itself.
+ * A process of its own does it (pin_process.h). Where it cannot be started the thread does the work
+ * itself.
  */
 #include "core/fs_internal.h"
 
@@ -14,7 +12,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +22,6 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "core/pin_process.h"
-
-extern char **environ;
 
 static int keep_going(void *arg, uint64_t done, uint64_t total)
 {
@@ -52,38 +47,12 @@ static int await_process(struct fs *fs, pid_t pid)
 	return WIFEXITED(status) ? -WEXITSTATUS(status) : -ECANCELED;
 }
 
-/* Starts this program for one piece of work; the descriptors are handed on by number. */
-static int start_process(struct fs *fs, const char *what, uint64_t id, int fd, pid_t *pid)
-{
-	CLEANUP_CLOSE int store = fcntl(fs->options.store_fd, F_DUPFD, 64);
-	CLEANUP_CLOSE int source = fcntl(fd, F_DUPFD, 64);
-	char id_text[24], store_text[12], source_text[12];
-	char *argv[] = {(char *)"goldfs", (char *)PIN_PROCESS_VERB, (char *)what, id_text,
-		store_text, source_text, NULL};
-	posix_spawnattr_t attr;
-	sigset_t none;
-	int r;
-
-	if (store < 0 || source < 0)
-		return -errno;
-	snprintf(id_text, sizeof(id_text), "%" PRIu64, id);
-	snprintf(store_text, sizeof(store_text), "%d", store);
-	snprintf(source_text, sizeof(source_text), "%d", source);
-	sigemptyset(&none);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-	posix_spawnattr_setsigmask(&attr, &none);
-	r = posix_spawn(pid, "/proc/self/exe", NULL, &attr, argv, environ);
-	posix_spawnattr_destroy(&attr);
-	return -r;
-}
-
 static int work_on(struct fs *fs, enum gf_pin_kind kind, uint64_t id, int fd)
 {
-	const char *what = kind == GF_PIN_COPYING ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS;
-	pid_t pid;
+	pid_t pid = pin_process_start(kind == GF_PIN_COPYING ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS,
+		fs->options.store_fd, id, fd);
 
-	if (start_process(fs, what, id, fd, &pid) == 0)
+	if (pid > 0)
 		return await_process(fs, pid);
 	return kind == GF_PIN_COPYING ?
 		pin_copy(fs->options.store_fd, id, fd, keep_going, fs) :

@@ -8,7 +8,8 @@
  *   the supervisor's end	serve on, and say once that nobody will follow
  *
  * Signals that ask a mount to end are the supervisor's business; the worker, which could not
- * unmount, leaves them blocked. The store's lock file is told first that the end is near, so that a
+ * unmount, leaves them blocked. It has dropped what serving does not take before it looks at the
+ * store (privileges.h). The store's lock file is told first that the end is near, so that a
  * next mount waits.
  */
 #include "daemon/worker_main.h"
@@ -33,10 +34,12 @@
 #include "daemon/channel.h"
 #include "daemon/logging.h"
 #include "daemon/prepare.h"
+#include "daemon/privileges.h"
 #include "daemon/upgrade.h"
 #include "daemon/worker.h"
 #include "fuse/handover.h"
 #include "store/lock.h"
+#include "store/modes.h"
 #include "store/superblock.h"
 
 #define TICK_MS 2000
@@ -171,6 +174,13 @@ static int start(struct worker_process *p, struct failure *failure)
 	store_fd = prepare_store(p->config, failure);
 	if (store_fd < 0)
 		return store_fd;
+	if (!p->config->read_only && !p->link.takeover)
+		store_modes_tighten(store_fd, p->config->store);
+	r = privileges_drop(p->config, store_fd, failure);
+	if (r < 0) {
+		close(store_fd);
+		return r;
+	}
 	r = worker_open(&p->worker, p->config, store_fd, &hooks, failure);
 	return r < 0 ? r : worker_serve(p->worker, p->link.fuse_fd, failure);
 }

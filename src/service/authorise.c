@@ -16,6 +16,7 @@
 #include "service/service.h"
 
 #define CAP_DAC_OVERRIDE_BIT 1
+#define CAP_FOWNER_BIT 3
 #define STATUS_MAX (1u << 20) /* 65536 groups fit, which is what a thread may have */
 
 /* ---- who asks ---- */
@@ -90,37 +91,19 @@ int access_parse_status(struct access *access, const char *text)
 	if (caps)
 		sscanf(caps, "%" SCNx64, &effective);
 	access->override = uid == 0 && (effective >> CAP_DAC_OVERRIDE_BIT & 1);
+	access->fowner = uid == 0 && (effective >> CAP_FOWNER_BIT & 1);
 	return groups ? parse_groups(access, groups) : 0;
 }
 
-/* Whether thread pid lives in the user namespace that we live in. */
-static bool same_user_namespace(pid_t pid)
+/* All of a file of /proc, malloc'ed; NULL when it cannot be read. */
+static char *read_proc(const char *path)
 {
-	struct stat ours, theirs;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
-	/* Kernels without user namespaces have no such file: there is one namespace only. */
-	if (stat("/proc/self/ns/user", &ours) < 0)
-		return errno == ENOENT;
-	if (stat(path, &theirs) < 0)
-		return false;
-	return ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
-}
-
-static char *read_status(pid_t pid)
-{
-	CLEANUP_CLOSE int fd = -1;
-	char *text = malloc(STATUS_MAX + 1);
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char *text = fd >= 0 ? malloc(STATUS_MAX + 1) : NULL;
 	size_t len = 0;
-	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (!text || fd < 0) {
-		free(text);
+	if (!text)
 		return NULL;
-	}
 	while (len < STATUS_MAX) {
 		ssize_t n = read(fd, text + len, STATUS_MAX - len);
 
@@ -132,6 +115,32 @@ static char *read_status(pid_t pid)
 	return text;
 }
 
+static char *read_proc_of(pid_t pid, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	return read_proc(path);
+}
+
+/*
+ * Whether all users (name "uid_map") or groups ("gid_map") are to thread pid what they are to us.
+ * That is what the kernel asks before a capability counts for a file: its owner and its group
+ * have a number in the namespace of whoever holds the capability. The namespaces themselves cannot
+ * be compared: to see another process's takes CAP_SYS_PTRACE.
+ */
+static bool same_numbers(pid_t pid, const char *name)
+{
+	CLEANUP_FREE char *ours = NULL;
+	CLEANUP_FREE char *theirs = read_proc_of(pid, name);
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/%s", name);
+	ours = read_proc(path);
+	/* Kernels without user namespaces have no such files. */
+	return (!ours && errno == ENOENT) || (ours && theirs && strcmp(ours, theirs) == 0);
+}
+
 int access_init(struct access *access, const struct service_caller *caller)
 {
 	CLEANUP_FREE char *status = NULL;
@@ -140,10 +149,10 @@ int access_init(struct access *access, const struct service_caller *caller)
 	*access = (struct access){.uid = caller->uid, .gid = caller->gid};
 	if (caller->pid == 0) {
 		/* Not visible from here, so it is no process of a container below us. */
-		access->override = caller->uid == 0;
+		access->override = access->fowner = caller->uid == 0;
 		return 0;
 	}
-	status = read_status(caller->pid);
+	status = read_proc_of(caller->pid, "status");
 	if (!status)
 		return 0;
 	r = access_parse_status(access, status);
@@ -151,8 +160,9 @@ int access_init(struct access *access, const struct service_caller *caller)
 		access_release(access);
 		return r;
 	}
-	if (access->override && !same_user_namespace(caller->pid))
-		access->override = false;
+	if ((access->override || access->fowner) &&
+		!(same_numbers(caller->pid, "uid_map") && same_numbers(caller->pid, "gid_map")))
+		access->override = access->fowner = false;
 	return 0;
 }
 
@@ -191,7 +201,7 @@ bool access_may(const struct access *access, const struct fs_attr *attr, int mas
 bool access_may_replace(const struct access *access, const struct fs_attr *folder,
 	const struct fs_attr *entry)
 {
-	if (!(folder->mode & S_ISVTX) || access->override)
+	if (!(folder->mode & S_ISVTX) || access->fowner)
 		return true;
 	return access->uid == entry->uid || access->uid == folder->uid;
 }

@@ -9,10 +9,11 @@
  * control lists to look at: their xattrs are refused.
  *
  * Who the caller is comes from the kernel (uid, gid, thread id). His other groups stand in
- * /proc/ID/status. Only root overrides permissions, and only when that file says that the thread
- * holds CAP_DAC_OVERRIDE and lives in our user namespace: a capability in a namespace of its own
- * says nothing about our files. A thread that cannot be looked up has no other groups and
- * overrides nothing.
+ * /proc/ID/status; the id cannot be somebody else's by then, for the kernel holds the thread in its
+ * write until we answer. Only root overrides permissions, and only when that file says that the
+ * thread holds CAP_DAC_OVERRIDE and that it sees all users and groups as we do: a capability in a
+ * namespace of its own says nothing about files of others. A thread that cannot be looked up has no
+ * other groups and overrides nothing.
  *
  * Paths are walked here, name by name, and symbolic links are not followed (-ELOOP): the command
  * line resolves them before it asks, with its own rights.
@@ -33,7 +34,8 @@ struct access {
 	uint32_t gid;
 	uint32_t *groups; /* owned */
 	size_t group_count;
-	bool override; /* root: permissions do not count */
+	bool override; /* root: permissions do not count, */
+	bool fowner;   /* nor does whose file it is */
 };
 
 /* Looks the caller up. 0 or -ENOMEM. */

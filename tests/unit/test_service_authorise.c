@@ -62,7 +62,7 @@ static void test_sticky(void **state)
 	folder = (struct fs_attr){.mode = S_IFDIR | 0777, .uid = 1};
 	assert_true(access_may_replace(&access, &folder, &other));
 	folder.mode |= S_ISVTX;
-	access = (struct access){.uid = 0, .override = true};
+	access = (struct access){.uid = 0, .fowner = true};
 	assert_true(access_may_replace(&access, &folder, &other));
 }
 
