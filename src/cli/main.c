@@ -96,6 +96,12 @@ static const struct verb verbs[] = {
 		"      --binary PATH   that program, instead of the installed one\n",
 		{"goldfs upgrade /mnt/vms",
 			"goldfs upgrade --binary /opt/goldfs-1.2/bin/goldfs /mnt/vms"}},
+	{"check", verb_check, "look for damage in a store that is not mounted, and mend it",
+		"check [OPTION...] STORE",
+		"      --repair        mend what can be mended without doubt\n" VIEW_HELP
+		"Columns: severity state structure place offset length problem files action\n"
+		"Exit status: 0 no damage, 1 it could not be checked, 2 usage, 3 damage\n",
+		{"goldfs check /var/lib/goldfs", "goldfs check --repair /srv/gi/.goldfs"}},
 	{.name = "top"},
 	{.name = "rm"},
 	{.name = "snapshot"},
@@ -107,7 +113,6 @@ static const struct verb verbs[] = {
 	{.name = "limit"},
 	{.name = "dedup"},
 	{.name = "scrub"},
-	{.name = "check"},
 	{.name = NULL},
 };
 

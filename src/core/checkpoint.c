@@ -555,7 +555,7 @@ static bool wait_for_work(struct fs *fs, int seconds)
 }
 
 /* After a crash some files may hold bytes that no state refers to. */
-static void reclaim_all(struct fs *fs)
+void checkpoint_reclaim(struct fs *fs)
 {
 	struct layer_entry *entry, *next;
 	struct layer **list;
@@ -596,7 +596,7 @@ static void *worker_main(void *arg)
 			checkpoint_want(fs);
 		if (fs->reclaim_wanted && !fs_writable(fs)) {
 			fs->reclaim_wanted = false;
-			reclaim_all(fs);
+			checkpoint_reclaim(fs);
 		}
 	}
 	return NULL;
@@ -640,7 +640,7 @@ int fs_settle(struct fs *fs)
 		r = forget_unseen(fs);
 	if (!r && fs->reclaim_wanted) {
 		fs->reclaim_wanted = false;
-		reclaim_all(fs);
+		checkpoint_reclaim(fs);
 	}
 	return r ? r : checkpoint_run(fs);
 }

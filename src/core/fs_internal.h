@@ -401,6 +401,8 @@ int checkpoint_run(struct fs *fs);
 int checkpoint_start(struct fs *fs);
 void checkpoint_stop(struct fs *fs);
 void checkpoint_want(struct fs *fs);
+/* Gives back what takes space in data files although nothing refers to it. */
+void checkpoint_reclaim(struct fs *fs);
 void checkpoint_pressure(void *fs);
 
 /* ---- figures.c ---- */

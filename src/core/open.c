@@ -76,7 +76,7 @@ static int note_entry(void *arg, const char *name)
 	bool *found = arg;
 
 	/* What an interrupted creation or the daemon itself leaves is no reason to refuse. */
-	if (strcmp(name, "lock") && strcmp(name, "log") && strcmp(name, "superblock.new") &&
+	if (strcmp(name, "lock") && strcmp(name, "log") && strncmp(name, "superblock.", 11) &&
 		strncmp(name, "catalog.", 8) && strncmp(name, "log.", 4)) {
 		for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
 			if (!strcmp(name, folders[i]))
@@ -396,6 +396,9 @@ static int recover(struct fs *fs)
 		takeover_inherit(fs);
 		return start_epoch(fs);
 	}
+	r = superblock_complete(fs->io, &fs->super);
+	if (r)
+		log_warning("cannot write the copy of the superblock: %s", strerror(-r));
 	/* A process that died may have made files whose names it did not sync. */
 	r = fs->io->ops->syncdir(fs->io, "layer");
 	if (!r)

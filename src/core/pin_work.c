@@ -59,7 +59,8 @@ static int work_on(struct fs *fs, enum gf_pin_kind kind, uint64_t id, int fd)
 		pin_sums_make(fs->options.store_fd, id, fd, keep_going, fs);
 }
 
-/* One image that needs work: a copy to be made, or a linked one without sums. */
+/* One image that needs work: a copy to be made, or one without sums. Only a linked one can be
+ * changed by others, but all of them can be damaged. */
 static bool next_work(struct fs *fs, uint64_t *id, enum gf_pin_kind *kind, int *fd)
 {
 	struct golden *g, *next;
@@ -67,11 +68,10 @@ static bool next_work(struct fs *fs, uint64_t *id, enum gf_pin_kind *kind, int *
 
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->goldens, g, next) {
-		if (found || g->failed || g->worked ||
-			(g->pin != GF_PIN_COPYING && g->pin != GF_PIN_LINK))
+		if (found || g->failed || g->worked || g->pin == GF_PIN_FENCED)
 			continue;
 		g->worked = true;
-		if (g->pin == GF_PIN_LINK && pin_sums_exist(fs->options.store_fd, g->id) == 0)
+		if (g->pin != GF_PIN_COPYING && pin_sums_exist(fs->options.store_fd, g->id) == 0)
 			continue;
 		if (golden_acquire(g))
 			continue;
@@ -97,6 +97,7 @@ static void finish_copy(struct fs *fs, uint64_t id, int result)
 	if (!result) {
 		golden_switch_to_copy(fs, g);
 		pin_guard_remove(fs->guard, id);
+		g->worked = false; /* the copy has no sums yet */
 	} else if (result == -ESTALE) {
 		golden_fence(fs, g, result);
 	} else {

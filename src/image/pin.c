@@ -455,6 +455,11 @@ void pin_drop_unfinished(int store_fd, uint64_t id)
 	pin_tmp_drop(store_fd, id, ".sums");
 }
 
+int pin_verify(int store_fd, uint64_t id, struct image *img)
+{
+	return pin_sums_verify(store_fd, id, image_raw_fd(img));
+}
+
 int pin_remove(int store_fd, uint64_t id)
 {
 	static const char *const suffixes[] = {"", ".sums", ".tmp", ".sums.tmp"};

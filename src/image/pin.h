@@ -69,6 +69,10 @@ int pin_sums_make(int store_fd, uint64_t id, int fd,
 /* Whether golden/ID.sums exists and is whole: 0, -ENOENT or another -errno. */
 int pin_sums_exist(int store_fd, uint64_t id);
 
+/* Reads all of an open pin and compares it with golden/ID.sums. 0, -ESTALE: it differs, -ENOENT:
+ * there are none, -EUCLEAN: they are damaged, or another -errno. */
+int pin_verify(int store_fd, uint64_t id, struct image *img);
+
 /*
  * Opens pin ID as an image. print is what it was when pinned.
  *

@@ -206,6 +206,14 @@ int journal_scan(struct journal *j, struct journal_mark tail,
 	return 0;
 }
 
+int journal_ends_torn(struct journal *j)
+{
+	struct gf_disk_record rec;
+	int r = io_pread_full(j->io, j->fd, &rec, sizeof(rec), j->head.pos % j->size);
+
+	return r ? r : rec.seq == j->head.seq || (j->head.prev && rec.prev == j->head.prev);
+}
+
 static bool is_newer_record(const struct gf_disk_record *rec, uint64_t seq)
 {
 	return rec->magic == GF_RECORD_MAGIC && rec->seq >= seq &&

@@ -61,6 +61,10 @@ int journal_scan(struct journal *journal, struct journal_mark tail,
  */
 int journal_holds_newer(struct journal *journal, uint64_t seq);
 
+/* Whether what stands behind the chain's last record was begun as the next one, and is not whole:
+ * as a power loss leaves it, or damage. 1, 0, or -errno. */
+int journal_ends_torn(struct journal *journal);
+
 /* Records written from now on carry this epoch. */
 void journal_set_epoch(struct journal *journal, uint64_t epoch);
 

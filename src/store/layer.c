@@ -275,7 +275,8 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 		return e;
 	owned = count_owned(r, first, count);
 	overlay = region_count(r, first, count, GF_OVERLAY);
-	if (state != GF_OVERLAY && overlay)
+	/* What is lost keeps its bytes: somebody may still tell something from them. */
+	if (state != GF_OVERLAY && state != GF_SHARED && overlay)
 		note_given_up_locked(l, r, base, first, count);
 	e = region_put(r, first, count, state);
 	if (e)

@@ -226,8 +226,14 @@ struct region_view {
 	uint8_t states[GF_STATE_BYTES];		 /* in place */
 	uint8_t journaled[GF_REGION_BLOCKS / 8]; /* a newer version is in the ring */
 	bool lost; /* its page could not be used when it was loaded */
+	uint32_t generation; /* of its page, 0: it has none */
 };
 int layer_view_region(struct layer *layer, uint32_t region, struct region_view *view);
+/* The bytes where the region's page stands, whole or not, and their place in the map file. */
+int layer_read_page(struct layer *layer, uint32_t region, uint32_t generation,
+	uint8_t page[sizeof(struct gf_disk_page)], uint64_t *place);
+/* Counts the layer's blocks anew from its states. */
+int layer_recount(struct layer *layer);
 /* Calls cb for each run of blocks that take space in the data file although nothing refers to
  * them. 0, what cb returned, or -errno. */
 int layer_each_unused(struct layer *layer, int (*cb)(void *arg, uint64_t block, uint64_t count),

@@ -32,6 +32,30 @@ int layer_view_region(struct layer *l, uint32_t number, struct region_view *view
 	if (r->journal)
 		memcpy(view->journaled, r->journal, GF_REGION_BLOCKS / 8);
 	view->lost = r->lost;
+	view->generation = r->generation;
+	return 0;
+}
+
+int layer_recount(struct layer *l)
+{
+	uint64_t overlay = 0, owned = 0;
+
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS; n++) {
+		struct region *r = layer_find_region_locked(l, n);
+		int e = r ? layer_load_region_locked(l, n, r) : 0;
+
+		if (e)
+			return e;
+		for (uint32_t i = 0; r && i < GF_REGION_BLOCKS; i++) {
+			bool here = region_state(r, i) == GF_OVERLAY;
+
+			overlay += here;
+			owned += here || region_journaled(r, i);
+		}
+	}
+	l->overlay_blocks = overlay;
+	l->owned_blocks = owned;
 	return 0;
 }
 

@@ -111,6 +111,22 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	return 0;
 }
 
+int layer_read_page(struct layer *l, uint32_t number, uint32_t generation,
+	uint8_t page[sizeof(struct gf_disk_page)], uint64_t *place)
+{
+	char path[40];
+	int fd, e;
+
+	*place = page_offset(number, generation);
+	layer_path(path, l->id, LAYER_MAP);
+	fd = l->env->io->ops->open(l->env->io, path, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	e = io_pread_full(l->env->io, fd, page, sizeof(struct gf_disk_page), *place);
+	l->env->io->ops->close(l->env->io, fd);
+	return e;
+}
+
 int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
 {
 	struct region *r;

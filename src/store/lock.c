@@ -51,17 +51,13 @@ static int open_lock(int store_dirfd, bool *writable)
 	return fd < 0 ? -errno : fd;
 }
 
-int store_lock(int store_dirfd, int wait_seconds, pid_t *holder)
+/* Waits while the holder says that it is closing. */
+static int take(int fd, int how, int wait_seconds, pid_t *holder)
 {
 	const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
-	CLEANUP_CLOSE int fd = -1;
-	bool writable, closing;
+	bool closing;
 
-	fd = open_lock(store_dirfd, &writable);
-	if (fd < 0)
-		return fd;
-	for (int waited = 0; flock(fd, (writable ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0;
-		waited += POLL_MS) {
+	for (int waited = 0; flock(fd, how | LOCK_NB) < 0; waited += POLL_MS) {
 		if (errno != EWOULDBLOCK && errno != EINTR)
 			return -errno;
 		*holder = read_holder(fd, &closing);
@@ -69,9 +65,36 @@ int store_lock(int store_dirfd, int wait_seconds, pid_t *holder)
 			return -EBUSY;
 		nanosleep(&pause, NULL);
 	}
+	return 0;
+}
+
+int store_lock(int store_dirfd, int wait_seconds, pid_t *holder)
+{
+	CLEANUP_CLOSE int fd = -1;
+	bool writable;
+	int r;
+
+	fd = open_lock(store_dirfd, &writable);
+	if (fd < 0)
+		return fd;
+	r = take(fd, writable ? LOCK_EX : LOCK_SH, wait_seconds, holder);
+	if (r)
+		return r;
 	if (writable)
 		write_holder(fd, getpid(), "");
 	return steal_fd(&fd);
+}
+
+int store_lock_shared(int store_dirfd, int wait_seconds, pid_t *holder)
+{
+	CLEANUP_CLOSE int fd =
+		openat(store_dirfd, LOCK_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = take(fd, LOCK_SH, wait_seconds, holder);
+	return r ? r : steal_fd(&fd);
 }
 
 void store_lock_closing(int lock_fd)

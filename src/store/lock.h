@@ -20,6 +20,12 @@
  * the lock, or a negative errno; -EBUSY sets *holder (0: not known).
  */
 int store_lock(int store_dirfd, int wait_seconds, pid_t *holder);
+/*
+ * The same for somebody who only reads and must not write anything, the lock's text included:
+ * keeps mounts that write away, and lets others read. -ENOENT: there is no lock file, so nobody
+ * ever used the store.
+ */
+int store_lock_shared(int store_dirfd, int wait_seconds, pid_t *holder);
 /* Says that the lock is about to be given up, so that a next mount waits. Any process that has the
  * descriptor may; who is named as the holder stays. */
 void store_lock_closing(int lock_fd);

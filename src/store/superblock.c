@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "goldfs/format.h"
 
-#define SUPER_PATH "superblock"
 #define SUPER_TEMP "superblock.new"
 
 int superblock_decode(const void *buf, size_t len, struct superblock *sb)
@@ -65,30 +64,43 @@ size_t superblock_encode(const struct superblock *sb, void *buf)
 	return sizeof(disk);
 }
 
-int superblock_read(struct io *io, struct superblock *sb)
+static int read_file(struct io *io, const char *path, struct superblock *sb)
 {
 	uint8_t buf[4096];
 	ssize_t n;
-	int fd, r;
+	int fd = io->ops->open(io, path, O_RDONLY);
 
-	fd = io->ops->open(io, SUPER_PATH, O_RDONLY);
 	if (fd == -ENOENT)
 		return fd;
 	if (fd < 0)
-		return log_error(fd, "cannot open the store's superblock");
+		return log_error(fd, "cannot open the store's \"%s\"", path);
 	n = io->ops->pread(io, fd, buf, sizeof(buf), 0);
 	io->ops->close(io, fd);
 	if (n < 0)
-		return log_error(n, "cannot read the store's superblock");
-	r = superblock_decode(buf, n, sb);
+		return log_error(n, "cannot read the store's \"%s\"", path);
+	return superblock_decode(buf, n, sb);
+}
+
+int superblock_read(struct io *io, struct superblock *sb)
+{
+	int r = read_file(io, SUPER_PATH, sb);
+
+	/* A newer format removes the copy before it writes a superblock of its own: with one that is
+	 * whole a newer version is damage, too. */
+	if ((r == -EUCLEAN || r == -EPROTONOSUPPORT) && read_file(io, SUPER_COPY_PATH, sb) == 0) {
+		log_warning("the store's superblock is damaged, its copy is used; unmount and run "
+			    "\"goldfs check --repair\" on the store");
+		return 0;
+	}
 	if (r == -EPROTONOSUPPORT)
 		log_error(0, "the store was written by a newer goldfs; install that version");
-	else if (r)
-		log_error(0, "the store's superblock is damaged; restore it from a backup of the store");
+	else if (r == -EUCLEAN)
+		log_error(0, "the store's superblock and its copy are damaged; restore \"%s\" from a "
+			     "backup of the store", SUPER_PATH);
 	return r;
 }
 
-int superblock_write(struct io *io, const struct superblock *sb)
+static int write_file(struct io *io, const char *path, const struct superblock *sb)
 {
 	uint8_t buf[4096];
 	size_t len = superblock_encode(sb, buf);
@@ -102,8 +114,27 @@ int superblock_write(struct io *io, const struct superblock *sb)
 		r = io->ops->fdatasync(io, fd);
 	io->ops->close(io, fd);
 	if (!r)
-		r = io->ops->rename(io, SUPER_TEMP, SUPER_PATH);
+		r = io->ops->rename(io, SUPER_TEMP, path);
 	return r ? r : io->ops->syncdir(io, ".");
+}
+
+int superblock_write(struct io *io, const struct superblock *sb)
+{
+	return write_file(io, SUPER_PATH, sb);
+}
+
+/* The file that says how the store is read is the first to be trusted, so it is mended last, and
+ * by `check` only: a mount that is wrong about it must not make it worse. */
+int superblock_complete(struct io *io, const struct superblock *sb)
+{
+	uint8_t want[4096], is[4096];
+	size_t len = superblock_encode(sb, want);
+	struct superblock found;
+	int r = read_file(io, SUPER_COPY_PATH, &found);
+
+	if (!r && superblock_encode(&found, is) == len && memcmp(want, is, len) == 0)
+		return 0;
+	return r && r != -ENOENT && r != -EUCLEAN ? r : write_file(io, SUPER_COPY_PATH, sb);
 }
 
 int superblock_generate(struct superblock *sb, uint64_t journal_size)

@@ -25,10 +25,15 @@ int superblock_decode(const void *buf, size_t len, struct superblock *sb);
 /* Returns the bytes written to buf, which has room for 4096. Pure. */
 size_t superblock_encode(const struct superblock *sb, void *buf);
 
-/* -ENOENT: there is none. Other errors are logged. */
+#define SUPER_PATH "superblock"
+#define SUPER_COPY_PATH "superblock.copy"
+
+/* -ENOENT: there is none. Other errors are logged. Where it is damaged its copy serves. */
 int superblock_read(struct io *io, struct superblock *sb);
 /* Durable when it returns 0: by a temporary file and rename. */
 int superblock_write(struct io *io, const struct superblock *sb);
+/* Makes the copy say sb where it does not. */
+int superblock_complete(struct io *io, const struct superblock *sb);
 /* Random identity and secret. */
 int superblock_generate(struct superblock *sb, uint64_t journal_size);
 
