@@ -6,7 +6,7 @@
  *
  * A request is one write and its reply is read to the end from the same descriptor. ESTALE means
  * that the daemon was replaced between the two: the same request, under the same client id, is
- * sent again.
+ * sent again. Opening the file again waits in the kernel until somebody serves.
  */
 #include "cli/client.h"
 
@@ -28,7 +28,7 @@
 #include "service/control.h"
 #include "service/names.h"
 
-#define CALL_TRIES 20
+#define CALL_TRIES 100
 #define CALL_PAUSE_NS 100000000 /* between tries */
 
 /* A line of mountinfo of a goldfs mount, or of another one (goldfs false). */
@@ -423,19 +423,28 @@ static int exchange_patiently(const char *control, const char *text, json_t **re
 	return r;
 }
 
+static int read_stats(const char *path, json_t **stats)
+{
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	*stats = NULL;
+	return fd < 0 ? -errno : read_reply(fd, stats);
+}
+
 json_t *client_stats(const char *mountpoint)
 {
 	CLEANUP_FREE char *path = NULL;
-	CLEANUP_CLOSE int fd = -1;
 	json_t *stats = NULL;
-	int r;
+	int r = -ESTALE;
 
 	if (asprintf(&path, "%s/.goldfs/stats.json", mountpoint) < 0) {
 		cli_fail("out of memory");
 		return NULL;
 	}
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	r = fd < 0 ? -errno : read_reply(fd, &stats);
+	for (int i = 0; i < CALL_TRIES && r == -ESTALE; i++) {
+		json_decref(stats);
+		r = read_stats(path, &stats);
+	}
 	if (r == 0)
 		return stats;
 	unreachable(mountpoint, -r);
@@ -443,11 +452,10 @@ json_t *client_stats(const char *mountpoint)
 	return NULL;
 }
 
-json_t *client_call(const char *mountpoint, json_t *request)
+json_t *client_ask(const char *mountpoint, json_t *request)
 {
 	CLEANUP_FREE char *control = NULL;
 	CLEANUP_FREE char *text = NULL;
-	const char *error;
 	json_t *reply = NULL;
 	int r;
 
@@ -460,14 +468,27 @@ json_t *client_call(const char *mountpoint, json_t *request)
 		r = -E2BIG;
 	else
 		r = exchange_patiently(control, text, &reply);
-	if (r < 0) {
-		unreachable(mountpoint, -r);
-	} else if (json_integer_value(json_object_get(reply, "status")) == 0) {
+	if (r == 0)
 		return reply;
-	} else {
-		error = json_string_value(json_object_get(reply, "error"));
-		cli_fail("%s", error ? error : "the request failed");
-	}
+	unreachable(mountpoint, -r);
+	json_decref(reply);
+	return NULL;
+}
+
+bool client_is_done(const json_t *reply)
+{
+	return json_integer_value(json_object_get(reply, "status")) == 0;
+}
+
+json_t *client_call(const char *mountpoint, json_t *request)
+{
+	json_t *reply = client_ask(mountpoint, request);
+	const char *error;
+
+	if (!reply || client_is_done(reply))
+		return reply;
+	error = json_string_value(json_object_get(reply, "error"));
+	cli_fail("%s", error ? error : "the request failed");
 	json_decref(reply);
 	return NULL;
 }

@@ -39,6 +39,9 @@ json_t *client_path(const char *path);
  * failed and that has been said.
  */
 json_t *client_call(const char *mountpoint, json_t *request);
+/* The same, but returns the reply to a request that was refused too: client_is_done() tells. */
+json_t *client_ask(const char *mountpoint, json_t *request);
+bool client_is_done(const json_t *reply);
 /* What stats.json of the mount says now; works on a read-only mount too. NULL as above. */
 json_t *client_stats(const char *mountpoint);
 

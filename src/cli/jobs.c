@@ -69,7 +69,7 @@ static int job_status(json_t *job, uint64_t id)
 int job_follow(const char *mountpoint, uint64_t id)
 {
 	for (;;) {
-		json_t *reply = client_call(mountpoint,
+		json_t *reply = client_ask(mountpoint,
 			json_pack("{s:s, s:I, s:i}", "verb", "job-wait", "id", (json_int_t)id,
 				"timeout_ms", SLICE_MS));
 		json_t *job = json_object_get(reply, "job");
@@ -78,6 +78,14 @@ int job_follow(const char *mountpoint, uint64_t id)
 
 		if (!reply)
 			return r;
+		if (!client_is_done(reply)) {
+			if (strcmp(text_of(reply, "errno"), "EINTR") == 0)
+				r = JOB_LOST;
+			else
+				cli_fail("%s", text_of(reply, "error"));
+			json_decref(reply);
+			return r;
+		}
 		show_progress(job, ended);
 		if (ended)
 			r = job_status(job, id);
@@ -109,6 +117,16 @@ static int ask_about(const char *verb, const struct place *place, uint64_t id,
 	return r;
 }
 
+static int wait_for(const struct place *place, uint64_t id)
+{
+	int r = job_follow(place->mountpoint, id);
+
+	if (r == JOB_LOST)
+		r = cli_fail("job %" PRIu64
+			     " was interrupted by a restart of the daemon, run it again", id);
+	return r;
+}
+
 static int list_jobs(const struct place *place, const struct view *view)
 {
 	json_t *reply = client_call(place->mountpoint, json_pack("{s:s}", "verb", "job-list"));
@@ -127,7 +145,7 @@ static int run_job_verb(const char *verb, const struct place *place, uint64_t id
 	if (strcmp(verb, "list") == 0)
 		return list_jobs(place, view);
 	if (strcmp(verb, "wait") == 0)
-		return job_follow(place->mountpoint, id);
+		return wait_for(place, id);
 	if (strcmp(verb, "cancel") == 0)
 		return ask_about("job-cancel", place, id, view, false);
 	view->tall = true;

@@ -7,8 +7,10 @@
 
 /*
  * Waits until job id ends, with a progress line when stderr is a terminal, and returns its status:
- * EXIT_DONE, or EXIT_FAILED with a word about it.
+ * EXIT_DONE, or EXIT_FAILED with a word about it; or JOB_LOST, without a word, when the process
+ * that ran it died: whoever knows what it was starts it again.
  */
+enum { JOB_LOST = -1 };
 int job_follow(const char *mountpoint, uint64_t id);
 
 #endif

@@ -59,19 +59,30 @@ int verb_df(int argc, char **argv)
 	return r;
 }
 
-static int settle(const struct place *place, bool background)
+/* Starts the job. */
+static int start_settle(const struct place *place, uint64_t *id)
 {
 	json_t *reply = client_call(place->mountpoint,
 		json_pack("{s:s, s:b}", "verb", "settle", "background", 1));
-	uint64_t id = (uint64_t)json_integer_value(json_object_get(reply, "job"));
-	char line[32];
-	int len;
 
+	*id = (uint64_t)json_integer_value(json_object_get(reply, "job"));
 	json_decref(reply);
-	if (!reply)
-		return EXIT_FAILED;
-	if (!background)
-		return job_follow(place->mountpoint, id);
+	return reply ? EXIT_DONE : EXIT_FAILED;
+}
+
+static int settle(const struct place *place, bool background)
+{
+	char line[32];
+	uint64_t id;
+	int len, r;
+
+	do {
+		r = start_settle(place, &id);
+		if (r == EXIT_DONE && !background)
+			r = job_follow(place->mountpoint, id);
+	} while (r == JOB_LOST);
+	if (r != EXIT_DONE || !background)
+		return r;
 	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", id);
 	return cli_print(line, (size_t)len);
 }

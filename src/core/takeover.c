@@ -34,8 +34,9 @@
 #include "base/log.h"
 
 #define MOMENT_NS INT64_C(1000000000) /* from an answered lookup to the kernel's knowing it */
-#define SETTLE_TRIES 25
-#define SETTLE_PAUSE_NS 10000000 /* a file that was closed just now is forgotten in a moment */
+#define SETTLE_PAUSE_NS 10000000
+#define SETTLE_KNOWN 10	   /* looks: a file that was closed just now is forgotten in a moment */
+#define SETTLE_UNKNOWN 150 /* looks while something unknown waits for its moment to pass */
 
 static int64_t monotonic_ns(void)
 {
@@ -120,42 +121,57 @@ static void drop_unknown(struct fs *fs, uint64_t ino)
 	opbuf_release(&buf);
 }
 
-/* Returns how many are still there, for whatever reason. */
-static size_t ask_for_orphans(struct fs *fs)
+struct orphans {
+	size_t known;	/* open, or remembered by the kernel */
+	size_t unknown; /* to be dropped, but not yet */
+};
+
+static void ask_for_orphans(struct fs *fs, struct orphans *left)
 {
 	CLEANUP_FREE uint64_t *inos = NULL;
-	size_t count, left = 0;
+	size_t count;
 
+	*left = (struct orphans){0};
 	if (!fs->options.hooks.is_known || !atomic_load(&fs->orphans_left) ||
 		atomic_load(&fs->resent_open) || fs_writable(fs))
-		return 0;
+		return;
 	/* Set again by whoever takes a name away meanwhile. */
 	atomic_store(&fs->orphans_left, false);
 	if (collect(fs, &inos, &count) < 0) {
 		atomic_store(&fs->orphans_left, true);
-		return 0;
+		return;
 	}
 	for (size_t i = 0; i < count; i++) {
 		struct fs_attr attr;
 
-		if (fs->options.hooks.is_known(fs->options.hooks.arg, inos[i]) == 0)
-			drop_unknown(fs, inos[i]);
-		left += fs_getattr(fs, inos[i], &attr) == 0;
+		if (fs->options.hooks.is_known(fs->options.hooks.arg, inos[i]) != 0) {
+			left->known++;
+			continue;
+		}
+		drop_unknown(fs, inos[i]);
+		left->unknown += fs_getattr(fs, inos[i], &attr) == 0;
 	}
-	if (left)
+	if (left->known || left->unknown)
 		atomic_store(&fs->orphans_left, true);
-	return left;
 }
 
 void fs_tick(struct fs *fs)
 {
-	ask_for_orphans(fs);
+	struct orphans left;
+
+	ask_for_orphans(fs, &left);
 }
 
 void takeover_settle(struct fs *fs)
 {
 	const struct timespec pause = {.tv_nsec = SETTLE_PAUSE_NS};
 
-	for (int i = 0; i < SETTLE_TRIES && ask_for_orphans(fs); i++)
+	for (int i = 0;; i++) {
+		struct orphans left;
+
+		ask_for_orphans(fs, &left);
+		if (!(left.known && i < SETTLE_KNOWN) && !(left.unknown && i < SETTLE_UNKNOWN))
+			return;
 		nanosleep(&pause, NULL);
+	}
 }

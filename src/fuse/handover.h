@@ -43,12 +43,13 @@ struct fuse_agreement {
 /* Whether the kernel (6.10 and newer) sends again what a dead worker did not answer. */
 bool fuse_agreement_can_resend(const struct fuse_agreement *agreement);
 
-/* Written by the supervisor, read by workers for their figures. */
+/* Written by the supervisor, but for the last, and read by workers for their figures. */
 struct handover_figures {
 	_Atomic uint32_t supervisor_pid;
 	_Atomic uint32_t restarts; /* workers that followed another one */
 	_Atomic uint64_t last_pause_ms; /* from the death of a worker until its successor served */
 	_Atomic int64_t mounted_ns; /* since 1970 */
+	_Atomic uint64_t last_job;  /* the highest id that a worker gave to a job; by workers */
 };
 
 #define HANDOVER_TEXT_MAX 512

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 #include "base/sizes.h"
 #include "core/fs.h"
 #include "service/internal.h"
@@ -299,6 +300,34 @@ static int check_keys(struct request *rq, const char *allowed)
 	return 0;
 }
 
+/* What the core knows a request by. Another user's request of the same name is another one. */
+static void name_request(const struct request *rq, const char *client, struct fs_request *name)
+{
+	char text[CONTROL_CLIENT_MAX + 32];
+
+	for (int i = 0; i < 2; i++) {
+		int len = snprintf(text, sizeof(text), "%d %u %s", i, rq->access.uid, client);
+
+		name->id[i] = hash_struct(text, (size_t)len);
+	}
+	name->client = true;
+	name->again = true; /* it may be, nobody says */
+}
+
+static int run_verb(struct request *rq, int (*run)(struct request *rq), const char *client)
+{
+	struct fs_request name = {.outer = NULL};
+	int r;
+
+	if (!*client)
+		return run(rq);
+	name_request(rq, client, &name);
+	fs_request_begin(rq->service->fs, &name);
+	r = run(rq);
+	fs_request_end(rq->service->fs, &name);
+	return r;
+}
+
 static int dispatch(struct request *rq)
 {
 	CLEANUP_FREE char *text = NULL;
@@ -315,7 +344,7 @@ static int dispatch(struct request *rq)
 			continue;
 		if (check_keys(rq, verbs[i].keys) < 0)
 			return rq->error;
-		return verbs[i].run(rq);
+		return run_verb(rq, verbs[i].run, client);
 	}
 	text = name_escape(verb);
 	return request_fail(rq, -EOPNOTSUPP, "the mount knows no verb \"%.64s\"", text ? text : "");

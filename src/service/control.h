@@ -7,7 +7,13 @@
  *
  * Request: "verb" and the keys of that verb. An unknown key is an error: it might have meant
  * something. Every request may have "client", a string of at most 128 bytes that names this
- * request for ever: it is kept for replies that survive a restart, and ignored today.
+ * request for ever, with the caller's uid: when the same one comes again because its reply was lost
+ * with a worker process, what it did is not done a second time (core/request.c), and it is answered
+ * as done.
+ *
+ * A descriptor that was opened before a worker died answers ESTALE: open the file again, and send
+ * the same request under the same name. Jobs die with their worker: asked about one of an earlier
+ * worker, job-show, job-wait and job-cancel fail with EINTR.
  *
  * Reply: {"status":0, ...} when it was done, {"status":1,"errno":"EEXIST","error":"message"} when
  * not; then nothing was changed, except where the message says so. errno is the name of the error

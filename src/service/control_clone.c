@@ -407,6 +407,16 @@ static int explain(struct request *rq, const struct clone *clone, int err,
 	}
 }
 
+static int made(struct request *rq, uint64_t count)
+{
+	int r = fs_sync(rq->service->fs);
+
+	if (r < 0)
+		return request_fail(rq, r,
+			"the clones are made, but may not survive a power loss: %s", strerror(-r));
+	return request_reply(rq, "clones", json_integer((json_int_t)count));
+}
+
 static int make(struct request *rq, const struct clone *clone)
 {
 	uint32_t mode = S_IFREG | (clone->source.attr.mode & 0777 & ~(uint32_t)clone->umask);
@@ -422,17 +432,17 @@ static int make(struct request *rq, const struct clone *clone)
 		clone->replace, clone->opaque, &failed);
 	if (r < 0)
 		return explain(rq, clone, r, &clone->targets[failed < clone->count ? failed : 0]);
-	r = fs_sync(rq->service->fs);
-	if (r < 0)
-		return request_fail(rq, r,
-			"the clones are made, but may not survive a power loss: %s", strerror(-r));
-	return request_reply(rq, "clones", json_integer((json_int_t)clone->count));
+	return made(rq, clone->count);
 }
 
 int control_clone(struct request *rq)
 {
 	struct clone clone = {.umask = 022};
+	uint64_t count;
 
+	/* Before the targets are looked at: they are there now. */
+	if (fs_request_is_done(rq->service->fs, &count))
+		return made(rq, count);
 	if (check_mode(rq) == 0 && request_bool(rq, "replace", &clone.replace) == 0 &&
 		request_bool(rq, "opaque", &clone.opaque) == 0 &&
 		request_number(rq, "umask", true, 0777, &clone.umask) == 0 &&

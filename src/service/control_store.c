@@ -131,6 +131,10 @@ static int take_job(struct request *rq, uint64_t *id, struct job_view *view)
 	if (request_number(rq, "id", false, INT64_MAX, id) < 0)
 		return rq->error;
 	r = jobs_get(rq->service->jobs, *id, view);
+	if (r == -EINTR)
+		return request_fail(rq, r,
+			"job %llu was interrupted by a restart of the daemon, run it again",
+			(unsigned long long)*id);
 	if (r == 0 && !may_see(rq, view)) {
 		job_view_release(view);
 		r = -ENOENT;

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -28,6 +29,8 @@ struct jobs {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	uint64_t last_id; /* under lock */
+	uint64_t foreign; /* ids up to here are of earlier processes */
+	_Atomic uint64_t *shared_id; /* where last_id stands for successors, or NULL */
 	struct job job[JOBS_MAX];
 };
 
@@ -39,7 +42,7 @@ static int64_t clock_ns(clockid_t clock)
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-int jobs_new(struct jobs **jobs)
+int jobs_new(struct jobs **jobs, _Atomic uint64_t *last_id)
 {
 	struct jobs *j = calloc(1, sizeof(*j));
 	pthread_condattr_t attr;
@@ -53,6 +56,8 @@ int jobs_new(struct jobs **jobs)
 	pthread_condattr_destroy(&attr);
 	for (size_t i = 0; i < JOBS_MAX; i++)
 		j->job[i].jobs = j;
+	j->shared_id = last_id;
+	j->foreign = j->last_id = last_id ? atomic_load(last_id) : 0;
 	*jobs = j;
 	return 0;
 }
@@ -124,6 +129,9 @@ int jobs_start(struct jobs *jobs, const struct job_spec *spec, uint64_t *id)
 		return target ? -EAGAIN : -ENOMEM;
 	job->run = spec->run;
 	job->arg = spec->arg;
+	/* Before anybody hears of it. */
+	if (jobs->shared_id)
+		atomic_store(jobs->shared_id, *id);
 	r = pthread_create(&job->thread, NULL, job_thread, job);
 	if (r != 0)
 		return -r;
@@ -191,7 +199,9 @@ int jobs_wait(struct jobs *jobs, uint64_t id, uint64_t timeout_ms, struct job_vi
 			pthread_cond_timedwait(&jobs->changed, &jobs->lock, &until) == ETIMEDOUT)
 			break;
 	job = find_locked(jobs, id); /* the wait gave the lock away */
-	return job ? copy_view_locked(job, view) : -ENOENT;
+	if (!job)
+		return id && id <= jobs->foreign ? -EINTR : -ENOENT;
+	return copy_view_locked(job, view);
 }
 
 int jobs_cancel(struct jobs *jobs, uint64_t id)
@@ -201,7 +211,7 @@ int jobs_cancel(struct jobs *jobs, uint64_t id)
 	MUTEX_GUARD(&jobs->lock);
 	job = find_locked(jobs, id);
 	if (!job)
-		return -ENOENT;
+		return id && id <= jobs->foreign ? -EINTR : -ENOENT;
 	if (job->view.state != JOB_RUNNING)
 		return -ESRCH;
 	job->stop = true;

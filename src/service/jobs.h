@@ -4,10 +4,14 @@
  *
  *	running --> done | failed | cancelled
  *
- * A registry holds at most JOBS_MAX jobs. Ids count from 1 and are never used twice by one daemon;
+ * A registry holds at most JOBS_MAX jobs. Ids count from 1 and are never used twice by one mount;
  * job ID has the slot ID % JOBS_MAX, which gives its file a fixed inode number (service.c). A slot
  * whose job still runs is passed over together with its id. A finished job stays visible until its
  * slot is wanted again, so the last ones can always be asked how they ended.
+ *
+ * A job dies with the process that runs it. What it did so far stands, as each kind of work leaves
+ * the store whole at any point, and a successor says "interrupted" of it: to run it again is right
+ * in any case.
  *
  * Whoever started a job owns it; he, root and the owner of the mount may see and cancel it.
  */
@@ -50,13 +54,16 @@ struct job_view {
 	int64_t changed_ns;
 };
 
-int jobs_new(struct jobs **jobs);
+/* last_id: where the highest id given out stands, in memory that outlives the process; NULL: there
+ * is none. Ids up to what it says now belong to jobs of earlier processes. */
+int jobs_new(struct jobs **jobs, _Atomic uint64_t *last_id);
 /* Asks all jobs to stop and waits for them. */
 void jobs_free(struct jobs *jobs);
 
 /* 0 with *id, or -EAGAIN: as many run as there may be. */
 int jobs_start(struct jobs *jobs, const struct job_spec *spec, uint64_t *id);
-/* Copies job id into view. -ENOENT: no such job, or forgotten. */
+/* Copies job id into view. -ENOENT: no such job, or forgotten. -EINTR: it was of an earlier
+ * process, which died, and whether it was done by then is not known. */
 int jobs_get(struct jobs *jobs, uint64_t id, struct job_view *view);
 /* The job in a slot. -ENOENT: none. */
 int jobs_slot(struct jobs *jobs, unsigned int slot, struct job_view *view);

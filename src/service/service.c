@@ -70,7 +70,7 @@ int service_new(struct service **service, struct fs *fs, const struct service_in
 	s->info.images = strdup(info->images ? info->images : "");
 	s->info.store = strdup(info->store ? info->store : "");
 	s->started_ns = clock_ns(CLOCK_MONOTONIC);
-	if (!s->info.mountpoint || !s->info.images || !s->info.store || jobs_new(&s->jobs) < 0) {
+	if (!s->info.mountpoint || !s->info.images || !s->info.store || jobs_new(&s->jobs, info->last_job) < 0) {
 		service_free(s);
 		return -ENOMEM;
 	}

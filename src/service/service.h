@@ -41,6 +41,8 @@ struct service_info {
 	const char *store;
 	uint32_t owner_uid; /* of the mount */
 	uint32_t owner_gid;
+	/* The highest id of a job, in memory that outlives this process; NULL: there is none. */
+	_Atomic uint64_t *last_job;
 	int clone_metrics; /* -o metrics=clone */
 	int read_only;
 	/* Any thread; NULL: nothing is known but this process. */

@@ -239,7 +239,7 @@ static void test_jobs(void **state)
 	uint64_t id;
 
 	sem_init(&proceed, 0, 0);
-	assert_int_equal(jobs_new(&jobs), 0);
+	assert_int_equal(jobs_new(&jobs, NULL), 0);
 	id = start_job(jobs, &fine);
 	assert_int_equal(id, 1);
 	assert_int_equal(jobs_wait(jobs, id, 1, &view), 0);
@@ -271,7 +271,7 @@ static void test_many_jobs(void **state)
 	uint64_t last = 0;
 
 	sem_init(&proceed, 0, 0);
-	assert_int_equal(jobs_new(&jobs), 0);
+	assert_int_equal(jobs_new(&jobs, NULL), 0);
 	for (int i = 0; i < JOBS_MAX; i++)
 		last = start_job(jobs, &fine);
 	assert_int_equal(last, JOBS_MAX);
