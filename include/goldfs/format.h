@@ -198,6 +198,9 @@ _Static_assert(sizeof(struct gf_op_request) == 32, "request");
 
 #define GF_REQUEST_CLIENT 1u
 
+/* LARGE, flags: the bytes were synced before this was written; no commit record is needed. */
+#define GF_LARGE_SYNCED 1
+
 /* WRITE: followed by count * 4096 bytes. LARGE: by count 32-bit checksums, padded to 8. */
 struct gf_op_blocks {
 	struct gf_disk_op op;

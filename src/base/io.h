@@ -10,7 +10,8 @@
  * non-negative integer that belongs to the table which gave it. All functions may be called by
  * several threads at once, also on the same handle. Unless it says otherwise a function returns 0,
  * or a negative errno; it never retries and never writes less than it says: a short write is
- * reported as -EIO (or -ENOSPC), a read past the end returns fewer bytes.
+ * reported as -EIO (or -ENOSPC), a read past the end returns fewer bytes. Whatever the reason why
+ * there is no space (full, over a quota, a file too large for the file system), it is -ENOSPC.
  *
  * What counts as durable: data and size of a file after fdatasync() on any handle of it; a name
  * after syncdir() of its folder. A failed fdatasync must not be repeated: the pages may be gone.
@@ -45,6 +46,9 @@ struct io_ops {
 	int (*pwritev)(struct io *io, int fd, const struct iovec *iov, int count, uint64_t off);
 	int (*fdatasync)(struct io *io, int fd);
 	int (*truncate)(struct io *io, int fd, uint64_t size);
+	/* Gives the range its blocks, so that a write to it cannot fail for want of space; the file
+	 * grows to hold it. -EOPNOTSUPP: cannot. After -ENOSPC a part may have them. */
+	int (*allocate)(struct io *io, int fd, uint64_t off, uint64_t len);
 	/* Gives the range back; it reads as zeros and the size stays. -EOPNOTSUPP: cannot. */
 	int (*punch)(struct io *io, int fd, uint64_t off, uint64_t len);
 	/* The first data at or after off, as [*start, *end). -ENXIO: none. */

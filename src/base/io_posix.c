@@ -40,6 +40,12 @@ static int result(int rc)
 	return rc < 0 ? -errno : 0;
 }
 
+/* A quota and the largest size of a file are walls like the end of the disk. */
+static int space_result(int r)
+{
+	return r == -EDQUOT || r == -EFBIG ? -ENOSPC : r;
+}
+
 static int posix_open(struct io *io, const char *path, int flags)
 {
 	int fd;
@@ -47,7 +53,7 @@ static int posix_open(struct io *io, const char *path, int flags)
 	do {
 		fd = openat(dirfd_of(io), path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
 	} while (fd < 0 && errno == EINTR);
-	return fd < 0 ? -errno : fd;
+	return fd < 0 ? space_result(-errno) : fd;
 }
 
 static void posix_close(struct io *io, int fd)
@@ -62,12 +68,12 @@ static ssize_t posix_pread(struct io *io, int fd, void *buf, size_t len, uint64_
 
 static int posix_pwritev(struct io *io, int fd, const struct iovec *iov, int count, uint64_t off)
 {
-	return fd_pwritev(fd, iov, count, off);
+	return space_result(fd_pwritev(fd, iov, count, off));
 }
 
 static int posix_fdatasync(struct io *io, int fd)
 {
-	return result(fdatasync(fd));
+	return space_result(result(fdatasync(fd)));
 }
 
 static int posix_truncate(struct io *io, int fd, uint64_t size)
@@ -78,6 +84,16 @@ static int posix_truncate(struct io *io, int fd, uint64_t size)
 		rc = ftruncate(fd, (off_t)size);
 	} while (rc < 0 && errno == EINTR);
 	return result(rc);
+}
+
+static int posix_allocate(struct io *io, int fd, uint64_t off, uint64_t len)
+{
+	int rc;
+
+	do {
+		rc = fallocate(fd, 0, (off_t)off, (off_t)len);
+	} while (rc < 0 && errno == EINTR);
+	return space_result(rc < 0 && errno == ENOSYS ? -EOPNOTSUPP : result(rc));
 }
 
 static int posix_punch(struct io *io, int fd, uint64_t off, uint64_t len)
@@ -109,7 +125,7 @@ static int posix_stat(struct io *io, int fd, struct io_stat *st)
 
 static int posix_rename(struct io *io, const char *from, const char *to)
 {
-	return result(renameat(dirfd_of(io), from, dirfd_of(io), to));
+	return space_result(result(renameat(dirfd_of(io), from, dirfd_of(io), to)));
 }
 
 static int posix_unlink(struct io *io, const char *path)
@@ -124,7 +140,7 @@ static int posix_mkdir(struct io *io, const char *path)
 	if (mkdirat(dirfd_of(io), path, 0700) == 0)
 		return 0;
 	if (errno != EEXIST)
-		return -errno;
+		return space_result(-errno);
 	if (fstatat(dirfd_of(io), path, &st, 0) < 0)
 		return -errno;
 	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
@@ -188,6 +204,7 @@ static const struct io_ops posix_ops = {
 	.pwritev = posix_pwritev,
 	.fdatasync = posix_fdatasync,
 	.truncate = posix_truncate,
+	.allocate = posix_allocate,
 	.punch = posix_punch,
 	.next_data = posix_next_data,
 	.stat = posix_stat,

@@ -34,6 +34,7 @@ static const struct column file_columns[] = {
 	{"SNAPSHOTS", "snapshots", COLUMN_COUNT, false},
 	{"CREATED", "created", COLUMN_TEXT, false},
 	{"STATE", "state", COLUMN_TEXT, true},
+	{"REASON", "reason", COLUMN_TEXT, false},
 	{NULL, NULL, COLUMN_TEXT, false},
 };
 

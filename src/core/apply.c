@@ -311,6 +311,7 @@ static int apply_pages(struct fs *fs, const struct gf_op_pages *op)
 		return -EUCLEAN;
 	layer->overlay_blocks = op->overlay_blocks;
 	layer->owned_blocks = op->overlay_blocks;
+	layer->page_overlay_blocks[0] = op->overlay_blocks;
 	for (uint32_t i = 0; i < op->count; i++) {
 		uint32_t region, generation;
 		int r;
@@ -440,7 +441,8 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	const struct apply *how)
 {
 	const uint8_t *sums = tail_of(&op->op, sizeof(*op));
-	bool committed = is_committed(how, op->layer), whole = true;
+	bool committed = op->op.flags & GF_LARGE_SYNCED || is_committed(how, op->layer);
+	bool whole = true;
 	CLEANUP_FREE uint8_t *block = malloc(GF_BLOCK_SIZE);
 
 	if (!block)
@@ -453,9 +455,9 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		if (!committed) {
 			r = layer_read_data(
 				layer, block, GF_BLOCK_SIZE, (op->block + i) * GF_BLOCK_SIZE);
-			if (r && r != -EUCLEAN)
+			if (r && r != -EUCLEAN && r != -EIO)
 				return r;
-			/* -EUCLEAN: not even the file was there */
+			/* -EUCLEAN: not even the file was there; -EIO: it cannot be told */
 			there = r ? 0 : hash_block(fs->super.secret, block);
 			if (there != announced) {
 				whole = false;
@@ -466,8 +468,10 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		if (!r)
 			r = (fs->options.read_only ? layer_note_sums : layer_write_sums)(
 				layer, op->block + i, &announced, 1);
-		/* A full disk must not refuse the mount: no sum is known then. */
-		if (r && r != -ENOSPC)
+		/* A full or failing disk must not refuse the mount: no sum is known then. */
+		if (r == -EIO)
+			layer_fail(fs, layer, r, "write checksums");
+		else if (r && r != -ENOSPC)
 			return r;
 	}
 	/* The process that wrote this may have died before it synced anything. */
@@ -478,9 +482,26 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		layer->recovered = !fs->options.takeover;
 	}
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
-	if (!whole)
+	if (!whole && !how->recalling) {
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
+		layer_note_large_failure(layer, how->seq, true);
+	}
 	return 0;
+}
+
+/* The same once more while the layer is in use: what was in place then still is. */
+static int recall_large(struct fs *fs, struct layer *layer, const struct gf_op_blocks *op,
+	const struct apply *how)
+{
+	int r;
+
+	if (layer_large_outcome(layer, how->seq) == LARGE_IN_PART)
+		return replay_large(fs, layer, op, how);
+	r = layer_set_state(layer, op->block, op->count, GF_OVERLAY);
+	/* The sync that failed may have lost checksums. */
+	if (!r && !atomic_load(&layer->failed))
+		layer_write_sums(layer, op->block, tail_of(&op->op, sizeof(*op)), op->count);
+	return r;
 }
 
 /* Over a hole of the golden image PARENT says zero as well as ZERO does, and takes no map page:
@@ -538,7 +559,7 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 		return 0;
 	}
 	layer = tree_find_layer(fs, id);
-	if (!layer)
+	if (!layer || (how->only && how->only != layer))
 		return 0; /* dropped by a record that the catalog contains */
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
@@ -546,7 +567,8 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 			((const struct gf_op_blocks *)p)->count,
 			op_pos + sizeof(struct gf_op_blocks), how->seq);
 	case GF_OP_LARGE:
-		return how->replaying ? replay_large(fs, layer, p, how) : 0;
+		return how->recalling ? recall_large(fs, layer, p, how) :
+			how->replaying ? replay_large(fs, layer, p, how) : 0;
 	case GF_OP_CLEAR:
 		return apply_clear(layer, p);
 	case GF_OP_SIZE:
@@ -635,7 +657,8 @@ static int serialize_pages(struct opbuf *buf, struct layer *layer)
 	if (!r && list.count) {
 		if (OPBUF_ADD(buf, GF_OP_PAGES, 0, op, (size_t)list.count * 8)) {
 			op->layer = layer->id;
-			op->overlay_blocks = layer->overlay_blocks;
+			op->overlay_blocks = layer->left_out ? layer->page_overlay_blocks[0] :
+				layer->overlay_blocks;
 			op->count = list.count;
 			memcpy(op + 1, list.pairs, (size_t)list.count * 8);
 		} else {

@@ -16,8 +16,10 @@
  *      punched; files of what was dropped are removed
  * A crash between any two of them leaves the last checkpoint and all records since.
  *
- * When a step fails nothing is lost: records stay in the ring, pages stay dirty, and reservations
- * fail with the error once the ring is full. A failed sync is final (design, invariant 6).
+ * When a step fails nothing is lost: records stay in the ring, pages stay dirty. What cannot be
+ * moved for want of space, or because a layer's files failed, is carried on in the ring (carry.c),
+ * so that the rest goes on; failing.c says what becomes of a layer. Maps and catalog find space in
+ * the store's reserve (space.c).
  */
 #include "core/fs_internal.h"
 
@@ -26,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -34,6 +37,7 @@
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
 #define RETRY_SECONDS 2	     /* after a failure */
+#define CARRY_PAUSE_US 50000 /* before a lap that carries records on */
 
 /* ---- step 2: destage ---- */
 
@@ -46,6 +50,7 @@ struct batch {
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
+	bool *full; /* no space below: only what has its place already is moved */
 };
 
 static int batch_read(struct batch *b)
@@ -63,7 +68,7 @@ static int batch_read(struct batch *b)
 			continue;
 		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
 		if (r)
-			return r;
+			return fs_fail_because(fs, r, "cannot read the journal");
 	}
 	return 0;
 }
@@ -121,6 +126,33 @@ static int batch_place(struct batch *b, size_t i, size_t n)
 	return r ? r : layer_write_sums(b->layer, block, sums, n);
 }
 
+static int batch_store(struct batch *b, size_t i, size_t n)
+{
+	int r = batch_place(b, i, n);
+
+	return r ? r : layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
+}
+
+/* Blocks that are to stand in place. Without space for new ones, those that overwrite. */
+static int batch_store_run(struct batch *b, size_t i, size_t n)
+{
+	int r = *b->full ? -ENOSPC : batch_store(b, i, n);
+
+	if (r != -ENOSPC)
+		return r;
+	*b->full = true;
+	for (size_t k = i; k < i + n; k++) {
+		r = layer_any_overlay(b->layer, b->entries[k].block, 1);
+		if (r > 0)
+			r = batch_store(b, k, 1);
+		if (r == -ENOSPC)
+			continue; /* its checksum has no place */
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
 /* The range is held, so that no newer version can come between. */
 static int batch_destage_locked(struct batch *b)
 {
@@ -134,8 +166,8 @@ static int batch_destage_locked(struct batch *b)
 		if (!b->current[i])
 			continue;
 		if (b->kinds[i] == GF_OVERLAY)
-			r = batch_place(b, i, n);
-		if (!r)
+			r = batch_store_run(b, i, n);
+		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
 		if (r)
 			break;
@@ -159,7 +191,7 @@ static size_t entry_run(const struct jentry *e, size_t i, size_t count)
 	return n;
 }
 
-static struct layer *hold_layer(struct fs *fs, uint64_t id)
+struct layer *layer_hold(struct fs *fs, uint64_t id)
 {
 	struct layer *layer;
 
@@ -177,19 +209,28 @@ static int destage_run(struct fs *fs, struct batch *b)
 	struct range range;
 	int r;
 
-	b->layer = hold_layer(fs, b->entries[0].layer);
+	b->layer = layer_hold(fs, b->entries[0].layer);
 	if (!b->layer)
 		return 0; /* dropped meanwhile, and its entries with it when it is freed */
+	if (atomic_load(&b->layer->failed)) {
+		atomic_fetch_sub(&b->layer->users, 1);
+		return 0;
+	}
 	pthread_rwlock_rdlock(&fs->sharing);
 	rangelock_lock(&b->layer->ranges, &range, first, first + b->count - 1);
 	r = batch_destage_locked(b);
 	rangelock_unlock(&b->layer->ranges, &range);
 	pthread_rwlock_unlock(&fs->sharing);
+	/* The blocks stay in the ring, and the other layers go on. */
+	if (r && !is_passing(r) && !fs_writable(fs)) {
+		layer_fail(fs, b->layer, r, "write the data");
+		r = 0;
+	}
 	atomic_fetch_sub(&b->layer->users, 1);
 	return r;
 }
 
-static int destage(struct fs *fs, uint64_t upto)
+static int destage(struct fs *fs, uint64_t upto, bool *full)
 {
 	CLEANUP_FREE struct jentry *entries = NULL;
 	CLEANUP_FREE uint8_t *data = malloc(DESTAGE_BLOCKS * GF_BLOCK_SIZE);
@@ -201,7 +242,8 @@ static int destage(struct fs *fs, uint64_t upto)
 		return -ENOMEM;
 	r = jindex_collect(fs->jindex, upto, &entries, &count);
 	for (size_t i = 0; i < count && !r; i += n) {
-		struct batch b = {.fs = fs, .entries = entries + i, .data = data, .below = below};
+		struct batch b = {.fs = fs, .entries = entries + i, .data = data,
+			.below = below, .full = full};
 
 		n = entry_run(entries, i, count);
 		b.count = n;
@@ -227,12 +269,15 @@ struct picture {
 	struct dead *dead;
 	struct journal_mark tail; /* T */
 	uint64_t upto;		  /* S */
+	uint64_t given_up;	  /* punches and dead in it */
 };
 
 static int picture_layer(struct layer_picture *lp, struct layer *layer)
 {
 	lp->layer = layer;
 	atomic_fetch_add(&layer->users, 1);
+	if (layer->left_out)
+		return 0;
 	lp->punches = layer_take_punches(layer);
 	layer_clear_marks(layer);
 	return layer_take_pages(layer, &lp->pages);
@@ -276,8 +321,53 @@ static int picture_take(struct picture *p)
 	pthread_rwlock_wrlock(&p->fs->gate);
 	atomic_store(&p->fs->changed, false);
 	atomic_store(&p->fs->large_pending, 0);
+	p->given_up = atomic_exchange(&p->fs->given_up, 0);
 	r = picture_take_locked(p);
 	pthread_rwlock_unlock(&p->fs->gate);
+	return r;
+}
+
+/* Step 5 for one layer. -EAGAIN: it failed, or is to be tried anew; the picture is of no use. */
+static int picture_sync(struct fs *fs, struct layer *layer)
+{
+	/* Also when it looks clean: a flush that is running may not be done yet. */
+	int r = layer_sync_data(layer);
+
+	if (!r)
+		r = layer_sync_sums(layer);
+	if (r)
+		layer_trouble(fs, layer, r, true, "sync the data");
+	return r ? -EAGAIN : 0;
+}
+
+/* Step 6. */
+static int picture_pages(struct fs *fs, struct layer_picture *lp)
+{
+	int r = layer_write_pages(lp->layer, lp->pages);
+
+	if (!r || r == -ENOSPC || is_passing(r))
+		return r;
+	layer_trouble(fs, lp->layer, r, false, "write the map");
+	return -EAGAIN;
+}
+
+/* Step 7. */
+static int picture_catalog(struct picture *p)
+{
+	struct fs *fs = p->fs;
+	int r = fs->io->ops->syncdir(fs->io, "layer");
+
+	if (r)
+		return fs_fail_because(fs, r, "cannot sync the folder \"layer\"");
+	r = catalog_file_write(fs->io, &p->head, p->catalog.bytes, p->catalog.len);
+	/* It may count although it failed: the pages it names must not be written again. */
+	if (r == -ENOTRECOVERABLE)
+		return fs_fail_because(fs, -EIO, "cannot write the catalog");
+	/* The copy was made invalid, and is written anew as a whole: once. */
+	if (r && r != -ENOSPC && fs->catalog_failures++)
+		return fs_fail_because(fs, r, "cannot write the catalog");
+	if (!r)
+		fs->catalog_failures = 0;
 	return r;
 }
 
@@ -287,27 +377,14 @@ static int picture_write(struct picture *p)
 	struct fs *fs = p->fs;
 	int r = journal_sync(fs->journal, p->upto);
 
-	for (size_t i = 0; i < p->count && !r; i++) {
-		struct layer_picture *lp = &p->layers[i];
-
-		/* Also when it looks clean: a flush that is running may not be done yet. */
-		r = layer_sync_data(lp->layer);
-		if (!r)
-			r = layer_sync_sums(lp->layer);
-		/* The pages of these may be gone, and no record brings all of them back. */
-		if (r)
-			fs_fail(fs, r);
-	}
+	/* All layers are tried, so that one round finds all that failed. */
+	for (size_t i = 0; i < p->count && (!r || r == -EAGAIN); i++)
+		if (!p->layers[i].layer->left_out && picture_sync(fs, p->layers[i].layer))
+			r = -EAGAIN;
 	for (size_t i = 0; i < p->count && !r; i++)
-		r = layer_write_pages(p->layers[i].layer, p->layers[i].pages);
-	if (!r)
-		r = fs->io->ops->syncdir(fs->io, "layer");
-	if (!r)
-		r = catalog_file_write(fs->io, &p->head, p->catalog.bytes, p->catalog.len);
-	/* It may count although it failed: the pages it names must not be written again. */
-	if (r == -ENOTRECOVERABLE)
-		fs_fail(fs, r);
-	return r;
+		if (!p->layers[i].layer->left_out)
+			r = picture_pages(fs, &p->layers[i]);
+	return r ? r : picture_catalog(p);
 }
 
 /* Whose files may go now. Those that somebody still holds wait for the next checkpoint. */
@@ -321,11 +398,17 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			pthread_rwlock_wrlock(&fs->tree);
 			dead->next = fs->dead;
 			fs->dead = dead;
+			atomic_fetch_add(&fs->given_up, 1);
 			pthread_rwlock_unlock(&fs->tree);
 			dead = next;
 			continue;
 		}
 		if (dead->layer) {
+			/* Where files are freed lazily (XFS), their space is wanted now. */
+			if (space_is_tight(fs))
+				layer_empty_files(dead->layer);
+			if (atomic_load(&dead->layer->failed))
+				atomic_fetch_sub(&fs->failed_layers, 1);
 			r = layer_unlink_files(&fs->env, dead->layer->id);
 			layer_free(dead->layer);
 		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
@@ -356,6 +439,11 @@ static void picture_finish(struct picture *p)
 		struct layer *layer = p->layers[i].layer;
 		uint64_t poison = atomic_load(&layer->poison_seq);
 
+		if (layer->left_out)
+			continue;
+		layer->sync_failures = 0;
+		layer_pages_done(layer, p->layers[i].pages);
+		layer_forget_large_failures(layer, p->tail.seq);
 		/* Records before the tail need no commit record any more, and those that failed
 		 * are not replayed any more. */
 		if (atomic_load(&layer->committed_seq) < p->tail.seq - 1)
@@ -364,6 +452,7 @@ static void picture_finish(struct picture *p)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
 		layer_punch(layer, steal_pointer(&p->layers[i].punches));
 	}
+	space_given_back(fs);
 	COUNT(fs, checkpoints, 1);
 }
 
@@ -372,6 +461,8 @@ static void picture_failed(struct picture *p)
 	struct fs *fs = p->fs;
 
 	for (size_t i = 0; i < p->count; i++) {
+		if (p->layers[i].layer->left_out)
+			continue;
 		layer_pages_failed(p->layers[i].layer, p->layers[i].pages);
 		layer_give_back_punches(p->layers[i].layer, steal_pointer(&p->layers[i].punches));
 	}
@@ -384,6 +475,7 @@ static void picture_failed(struct picture *p)
 		p->dead = next;
 	}
 	pthread_rwlock_unlock(&fs->tree);
+	atomic_fetch_add(&fs->given_up, p->given_up);
 	atomic_store(&fs->changed, true);
 }
 
@@ -413,15 +505,36 @@ static struct journal_mark settled_head(struct fs *fs)
 }
 
 /*
- * When the disk below is full, destaging stops but the rest goes on with the tail where it is: what
- * was removed or discarded gives its space back, and with that the next round may come through.
+ * How far the tail may go: to T, but for records that are still needed. Those are copied when the
+ * ring fills, or when somebody waits for the tail.
  */
-static int checkpoint_locked(struct fs *fs, bool *gave_back)
+static int picture_tail(struct picture *p, bool full)
+{
+	struct fs *fs = p->fs;
+	bool copy = atomic_exchange(&fs->move_tail, false) ||
+		    journal_used(fs->journal) > journal_size(fs->journal) / 4 || fs->closing;
+
+	if (!full && !atomic_load(&fs->failed_layers))
+		return 0;
+	return carry_over(fs, copy, &p->tail);
+}
+
+/* What came of a checkpoint beside its error. */
+struct outcome {
+	bool again; /* something changed that lets the next one come further */
+	bool full;  /* blocks stay in the ring for want of space */
+};
+
+static int checkpoint_locked(struct fs *fs, struct outcome *out)
 {
 	struct picture p = {.fs = fs};
-	int r, full = 0;
+	int r;
 
+	*out = (struct outcome){0};
 	opbuf_init(&p.catalog);
+	r = failing_recall(fs);
+	if (r)
+		return r;
 	p.tail = settled_head(fs);
 	/* A torn catalog is told from a damaged one by the records since the other copy: there has
 	 * to be one. */
@@ -433,27 +546,32 @@ static int checkpoint_locked(struct fs *fs, bool *gave_back)
 	}
 	r = journal_sync(fs->journal, p.tail.seq - 1);
 	if (!r)
-		r = destage(fs, p.tail.seq - 1);
-	if (r == -ENOSPC) {
-		full = r;
-		r = 0;
-		p.tail = fs->tail;
-	}
-	if (r)
-		return r;
-	r = picture_take(&p);
+		r = destage(fs, p.tail.seq - 1, &out->full);
+	/* A layer that failed on the way is left out from the next round on. */
+	if (!r && atomic_load(&fs->recalls))
+		r = -EAGAIN;
+	if (!r)
+		r = picture_tail(&p, out->full);
+	if (!r)
+		r = picture_take(&p);
 	if (!r)
 		r = picture_write(&p);
 	if (r) {
+		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs));
 		picture_failed(&p);
 		picture_release(&p);
 		return r;
 	}
 	picture_finish(&p);
 	picture_release(&p);
-	*gave_back = p.dead != NULL;
+	out->again = out->full && p.dead != NULL;
 	bury_dead(fs, steal_pointer(&p.dead));
-	return full;
+	space_given_back(fs);
+	if (out->full)
+		atomic_store(&fs->changed, true);
+	else
+		space_hold_reserve(fs);
+	return 0;
 }
 
 /*
@@ -471,9 +589,11 @@ static int forget_unseen(struct fs *fs)
 	pthread_mutex_lock(&fs->checkpoint_lock);
 	opbuf_init(&p.catalog);
 	p.tail = fs->tail;
+	r = failing_recall(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_wrlock(&fs->sharing);
-	r = figures_free_unseen(fs, &forgotten);
+	if (!r)
+		r = figures_free_unseen(fs, &forgotten);
 	pthread_rwlock_unlock(&fs->tree);
 	/* As in checkpoint_locked(): a record since the other copy of the catalog. */
 	if (!r && settled_head(fs).seq == fs->tail.seq)
@@ -497,24 +617,49 @@ static int forget_unseen(struct fs *fs)
 	return r;
 }
 
+/* Whether the ring has hardly room although the checkpoint came through. */
+static bool ring_is_stuck(struct fs *fs)
+{
+	return journal_used(fs->journal) > journal_size(fs->journal) / 2;
+}
+
+static void say_once(struct fs *fs, int r)
+{
+	int said = fs->checkpoint_error;
+
+	fs->checkpoint_error = r;
+	if (!r || r == said)
+		return;
+	if (r == -ENOSPC)
+		log_warning("the file system of the store has no space for blocks that are in the "
+			    "journal; they stay there, make space");
+	else
+		log_error(r, "cannot move changes from the journal to their place; they stay in "
+			     "the journal");
+	COUNT(fs, errors, r != -ENOSPC);
+}
+
 int checkpoint_run(struct fs *fs)
 {
-	bool gave_back = false;
+	struct outcome out;
+	bool stuck;
 	int r = fs_writable(fs);
 
 	if (r)
 		return r;
 	pthread_mutex_lock(&fs->checkpoint_lock);
 	do {
-		r = checkpoint_locked(fs, &gave_back);
-	} while (r == -ENOSPC && gave_back);
+		r = checkpoint_locked(fs, &out);
+		atomic_store(&fs->carrying, out.full || atomic_load(&fs->failed_layers));
+		stuck = r || (atomic_load(&fs->carrying) && ring_is_stuck(fs));
+		if (!r && stuck)
+			out.again |= out.full && space_give_reserve(fs);
+	} while (out.again && !fs_writable(fs));
+	if (!r && out.full)
+		r = -ENOSPC;
+	say_once(fs, r);
 	pthread_mutex_unlock(&fs->checkpoint_lock);
-	if (r) {
-		COUNT(fs, errors, 1);
-		log_error(r, "cannot move changes from the journal to their place; they stay in "
-			     "the journal");
-	}
-	journal_set_stuck(fs->journal, r == -ENOSPC ? -ENOSPC : r ? -EIO : 0);
+	journal_set_stuck(fs->journal, !stuck ? 0 : r == -ENOSPC ? -ENOSPC : -EIO);
 	return r;
 }
 
@@ -588,11 +733,14 @@ static void *worker_main(void *arg)
 
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;
+		/* Every lap costs then: let more come together. */
+		if (atomic_load(&fs->carrying))
+			usleep(CARRY_PAUSE_US);
 		if (atomic_load(&fs->changed) && !fs_writable(fs) && checkpoint_run(fs))
 			pause = RETRY_SECONDS;
 		/* What changed while the checkpoint ran must not wait for the clock when the
 		 * ring is filling. */
-		if (pause == IDLE_SECONDS && journal_is_short(fs->journal) && !fs_writable(fs))
+		if (pause == IDLE_SECONDS && !atomic_load(&fs->carrying) && journal_is_short(fs->journal) && !fs_writable(fs))
 			checkpoint_want(fs);
 		if (fs->reclaim_wanted && !fs_writable(fs)) {
 			fs->reclaim_wanted = false;

@@ -69,6 +69,9 @@ static int freeze_clone(struct source *src, struct opbuf *buf)
 	uint64_t head;
 	int r;
 
+	/* What stands there is not known to be durable, and could not be made so. */
+	if (failing_layer(top))
+		return -EIO;
 	src->size = atomic_load(&src->inode->size);
 	if (layer_next_region(top, 0) == LAYER_NO_REGION) {
 		src->parent = top->parent ? top->parent->id : 0;

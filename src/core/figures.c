@@ -492,6 +492,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->kind = FS_KIND_CLONE;
 	info->mode = "snapshot";
 	info->created_ns = inode->btime_ns;
+	failing_state(fs, atomic_load(&inode->layer), info);
 	file_figures(fs, inode, &info->figures);
 	if (!g)
 		return 0;
@@ -513,8 +514,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 
 	*info = (struct fs_info){.kind = FS_KIND_FOLDER, .mode = "", .format = "raw",
 		.base = strdup(""), .state = "ok"};
-	if (atomic_load(&fs->failed) || journal_error(fs->journal))
-		info->state = "read-only";
+	failing_state(fs, NULL, info);
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
@@ -539,7 +539,8 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 void fs_info_release(struct fs_info *info)
 {
 	free(info->base);
-	info->base = NULL;
+	free(info->reason);
+	info->base = info->reason = NULL;
 }
 
 struct freed {
@@ -693,7 +694,8 @@ static int add_top_file(void *arg, const char *name)
 {
 	struct usage *u = arg;
 
-	if (strchr(name, '.') || !strcmp(name, "superblock") || !strcmp(name, "log"))
+	if (strchr(name, '.') || !strcmp(name, "superblock") || !strcmp(name, "log") ||
+		!strcmp(name, "reserve"))
 		u->metadata += allocated(u->fs, name);
 	return 0;
 }
@@ -749,8 +751,7 @@ static uint64_t stored_bytes(struct fs *fs)
 int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 {
 	struct usage u = {.fs = fs};
-	struct io_space space = {0};
-	uint64_t shared = 0, stored;
+	uint64_t shared = 0, stored, total;
 
 	memset(out, 0, sizeof(*out));
 	pthread_rwlock_rdlock(&fs->tree);
@@ -760,12 +761,11 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 	pthread_rwlock_unlock(&fs->tree);
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
 	fs->io->ops->list(fs->io, ".", add_top_file, &u);
-	fs->io->ops->space(fs->io, &space);
+	space_look(fs, &total, &out->free_bytes);
 	out->journal_bytes = allocated(fs, "journal/0");
 	out->golden_bytes = u.pins;
 	out->metadata_bytes = u.metadata;
 	out->physical_bytes = u.data + u.metadata + out->journal_bytes + u.pins - u.shared_pins;
-	out->free_bytes = space.free > fs->reserve_bytes ? space.free - fs->reserve_bytes : 0;
 	/* What is shared is kept once: in a layer, or in the image. */
 	out->saved_clone_bytes = shared > stored - min_u64(stored, out->unique_bytes) ?
 		shared - (stored - min_u64(stored, out->unique_bytes)) : 0;
@@ -777,13 +777,10 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 
 int fs_statfs(struct fs *fs, struct fs_statfs *st)
 {
-	struct io_space space;
-	int r = fs->io->ops->space(fs->io, &space);
+	int r = space_look(fs, &st->total_bytes, &st->free_bytes);
 
 	if (r)
 		return r;
-	st->total_bytes = space.total;
-	st->free_bytes = space.free > fs->reserve_bytes ? space.free - fs->reserve_bytes : 0;
 	pthread_rwlock_rdlock(&fs->tree);
 	st->files = HASH_CNT(by_ino, fs->inodes);
 	pthread_rwlock_unlock(&fs->tree);

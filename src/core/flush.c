@@ -36,6 +36,23 @@ static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto)
 	return r;
 }
 
+/* By a checkpoint whose tail passes the write that failed. */
+static int flush_poisoned(struct fs *fs, struct layer *layer)
+{
+	int r = 0;
+
+	/* Others may fail meanwhile. */
+	for (int i = 0; i < 3 && atomic_load(&layer->poison_seq); i++) {
+		atomic_store(&fs->move_tail, true);
+		r = checkpoint_run(fs);
+		if (atomic_load(&layer->failed))
+			return -EIO;
+		if (r && r != -ENOSPC)
+			return r;
+	}
+	return atomic_load(&layer->poison_seq) ? -ENOSPC : 0;
+}
+
 static int flush_layer(struct fs *fs, struct layer *layer)
 {
 	uint64_t upto;
@@ -43,17 +60,18 @@ static int flush_layer(struct fs *fs, struct layer *layer)
 
 	if (atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
 		return 0;
+	if (atomic_load(&layer->failed))
+		return -EIO;
 	/* One that is done but began after another that is not must not be left out. */
 	upto = layer_large_wait(layer);
 	/* A large write that failed left bytes that no commit record may vouch for. */
 	if (atomic_load(&layer->poison_seq))
-		return checkpoint_run(fs);
+		return flush_poisoned(fs, layer);
 	r = layer_sync_data(layer);
 	if (r) {
 		/* The pages are gone: what was acknowledged may not be what is there. */
-		fs_fail(fs, r);
-		return log_error(r, "cannot sync layer data; the store is read-only now, look at "
-				    "the disk below, then mount again");
+		layer_fail(fs, layer, r, "sync the data");
+		return -EIO;
 	}
 	r = add_commit(fs, layer, upto);
 	if (!r)
@@ -110,7 +128,7 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 		r = fs_writable(fs);
 	if (layer) {
 		if (!r && !fs->options.read_only)
-			r = flush_layers(fs, layer);
+			r = atomic_load(&layer->failed) ? -EIO : flush_layers(fs, layer);
 		hold_end(layer);
 	}
 	if (r || fs->options.read_only || golden) {
@@ -152,7 +170,9 @@ static int collect_uncommitted(struct fs *fs, struct layer ***list, size_t *coun
 	HASH_ITER (hh, fs->layers, entry, next) {
 		struct layer *layer = entry->layer;
 
-		if (r || atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
+		/* Of one that failed before, its own flushes tell. */
+		if (r || atomic_load(&layer->failed) ||
+			atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
 			continue;
 		hold(layer);
 		(*list)[(*count)++] = layer;

@@ -262,6 +262,7 @@ struct fs_info {
 	uint64_t snapshots;
 	int64_t created_ns;
 	const char *state; /* "ok", "fenced", "copying", "read-only", ... */
+	char *reason;	   /* of a state that somebody should look at, NULL: none; malloc'ed */
 	struct fs_figures figures;
 };
 

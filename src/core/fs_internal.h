@@ -157,7 +157,10 @@ struct fs {
 	struct jindex *jindex;
 	struct layer_env env;
 	struct drain readers;
-	uint64_t reserve_bytes;
+	uint64_t reserve_bytes;	       /* kept back from clones */
+	_Atomic uint64_t reserve_held; /* of it, in the file "reserve" */
+	_Atomic uint64_t fresh_blocks; /* in the ring, and without a place in their layer yet */
+	_Atomic uint64_t given_up;     /* changes whose space the next checkpoint gives back */
 
 	pthread_rwlock_t tree;
 	struct inode *inodes;	   /* tree, by_ino */
@@ -192,6 +195,14 @@ struct fs {
 	bool reclaim_wanted; /* work_lock; the last process did not end cleanly */
 	atomic_bool changed; /* records were appended since the last checkpoint began */
 	atomic_int failed;   /* errno that made the store read-only, 0 */
+	char failed_why[192]; /* work_lock; set before `failed` */
+	atomic_int failed_layers;
+	atomic_int recalls; /* layers whose destaged blocks are to be taken from the ring again */
+	atomic_bool carrying;  /* the ring has records that every lap carries on */
+	atomic_bool move_tail; /* somebody waits for the tail to pass a failed write */
+	atomic_uint read_failures; /* that were answered with an error */
+	int checkpoint_error;  /* checkpoint_lock; of the last one, to say it once */
+	unsigned catalog_failures; /* checkpoint_lock; in a row */
 	_Atomic uint64_t large_pending; /* bytes of large writes since the last sync of all */
 
 	/* After a takeover (takeover.c). */
@@ -214,7 +225,10 @@ struct fs {
 
 	/* Free space below, looked up at most every so often. */
 	_Atomic uint64_t space_free;
+	_Atomic uint64_t space_total;
 	_Atomic int64_t space_time_ns;
+	_Atomic unsigned space_level; /* per cent that were warned about, 0: none */
+	pthread_mutex_t space_lock; /* one makes space, the others wait: before checkpoint_lock */
 
 	/* Figures of frozen layers are computed when wanted and kept until something changes. */
 	pthread_mutex_t figures_lock;
@@ -265,6 +279,9 @@ struct apply {
 	uint64_t ops_pos;  /* ring position of the record's first op byte */
 	bool meta;	   /* catalog effects */
 	bool blocks;	   /* block effects */
+	bool recalling;	   /* applied before: only where blocks stand counts */
+	struct layer *only; /* recalling: no other layer's blocks */
+	struct fs *fs;	   /* recalling */
 	bool loading;	   /* from a catalog file: parents are linked afterwards */
 	bool replaying;    /* recovery: large writes are verified */
 	const struct commit_point *commits;
@@ -308,16 +325,62 @@ int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq);
 int64_t record_reserve(struct fs *fs, size_t len);
 /* The same for records that end things or free space: they go on when the disk is full. */
 int64_t record_reserve_urgent(struct fs *fs, size_t len);
-/* After a write of new data of len bytes: does the file system below have room? 0 or -ENOSPC. */
-int space_check(struct fs *fs, uint64_t len);
 int64_t now_ns(void);
 /* The store is read-only from now on; whoever waits for it gets an error. err: negative errno. */
 void fs_fail(struct fs *fs, int err);
+/* The same with the reason, for the log and for people who ask. Returns err. */
+int fs_fail_because(struct fs *fs, int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 /* 0, or -EROFS/-EIO when nothing may be written. */
 int fs_writable(struct fs *fs);
 
 /* A record that says only which epoch it is. The ring is empty, or the caller has reserved. */
 int append_epoch(struct fs *fs);
+
+/* ---- failing.c: when the disk below fails ---- */
+
+/* An error of this process, not of the disk: trying again later is all that it takes. */
+bool is_passing(int err);
+/* The layer is not written any more. what: "write the data". Any lock may be held. */
+void layer_fail(struct fs *fs, struct layer *layer, int err, const char *what);
+/* Checkpoint: a sync failed, or a write of pages. lost: bytes that are not in the ring may be
+ * lost. true: it is tried once more with what the ring has; else the layer has failed. */
+bool layer_trouble(struct fs *fs, struct layer *layer, int err, bool lost, const char *what);
+/* Checkpoint, at its beginning: destaged blocks of those layers are journaled again. */
+int failing_recall(struct fs *fs);
+/* Sets state and reason when the store (layer NULL) or a file's layers have failed. */
+void failing_state(struct fs *fs, const struct layer *layer, struct fs_info *info);
+/* The layer of a chain that has failed, NULL: none. */
+const struct layer *failing_layer(const struct layer *layer);
+
+/* ---- carry.c: records that stay needed ---- */
+
+/* How far the tail may move: *tail is lowered to before the first record that is needed and was
+ * not copied to the ring's head. Needs a settled head as *tail. Checkpoint only. */
+int carry_over(struct fs *fs, bool copy, struct journal_mark *tail);
+/* Makes blocks of the layer journaled again whose newest version is in the ring. */
+int carry_recall(struct fs *fs, struct layer *layer);
+
+/* ---- space.c: space below ---- */
+
+/* Before anything is written: the reserve, and the file that holds it. */
+void space_start(struct fs *fs);
+/* May len bytes of new data be taken? 0 or -ENOSPC. */
+int space_check(struct fs *fs, uint64_t len);
+/* Asks the file system below: its size, and what clones may still take, bytes. */
+int space_look(struct fs *fs, uint64_t *total, uint64_t *left);
+/* Whether so little is left that a write may fail half way: its blocks are to be got before. */
+bool space_is_tight(struct fs *fs);
+/* Something below was freed: the next check looks again. */
+void space_given_back(struct fs *fs);
+/* Gives back what was discarded or removed, by a checkpoint; false: there is nothing. The caller
+ * holds no lock and no reservation. */
+bool space_make(struct fs *fs);
+/* Checkpoint: empties the reserve's file, true: that gave some space; or fills it again. */
+bool space_give_reserve(struct fs *fs);
+void space_hold_reserve(struct fs *fs);
+/* The level of warning, per cent, 0: none; level: the one before. Pure. */
+unsigned space_level(unsigned level, uint64_t used, uint64_t total);
 
 /* ---- names ---- */
 void inode_attr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
@@ -390,6 +453,9 @@ int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t b
 	uint64_t count, bool below);
 /* The inode when it is a file with content, else NULL and *error. */
 struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
+/* 0, or -EIO: what the disk below did to the file's layer (failing.c). Under the range of what is
+ * to be changed, so that it cannot be taken back meanwhile. */
+int volume_writable(struct inode *inode);
 int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
 
 /* ---- open.c ---- */
@@ -403,6 +469,8 @@ void checkpoint_stop(struct fs *fs);
 void checkpoint_want(struct fs *fs);
 /* Gives back what takes space in data files although nothing refers to it. */
 void checkpoint_reclaim(struct fs *fs);
+/* Finds a layer and keeps it from being freed, until layer.users is counted down. */
+struct layer *layer_hold(struct fs *fs, uint64_t id);
 void checkpoint_pressure(void *fs);
 
 /* ---- figures.c ---- */

@@ -76,7 +76,8 @@ static int note_entry(void *arg, const char *name)
 	bool *found = arg;
 
 	/* What an interrupted creation or the daemon itself leaves is no reason to refuse. */
-	if (strcmp(name, "lock") && strcmp(name, "log") && strncmp(name, "superblock.", 11) &&
+	if (strcmp(name, "lock") && strcmp(name, "log") && strcmp(name, "reserve") &&
+		strncmp(name, "superblock.", 11) &&
 		strncmp(name, "catalog.", 8) && strncmp(name, "log.", 4)) {
 		for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
 			if (!strcmp(name, folders[i]))
@@ -426,24 +427,13 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->work_lock, NULL);
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
 	pthread_mutex_init(&fs->figures_lock, NULL);
+	pthread_mutex_init(&fs->space_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
 	drain_init(&fs->readers);
-}
-
-static void set_reserve(struct fs *fs)
-{
-	struct io_space space = {0};
-
-	fs->io->ops->space(fs->io, &space);
-	fs->reserve_bytes = fs->options.reserve ? fs->options.reserve :
-		max_u64(32 * MIB, space.total / 100);
-	/* A small file system below (tests, trial runs) must not be all reserve. */
-	if (!fs->options.reserve)
-		fs->reserve_bytes = min_u64(fs->reserve_bytes, space.total / 10);
 }
 
 static void destroy(struct fs *fs)
@@ -459,6 +449,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->pin_lock);
 	pthread_mutex_destroy(&fs->requests_lock);
 	pthread_cond_destroy(&fs->work);
+	pthread_mutex_destroy(&fs->space_lock);
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
@@ -493,13 +484,14 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	r = jindex_new(&fs->jindex);
 	fs->env = (struct layer_env){
 		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
-		.names_owed = &fs->names_owed};
+		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
+		.given_up = &fs->given_up};
 	if (!r)
 		r = read_or_make_super(fs);
 	if (!r)
 		r = recover(fs);
 	if (!r) {
-		set_reserve(fs);
+		space_start(fs);
 		journal_set_pressure(fs->journal, checkpoint_pressure, fs);
 		r = golden_start(fs);
 	}

@@ -101,7 +101,9 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 	layer = atomic_load(&inode->layer);
 	rangelock_lock(&layer->ranges, &range, 0, UINT64_MAX);
 	inode->copy_task = 0;
-	r = truncate_locked(fs, inode, size);
+	r = volume_writable(inode);
+	if (!r)
+		r = truncate_locked(fs, inode, size);
 	rangelock_unlock(&layer->ranges, &range);
 	pthread_rwlock_unlock(&inode->io);
 	journal_unreserve(fs->journal, room);
@@ -207,7 +209,9 @@ int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t l
 		pthread_rwlock_wrlock(&inode->io);
 	layer = atomic_load(&inode->layer);
 	rangelock_lock(&layer->ranges, &range, off / GF_BLOCK_SIZE, (off + len) / GF_BLOCK_SIZE);
-	r = change_range(fs, inode, off, len, zero, !(mode & FALLOC_FL_KEEP_SIZE));
+	r = volume_writable(inode);
+	if (!r)
+		r = change_range(fs, inode, off, len, zero, !(mode & FALLOC_FL_KEEP_SIZE));
 	rangelock_unlock(&layer->ranges, &range);
 	pthread_rwlock_unlock(&inode->io);
 	journal_unreserve(fs->journal, room);

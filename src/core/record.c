@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Appending what was decided: the short way from a buffer of ops to the journal and into memory,
- * and the checks that come before it (is the store writable, is there room below).
+ * and the checks that come before it (is the store writable, is there room in the ring).
  */
 #include "core/fs_internal.h"
 
@@ -9,9 +9,6 @@
 #include <time.h>
 
 #include "base/log.h"
-#include "base/sizes.h"
-
-#define SPACE_INTERVAL_NS 200000000 /* how long a look at the free space below is believed */
 
 int64_t now_ns(void)
 {
@@ -38,6 +35,7 @@ int fs_writable(struct fs *fs)
 
 static int64_t reserve(struct fs *fs, size_t len, enum journal_urgency urgency)
 {
+	int64_t token;
 	int r = fs_writable(fs);
 
 	if (r)
@@ -45,7 +43,11 @@ static int64_t reserve(struct fs *fs, size_t len, enum journal_urgency urgency)
 	/* Without a thread that destages (tests, recovery), whoever needs room does it. */
 	if (!fs->worker_runs && !journal_has_room(fs->journal, len, urgency))
 		checkpoint_run(fs);
-	return journal_reserve(fs->journal, len, urgency);
+	token = journal_reserve(fs->journal, len, urgency);
+	/* What was given up lately may be all that is missing. */
+	if (token == -ENOSPC && space_make(fs))
+		token = journal_reserve(fs->journal, len, urgency);
+	return token;
 }
 
 int64_t record_reserve(struct fs *fs, size_t len)
@@ -82,34 +84,4 @@ int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq)
 	if (seq)
 		*seq = how.seq;
 	return r;
-}
-
-static int64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
-int space_check(struct fs *fs, uint64_t len)
-{
-	int64_t now = clock_ns(), last = atomic_load(&fs->space_time_ns);
-	uint64_t known = atomic_load(&fs->space_free);
-
-	if (now - last > SPACE_INTERVAL_NS || known < fs->reserve_bytes + len) {
-		struct io_space space;
-
-		if (fs->io->ops->space(fs->io, &space) == 0) {
-			known = space.free;
-			atomic_store(&fs->space_time_ns, now);
-		}
-	} else {
-		known -= len;
-	}
-	atomic_store(&fs->space_free, known);
-	/* What waits in the journal needs its place later: it is counted once. */
-	if (known < fs->reserve_bytes + len + journal_used(fs->journal))
-		return -ENOSPC;
-	return 0;
 }

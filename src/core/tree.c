@@ -266,6 +266,7 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 		return;
 	*dead = (struct dead){.layer = layer, .golden = golden, .next = fs->dead};
 	fs->dead = dead;
+	atomic_fetch_add(&fs->given_up, 1);
 }
 
 static void golden_put(struct fs *fs, uint64_t id)

@@ -31,6 +31,7 @@
 #define MARK_REGIONS 8	   /* an intent mark covers this many regions at once (256 MiB) */
 #define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
 #define MAX_WRITE (8 * MIB)
+#define READ_FAILURES_LOGGED 1000
 
 /* ---- reading ---- */
 
@@ -121,6 +122,19 @@ struct inode *volume_find(struct fs *fs, uint64_t ino, int *error)
 	return *error ? NULL : inode;
 }
 
+/* An error for who reads, and a word for who looks after the disk. */
+static int read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, int r)
+{
+	CLEANUP_FREE char *path = NULL;
+
+	/* A guest may try for ever. */
+	if (atomic_fetch_add(&fs->read_failures, 1) < READ_FAILURES_LOGGED &&
+		fs_path(fs, ino, &path) == 0)
+		log_error(r, "cannot read %zu bytes at %llu of \"%s\"; look at the disk below",
+			len, (unsigned long long)off, path);
+	return r == -EUCLEAN || r == -ESTALE ? -EIO : r;
+}
+
 ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off)
 {
 	struct inode *inode;
@@ -142,9 +156,14 @@ ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off
 	r = read_bytes(fs, atomic_load(&inode->layer), buf, len, off);
 	drain_leave(&fs->readers, token);
 	if (r)
-		return r == -EUCLEAN || r == -ESTALE ? -EIO : r;
+		return read_failed(fs, ino, len, off, r);
 	COUNT(fs, read_bytes, len);
 	return len;
+}
+
+int volume_writable(struct inode *inode)
+{
+	return atomic_load(&atomic_load(&inode->layer)->failed) ? -EIO : 0;
 }
 
 /* ---- writing: preparing ---- */
@@ -422,6 +441,22 @@ static int place_run(struct job *job, uint64_t i, uint64_t n)
 	return r;
 }
 
+/* When space is short: what the write will need, so that it fails before it is announced. */
+static int get_space(struct job *job)
+{
+	uint64_t count = job->large_last - job->large_first, n;
+	int r = 0;
+
+	if (!count || !space_is_tight(job->fs))
+		return 0;
+	for (uint64_t i = 0; i < count && !r; i += n) {
+		n = kind_run(job, i, count);
+		if (job->kinds[i] == GF_OVERLAY)
+			r = layer_allocate(job->layer, job->large_first + i, n);
+	}
+	return r;
+}
+
 static int place_large(struct job *job)
 {
 	uint64_t count = job->large_last - job->large_first, n;
@@ -491,6 +526,10 @@ static int job_commit_locked(struct job *job)
 		r = place_large(job);
 	if (large)
 		layer_large_end(job->layer, &ticket, seq, r == 0);
+	if (r && r != -ENOSPC && !is_passing(r) && seq)
+		layer_fail(job->fs, job->layer, r, "write the data");
+	if (r && large)
+		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
 		return r;
 	r = settle_states(job, seq, ops_pos);
@@ -515,6 +554,8 @@ static int job_run_locked(struct job *job)
 	job->time_ns = now_ns();
 	job->size = max_u64(atomic_load(&job->inode->size), job->off + job->len);
 	r = job_build(job);
+	if (!r)
+		r = get_space(job);
 	if (r)
 		return r;
 	/* A checkpoint takes the marks away: look again once it can not come between any more. */
@@ -569,7 +610,9 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	pthread_rwlock_rdlock(&fs->sharing);
 	job.layer = atomic_load(&inode->layer);
 	rangelock_lock(&job.layer->ranges, &range, job.first, job.end - 1);
-	r = job_run_locked(&job);
+	r = volume_writable(inode);
+	if (!r)
+		r = job_run_locked(&job);
 	rangelock_unlock(&job.layer->ranges, &range);
 	pthread_rwlock_unlock(&fs->sharing);
 	pthread_rwlock_unlock(&inode->io);
@@ -581,21 +624,41 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	return r;
 }
 
-/* Whether all blocks of the range belong to the layer already, so that a write needs no space. */
-static bool owns_all(struct layer *layer, uint64_t off, size_t len)
+/* Bytes of the range's blocks that do not belong to the file yet: a write needs space for them. */
+static uint64_t bytes_missing(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 {
-	uint64_t block = off / GF_BLOCK_SIZE;
+	uint64_t block = off / GF_BLOCK_SIZE, missing = 0;
 	uint64_t end = round_up(off + len, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+	unsigned token = drain_enter(&fs->readers);
+	struct layer *layer = atomic_load(&inode->layer);
 
 	while (block < end) {
 		struct extent x;
 
-		if (layer_resolve(layer, block, end - block, false, &x) || x.layer != layer ||
-			x.kind == EXTENT_ZERO)
-			return false;
+		if (layer_resolve(layer, block, end - block, false, &x))
+			break; /* whoever writes will meet the error */
+		if (x.layer != layer || x.kind == EXTENT_ZERO)
+			missing += x.count * GF_BLOCK_SIZE;
 		block += x.count;
 	}
-	return true;
+	drain_leave(&fs->readers, token);
+	return missing;
+}
+
+/* Before anything is taken: is there space for what the file does not own yet? Overwriting what it
+ * owns goes on when the disk is full. */
+static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
+{
+	uint64_t missing;
+	int r = space_check(fs, len);
+
+	if (!r)
+		return 0;
+	missing = bytes_missing(fs, inode, off, len);
+	r = missing ? space_check(fs, missing) : 0;
+	if (r && space_make(fs))
+		r = space_check(fs, missing);
+	return r;
 }
 
 ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off)
@@ -612,13 +675,10 @@ ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint6
 	if (off > GF_MAX_SIZE || len > GF_MAX_SIZE - off)
 		return -EFBIG;
 	r = fs_writable(fs);
-	if (!r && space_check(fs, len)) {
-		/* Overwriting what it owns goes on when the disk is full. */
-		unsigned token = drain_enter(&fs->readers);
-
-		r = owns_all(atomic_load(&inode->layer), off, len) ? 0 : -ENOSPC;
-		drain_leave(&fs->readers, token);
-	}
+	if (!r)
+		r = volume_writable(inode);
+	if (!r && len)
+		r = admit(fs, inode, off, len);
 	COUNT(fs, write_ops, 1);
 	while (!r && done < len) {
 		size_t n = min_u64(len - done, MAX_WRITE / 8);

@@ -95,6 +95,12 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 	fd = io->ops->open(io, path, O_RDWR | O_CREAT);
 	if (fd < 0)
 		return fd;
+	/* Without the space for all of it the copy stays as it is. */
+	r = io->ops->allocate(io, fd, 0, sizeof(first) + len);
+	if (r == -ENOSPC) {
+		io->ops->close(io, fd);
+		return r;
+	}
 	r = io->ops->pwritev(io, fd, iov, len ? 2 : 1, 0);
 	if (!r)
 		r = io->ops->truncate(io, fd, sizeof(first) + len);

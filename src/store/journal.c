@@ -30,6 +30,7 @@
 #define RECORD_ALIGN 64
 #define MAX_OPS_PARTS 3
 #define KEPT_FOR_URGENT (64 * KIB)
+#define KEPT_FOR_CARRY (160 * KIB) /* at least: twice the longest record with small blocks */
 
 struct sync_request {
 	uint64_t seq;
@@ -214,6 +215,32 @@ int journal_ends_torn(struct journal *j)
 	return r ? r : rec.seq == j->head.seq || (j->head.prev && rec.prev == j->head.prev);
 }
 
+int journal_walk(struct journal *j, struct journal_mark mark, uint64_t upto,
+	int (*cb)(void *arg, const struct journal_mark *next, uint64_t seq, uint64_t ops_pos,
+		const void *ops, size_t len),
+	void *arg)
+{
+	CLEANUP_FREE uint8_t *buf = NULL;
+	size_t capacity = 0;
+	int r = 0;
+
+	while (mark.seq < upto && !r) {
+		uint64_t pos = mark.pos;
+		const struct gf_disk_record *rec;
+
+		r = read_record(j, &mark, 0, &buf, &capacity);
+		if (r <= 0)
+			return log_error(r ? r : -EIO, "cannot read the journal at %llu",
+				(unsigned long long)pos);
+		rec = (const struct gf_disk_record *)buf;
+		mark.pos += rec->length;
+		mark.seq++;
+		mark.prev = rec->sum;
+		r = cb(arg, &mark, rec->seq, pos + sizeof(*rec), buf + sizeof(*rec), rec->used);
+	}
+	return r;
+}
+
 static bool is_newer_record(const struct gf_disk_record *rec, uint64_t seq)
 {
 	return rec->magic == GF_RECORD_MAGIC && rec->seq >= seq &&
@@ -269,8 +296,12 @@ static uint64_t room_for(size_t len)
 
 static bool has_room_locked(const struct journal *j, uint64_t need, enum journal_urgency urgency)
 {
-	uint64_t kept = urgency == JOURNAL_URGENT ? 0 : min_u64(KEPT_FOR_URGENT, j->size / 16);
+	uint64_t kept = 0;
 
+	if (urgency != JOURNAL_CARRY)
+		kept = max_u64(min_u64(KEPT_FOR_CARRY, j->size / 6), j->size / 16);
+	if (urgency == JOURNAL_ORDINARY)
+		kept += min_u64(KEPT_FOR_URGENT, j->size / 16);
 	return j->head.pos - j->tail_pos + j->reserved + need + kept <= j->size;
 }
 
@@ -302,6 +333,19 @@ int64_t journal_reserve(struct journal *j, size_t len, enum journal_urgency urge
 		pthread_cond_wait(&j->room, &j->lock);
 		j->waiting--;
 	}
+	j->reserved += need;
+	return need;
+}
+
+int64_t journal_try_reserve(struct journal *j, size_t len, enum journal_urgency urgency)
+{
+	uint64_t need = room_for(len);
+
+	MUTEX_GUARD(&j->lock);
+	if (atomic_load(&j->failed))
+		return -EIO;
+	if (!has_room_locked(j, need, urgency))
+		return -ENOSPC;
 	j->reserved += need;
 	return need;
 }
@@ -369,6 +413,19 @@ static uint64_t hash_parts(const struct iovec *iov, int count, size_t *len)
 	return XXH3_64bits_digest(&state);
 }
 
+/* A ring that cannot be written is no ring; but where a file system needs space to overwrite, the
+ * lack of it passes. j->lock held. */
+static int append_failed(struct journal *j, int r)
+{
+	if (r == -ENOSPC)
+		return r;
+	log_error(r, "cannot write the journal at %llu; the store is read-only now, look at the "
+		     "disk below, then mount again", (unsigned long long)(j->head.pos % j->size));
+	atomic_store(&j->failed, r);
+	pthread_cond_broadcast(&j->room);
+	return -EIO;
+}
+
 int journal_append(struct journal *j, const struct iovec *iov, int count, uint64_t *seq,
 	uint64_t *ops_pos)
 {
@@ -398,12 +455,12 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 	if (left < length) {
 		r = append_pad_locked(j, left);
 		if (r)
-			return r;
+			return append_failed(j, r);
 	}
 	fill_header(j, &rec, length, used, ops_sum);
 	r = j->io->ops->pwritev(j->io, j->fd, parts, count + 1, j->head.pos % j->size);
 	if (r)
-		return r;
+		return append_failed(j, r);
 	*seq = j->head.seq;
 	*ops_pos = j->head.pos + sizeof(rec);
 	advance_head_locked(j, &rec);

@@ -65,15 +65,26 @@ int journal_holds_newer(struct journal *journal, uint64_t seq);
  * as a power loss leaves it, or damage. 1, 0, or -errno. */
 int journal_ends_torn(struct journal *journal);
 
+/*
+ * Walks the records from `from` on, at which one begins, as far as they go below number upto, while
+ * others append. next is the point behind the record. Stops when cb returns non-zero and returns
+ * that. -EIO: a record that was there cannot be read.
+ */
+int journal_walk(struct journal *journal, struct journal_mark from, uint64_t upto,
+	int (*cb)(void *arg, const struct journal_mark *next, uint64_t seq, uint64_t ops_pos,
+		const void *ops, size_t len),
+	void *arg);
+
 /* Records written from now on carry this epoch. */
 void journal_set_epoch(struct journal *journal, uint64_t epoch);
 
 /* The largest ops that one record may carry, bytes. */
 size_t journal_max_ops(const struct journal *journal);
 
-/* The last part of the ring is kept for records that end things or free space (commit, epoch,
- * discard, truncate, unlink), so that a full disk can be got out of. */
-enum journal_urgency { JOURNAL_ORDINARY, JOURNAL_URGENT };
+/* The last parts of the ring are kept: one for records that end things or free space (commit,
+ * epoch, discard, truncate, unlink), so that a full disk can be got out of, and one for the
+ * checkpoint, which carries records on that it cannot make superfluous. */
+enum journal_urgency { JOURNAL_ORDINARY, JOURNAL_URGENT, JOURNAL_CARRY };
 
 /*
  * Room for one record with len bytes of ops. Waits for the destager unless destaging is stuck:
@@ -82,6 +93,8 @@ enum journal_urgency { JOURNAL_ORDINARY, JOURNAL_URGENT };
  */
 int64_t journal_reserve(struct journal *journal, size_t len, enum journal_urgency urgency);
 void journal_unreserve(struct journal *journal, int64_t token);
+/* The same without waiting: -ENOSPC when there is no room now. */
+int64_t journal_try_reserve(struct journal *journal, size_t len, enum journal_urgency urgency);
 
 /*
  * Appends one record with the bytes of iov as ops (at most 3 parts). On success *seq is its

@@ -43,10 +43,27 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	return 0;
 }
 
+/* Blocks that stand in the ring and have no place yet. */
+static uint32_t count_fresh(const struct region *r, uint32_t first, uint32_t count)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = first; r->journaled && i < first + count; i++)
+		n += region_journaled(r, i) && region_state(r, i) != GF_OVERLAY;
+	return n;
+}
+
+static void add_fresh(struct layer *l, uint64_t n)
+{
+	if (l->env->fresh)
+		atomic_fetch_add(l->env->fresh, n);
+}
+
 static void forget_region(struct layer *l, uint32_t number, struct region *r)
 {
 	uint64_t first = (uint64_t)number * GF_REGION_BLOCKS;
 
+	add_fresh(l, -(uint64_t)count_fresh(r, 0, GF_REGION_BLOCKS));
 	for (uint32_t i = 0; r->journaled && i < GF_REGION_BLOCKS; i++) {
 		if (region_journaled(r, i)) {
 			jindex_remove(l->env->jindex, l->id, first + i);
@@ -66,6 +83,7 @@ void layer_free(struct layer *l)
 		free(l->leaves[i]);
 	}
 	free(l->leaves);
+	layer_forget_large_failures(l, UINT64_MAX);
 	free(l->marks);
 	while (l->punches) {
 		struct punch *next = l->punches->next;
@@ -225,6 +243,8 @@ void layer_note_punch_locked(struct layer *l, uint64_t block, uint64_t count)
 {
 	struct punch *p = l->punches;
 
+	if (l->env->given_up)
+		atomic_fetch_add(l->env->given_up, 1);
 	if (p && p->block + p->count == block) {
 		p->count += count;
 		return;
@@ -235,6 +255,13 @@ void layer_note_punch_locked(struct layer *l, uint64_t block, uint64_t count)
 	*p = (struct punch){.block = block, .count = count, .next = l->punches};
 	l->punches = p;
 }
+
+void layer_note_punch(struct layer *l, uint64_t block, uint64_t count)
+{
+	MUTEX_GUARD(&l->lock);
+	layer_note_punch_locked(l, block, count);
+}
+
 
 static uint32_t count_owned(const struct region *r, uint32_t first, uint32_t count)
 {
@@ -265,7 +292,7 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 {
 	uint64_t base = (uint64_t)number * GF_REGION_BLOCKS;
 	struct region *r;
-	uint32_t owned, overlay;
+	uint32_t owned, overlay, fresh;
 	int e;
 
 	if (state == GF_PARENT && !layer_find_region_locked(l, number))
@@ -275,6 +302,7 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 		return e;
 	owned = count_owned(r, first, count);
 	overlay = region_count(r, first, count, GF_OVERLAY);
+	fresh = count_fresh(r, first, count);
 	/* What is lost keeps its bytes: somebody may still tell something from them. */
 	if (state != GF_OVERLAY && state != GF_SHARED && overlay)
 		note_given_up_locked(l, r, base, first, count);
@@ -289,6 +317,7 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 	}
 	l->overlay_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)overlay;
 	l->owned_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)owned;
+	add_fresh(l, -(uint64_t)fresh);
 	r->dirty = true;
 	l->dirty = true;
 	return 0;
@@ -315,6 +344,7 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 {
 	struct jentry entry = {.layer = l->id, .seq = seq};
 	struct region *r;
+	uint64_t fresh;
 	uint32_t owned;
 	int e = writable_region_locked(l, number, &r);
 
@@ -327,10 +357,12 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 		if (e)
 			return e;
 		owned = count_owned(r, first + i, 1);
+		fresh = count_fresh(r, first + i, 1);
 		e = region_set_journaled(r, first + i, 1);
 		if (e)
 			return e;
 		l->owned_blocks += 1 - owned;
+		add_fresh(l, count_fresh(r, first + i, 1) - fresh);
 	}
 	return 0;
 }
@@ -366,7 +398,8 @@ int layer_forget_block(struct layer *l, uint64_t block)
 	r = layer_find_region_locked(l, number);
 	if (r)
 		e = layer_load_region_locked(l, number, r);
-	owned = r && !e && region_state(r, i) == GF_OVERLAY && !region_journaled(r, i);
+	owned = r && !e && !atomic_load(&l->failed) && region_state(r, i) == GF_OVERLAY &&
+		!region_journaled(r, i);
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		e = layer_set_state(l, block, 1, GF_PARENT);

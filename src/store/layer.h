@@ -48,6 +48,8 @@ struct layer_env {
 	/* Files of any layer may have been made by somebody who did not sync the folder. May be
 	 * NULL. Cleared by whoever does. */
 	atomic_bool *names_owed;
+	_Atomic uint64_t *fresh;    /* blocks of all layers that are journaled and not OVERLAY */
+	_Atomic uint64_t *given_up; /* counts up when blocks are noted to be punched */
 };
 
 /* A large write on its way: its announcement is in the journal, its bytes may not be in place. */
@@ -61,6 +63,13 @@ struct sum_note {
 	uint64_t block;
 	uint32_t sum;
 	UT_hash_handle hh;
+};
+
+/* A large write that is in the journal and not, or not wholly, in place. */
+struct large_failure {
+	uint64_t seq;
+	bool verify; /* recovery found some of its blocks: their checksums tell which */
+	struct large_failure *next;
 };
 
 struct punch {
@@ -83,11 +92,12 @@ struct layer {
 
 	struct rangelock ranges;
 	pthread_mutex_t sync_lock; /* one sync at a time: who waits has been served by it */
-	int sync_error;		   /* sync_lock; of the first sync that failed, for good */
+	int sync_error;		   /* sync_lock; of the first sync that failed */
 	pthread_mutex_t lock;
 	struct region **leaves; /* lock */
 	uint32_t leaf_count;	/* lock */
 	uint64_t overlay_blocks; /* lock */
+	uint64_t page_overlay_blocks[2]; /* lock; of the pages taken last, and the time before */
 	_Atomic uint64_t owned_blocks; /* changed under lock */
 	bool dirty;	    /* lock; regions differ from their pages */
 	bool in_dirty_list; /* of the owner of the env; its lock */
@@ -101,6 +111,15 @@ struct layer {
 	_Atomic uint64_t poison_seq; /* a large write failed: no commit until a checkpoint passes */
 	atomic_bool recovered; /* recovery found large writes in place that no record commits: others
 				  must not go over them before that is made up for */
+	struct large_failure *large_failures; /* lock */
+
+	/* When the disk below fails (core/failing.c). */
+	atomic_int failed;     /* why it is not written any more, 0 */
+	char failed_why[128];  /* lock; set before `failed` */
+	atomic_bool recall;    /* what was destaged lately is to be taken from the ring again */
+	bool left_out;	       /* checkpoint; the last good pages stay, its records are carried on */
+	unsigned sync_failures; /* checkpoint; in a row */
+
 	atomic_bool data_dirty;	     /* bytes written since the data file's last sync */
 	atomic_bool sums_dirty;
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
@@ -134,6 +153,9 @@ void layer_free(struct layer *layer);
 /* Removes the files of layer id. Missing ones are no error. */
 int layer_unlink_files(const struct layer_env *env, uint64_t id);
 
+/* Makes its data file empty, which frees the space at once; it is about to be removed. */
+void layer_empty_files(struct layer *layer);
+
 /*
  * Where blocks [block, block + count of the result) of the merged view stand, count <= max.
  * below: start under this layer, as if it owned nothing. -EUCLEAN, -EIO: a map page cannot be used.
@@ -162,11 +184,18 @@ int layer_any_overlay(struct layer *layer, uint64_t block, uint64_t count);
 
 int layer_write_data(struct layer *layer, const void *buf, size_t len, uint64_t off);
 int layer_read_data(struct layer *layer, void *buf, size_t len, uint64_t off);
+/* Gives blocks and their checksums a place on the disk, so that writing them cannot fail for want
+ * of it. After -ENOSPC what was got is given back by the next checkpoint. */
+int layer_allocate(struct layer *layer, uint64_t block, uint64_t count);
+/* Blocks that may have been written although nothing refers to them. */
+void layer_note_punch(struct layer *layer, uint64_t block, uint64_t count);
 /* Records checksums of blocks at rest. */
 int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count);
 /* Makes data (and its name) durable; not the sums. */
 int layer_sync_data(struct layer *layer);
 int layer_sync_sums(struct layer *layer);
+/* All bytes since the last good sync were or will be written again: the next sync is a new one. */
+void layer_sync_anew(struct layer *layer);
 
 /* The same in memory only, for a recovery that must not write. */
 int layer_note_sums(struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count);
@@ -177,6 +206,15 @@ int layer_read_sums(struct layer *layer, uint64_t block, uint32_t *sums, uint64_
 void layer_large_begin(struct layer *layer, struct large_ticket *ticket, uint64_t lower);
 /* ok: the bytes are in place; seq is the announcing record. */
 void layer_large_end(struct layer *layer, struct large_ticket *ticket, uint64_t seq, bool ok);
+/* Whether the large write with this record is in place: 0: yes. */
+enum large_outcome { LARGE_IN_PLACE, LARGE_FAILED, LARGE_IN_PART };
+enum large_outcome layer_large_outcome(struct layer *layer, uint64_t seq);
+void layer_note_large_failure(struct layer *layer, uint64_t seq, bool verify);
+/* Records before number upto are not replayed any more. */
+void layer_forget_large_failures(struct layer *layer, uint64_t upto);
+/* Whether acknowledged large writes may be lost when a sync fails now. */
+bool layer_has_uncommitted(struct layer *layer);
+
 /* Waits for large writes that began before the newest one which is in place, and returns the
  * number up to which every large write is in place: at least that one's. */
 uint64_t layer_large_wait(struct layer *layer);
@@ -200,6 +238,8 @@ int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation);
 int layer_take_pages(struct layer *layer, struct page_write **pages);
 int layer_write_pages(struct layer *layer, struct page_write *pages);
 void layer_pages_failed(struct layer *layer, struct page_write *pages);
+/* They count: the catalog that names them is durable. */
+void layer_pages_done(struct layer *layer, struct page_write *pages);
 void pages_free(struct page_write *pages);
 /* Calls cb for each region that has a page, with the generation that counts. */
 int layer_each_page(struct layer *layer,

@@ -131,6 +131,26 @@ int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
 	return fd < 0 ? fd : io_pread_full(l->env->io, fd, buf, len, off);
 }
 
+int layer_allocate(struct layer *l, uint64_t block, uint64_t count)
+{
+	const struct io_ops *ops = l->env->io->ops;
+	uint64_t last = min_u64(block + count, LAST_BLOCK_OFF / GF_BLOCK_SIZE);
+	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, true);
+	int sum_fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, true), e = 0;
+
+	if (fd < 0 || sum_fd < 0)
+		return fd < 0 ? fd : sum_fd;
+	if (last > block)
+		e = ops->allocate(l->env->io, fd, block * GF_BLOCK_SIZE,
+			(last - block) * GF_BLOCK_SIZE);
+	if (!e)
+		e = ops->allocate(l->env->io, sum_fd, block * sizeof(uint32_t),
+			count * sizeof(uint32_t));
+	if (e == -ENOSPC)
+		layer_note_punch(l, block, count);
+	return e == -EOPNOTSUPP ? 0 : e;
+}
+
 int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint64_t count)
 {
 	int fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, true), e;
@@ -173,6 +193,21 @@ int layer_sync_sums(struct layer *l)
 	return sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
 }
 
+void layer_sync_anew(struct layer *l)
+{
+	MUTEX_GUARD(&l->sync_lock);
+	l->sync_error = 0;
+	layer_set_unsynced(l);
+}
+
+void layer_empty_files(struct layer *l)
+{
+	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
+
+	if (fd >= 0)
+		l->env->io->ops->truncate(l->env->io, fd, 0);
+}
+
 int layer_unlink_files(const struct layer_env *env, uint64_t id)
 {
 	int result = 0;
@@ -207,6 +242,57 @@ static void raise_to(_Atomic uint64_t *value, uint64_t to)
 		;
 }
 
+static void note_failure_locked(struct layer *l, uint64_t seq, bool verify)
+{
+	struct large_failure *failure = malloc(sizeof(*failure));
+
+	/* Without memory: a failing disk may then bring an older version of these blocks back. */
+	if (!failure)
+		return;
+	*failure = (struct large_failure){
+		.seq = seq, .verify = verify, .next = l->large_failures};
+	l->large_failures = failure;
+}
+
+void layer_note_large_failure(struct layer *l, uint64_t seq, bool verify)
+{
+	MUTEX_GUARD(&l->lock);
+	note_failure_locked(l, seq, verify);
+}
+
+enum large_outcome layer_large_outcome(struct layer *l, uint64_t seq)
+{
+	MUTEX_GUARD(&l->lock);
+	for (const struct large_failure *f = l->large_failures; f; f = f->next)
+		if (f->seq == seq)
+			return f->verify ? LARGE_IN_PART : LARGE_FAILED;
+	return LARGE_IN_PLACE;
+}
+
+void layer_forget_large_failures(struct layer *l, uint64_t upto)
+{
+	struct large_failure **p = &l->large_failures;
+
+	MUTEX_GUARD(&l->lock);
+	while (*p) {
+		struct large_failure *f = *p;
+
+		if (f->seq < upto) {
+			*p = f->next;
+			free(f);
+		} else {
+			p = &f->next;
+		}
+	}
+}
+
+bool layer_has_uncommitted(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	return l->large || atomic_load(&l->poison_seq) ||
+	       atomic_load(&l->large_seq) > atomic_load(&l->committed_seq);
+}
+
 void layer_large_end(struct layer *l, struct large_ticket *ticket, uint64_t seq, bool ok)
 {
 	MUTEX_GUARD(&l->lock);
@@ -217,6 +303,8 @@ void layer_large_end(struct layer *l, struct large_ticket *ticket, uint64_t seq,
 		}
 	}
 	raise_to(ok ? &l->large_seq : &l->poison_seq, seq);
+	if (!ok && seq)
+		note_failure_locked(l, seq, false);
 	pthread_cond_broadcast(&l->large_ended);
 }
 
@@ -348,6 +436,8 @@ int layer_reclaim(struct layer *l)
 
 	if (fd < 0)
 		return fd == -ENOENT ? 0 : fd;
+	if (atomic_load(&l->failed))
+		return 0;
 	while ((e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
 		uint64_t block = start / GF_BLOCK_SIZE;
 		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;

@@ -136,6 +136,7 @@ int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
 	if (!r)
 		return -ENOMEM;
 	r->generation = generation;
+	r->disk_generation = generation;
 	r->loaded = false;
 	return 0;
 }
@@ -160,6 +161,8 @@ int layer_take_pages(struct layer *l, struct page_write **pages)
 {
 	*pages = NULL;
 	MUTEX_GUARD(&l->lock);
+	l->page_overlay_blocks[1] = l->page_overlay_blocks[0];
+	l->page_overlay_blocks[0] = l->overlay_blocks;
 	if (!l->dirty)
 		return 0;
 	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
@@ -220,6 +223,7 @@ int layer_write_pages(struct layer *l, struct page_write *pages)
 void layer_pages_failed(struct layer *l, struct page_write *pages)
 {
 	MUTEX_GUARD(&l->lock);
+	l->page_overlay_blocks[0] = l->page_overlay_blocks[1];
 	for (struct page_write *w = pages; w; w = w->next) {
 		struct region *r = layer_find_region_locked(l, w->region);
 
@@ -228,6 +232,17 @@ void layer_pages_failed(struct layer *l, struct page_write *pages)
 			r->dirty = true;
 			l->dirty = true;
 		}
+	}
+}
+
+void layer_pages_done(struct layer *l, struct page_write *pages)
+{
+	MUTEX_GUARD(&l->lock);
+	for (struct page_write *w = pages; w; w = w->next) {
+		struct region *r = layer_find_region_locked(l, w->region);
+
+		if (r)
+			r->disk_generation = w->generation;
 	}
 }
 
@@ -248,11 +263,12 @@ int layer_each_page(struct layer *l, int (*cb)(void *arg, uint32_t region, uint3
 	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
 		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS; k++) {
 			struct region *r = &l->leaves[leaf][k];
+			uint32_t generation = l->left_out ? r->disk_generation : r->generation;
 			int e;
 
-			if (r->generation == 0)
+			if (generation == 0)
 				continue;
-			e = cb(arg, leaf * LEAF_REGIONS + k, r->generation);
+			e = cb(arg, leaf * LEAF_REGIONS + k, generation);
 			if (e)
 				return e;
 		}

@@ -15,7 +15,8 @@
 struct region {
 	uint8_t *states;   /* GF_STATE_BYTES, or NULL: all blocks are in state `uniform` */
 	uint8_t *journal;  /* bit per block, or NULL: none is journaled */
-	uint32_t generation; /* of its page on disk, 0: it has none */
+	uint32_t generation; /* of its page on disk or on the way there, 0: it has none */
+	uint32_t disk_generation; /* of the page that the last good catalog names */
 	uint16_t journaled;  /* blocks with their bit set */
 	uint8_t uniform;
 	bool loaded; /* false: the page on disk has the states */

@@ -536,6 +536,27 @@ static int sim_truncate(struct io *io, int fd, uint64_t size)
 	return end(disk, 0);
 }
 
+/* Blocks are no content: a crash may find the file without them. */
+static int sim_allocate(struct io *io, int fd, uint64_t off, uint64_t len)
+{
+	struct simdisk *disk = disk_of(io);
+	struct simhandle handle = handle_at(disk, fd);
+	uint64_t need;
+	int err;
+
+	if (begin(disk, SIMDISK_ALLOCATE, handle.path, off, len, &err) == FAIL)
+		return end(disk, err);
+	need = pagemap_missing(&handle.file->cached, off, len) * PAGEMAP_PAGE;
+	if (need && used_bytes(disk) + need > disk->capacity)
+		return end(disk, -ENOSPC);
+	for (uint64_t at = round_down(off, PAGEMAP_PAGE); at < off + len; at += PAGEMAP_PAGE) {
+		if (pagemap_missing(&handle.file->cached, at, PAGEMAP_PAGE))
+			pagemap_write(&handle.file->cached, NULL, PAGEMAP_PAGE, at);
+	}
+	handle.file->size = max_u64(handle.file->size, off + len);
+	return end(disk, 0);
+}
+
 static int sim_punch(struct io *io, int fd, uint64_t off, uint64_t len)
 {
 	struct simdisk *disk = disk_of(io);
@@ -717,6 +738,7 @@ static const struct io_ops sim_ops = {
 	.pwritev = sim_pwritev,
 	.fdatasync = sim_fdatasync,
 	.truncate = sim_truncate,
+	.allocate = sim_allocate,
 	.punch = sim_punch,
 	.next_data = sim_next_data,
 	.stat = sim_stat,
@@ -855,7 +877,7 @@ void simdisk_set_capacity(struct simdisk *disk, uint64_t capacity)
 const char *simdisk_op_name(enum simdisk_op op)
 {
 	static const char *const names[SIMDISK_OPS] = {"open", "pread", "pwrite", "fdatasync",
-		"truncate", "punch", "rename", "unlink", "mkdir", "syncdir"};
+		"truncate", "punch", "rename", "unlink", "mkdir", "syncdir", "allocate"};
 
 	return names[op];
 }

@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Records that a checkpoint cannot make superfluous: carrying them on, and taking them back.
+ *
+ * The tail of the ring may pass a record only when its effects are durable elsewhere. There are
+ * two sorts for which that cannot be brought about now: small blocks for which the file system
+ * below has no space, and everything about the blocks of a layer whose files can no longer be
+ * synced (failing.c). They must not stop the ring for all others: they are carried on, which is to
+ * say appended again at its head, so that the tail can pass the old ones.
+ *
+ *   - of a healthy layer, the blocks that are still the newest version, under their range lock, so
+ *     that no newer one comes between; all else about it is in its pages
+ *   - of a layer that is left out, all of its ops in their order; only older versions are dropped
+ *     over which a newer small write stands in the ring. A large write that was committed says so
+ *     in its copy, since the commit record names the old number. A change of size that cut blocks
+ *     off becomes a clear of those blocks: its other effects are in the catalog
+ *
+ * The copies have no inode: sizes and times are in the catalog. Replayed in order they come to
+ * what the old ones came to.
+ *
+ * Taking back is what follows a failed sync: what was destaged since the last good one may not be
+ * on the disk. The records are all still in the ring, so applying those of the layer once more to
+ * the maps in memory makes their blocks journaled again, as recovery would.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sizes.h"
+
+struct carry {
+	struct fs *fs;
+	bool copy; /* false: the tail stops where something would have to be copied */
+	uint64_t pos; /* of the op's record */
+	struct journal_mark reached;
+};
+
+/* The op is to stay where it is: the tail cannot pass it. */
+enum { STOP = 1 };
+
+static uint64_t layer_of(const struct gf_disk_op *op)
+{
+	const void *p = op;
+
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_WRITE:
+	case GF_OP_LARGE:
+		return ((const struct gf_op_blocks *)p)->layer;
+	case GF_OP_CLEAR:
+		return ((const struct gf_op_clear *)p)->layer;
+	case GF_OP_SIZE:
+		return ((const struct gf_op_size *)p)->layer;
+	case GF_OP_INTENT:
+		return ((const struct gf_op_intent *)p)->layer;
+	default:
+		return 0;
+	}
+}
+
+/* Whether the bytes of a block at pos are its newest version, or may be needed all the same. */
+static bool is_wanted(struct fs *fs, struct layer *layer, uint64_t block, uint64_t pos)
+{
+	struct jentry now;
+
+	if (!jindex_get(fs->jindex, layer->id, block, &now))
+		return layer->left_out; /* under a large write that may not have arrived */
+	return now.pos == pos;
+}
+
+/* Appends buf, one op with bytes that stood at old_pos; the new place of those that are the newest
+ * version is remembered. */
+static int append_copy(struct carry *c, struct layer *layer, struct opbuf *buf, uint64_t old_pos)
+{
+	struct iovec iov = {.iov_base = buf->bytes, .iov_len = buf->len};
+	const struct gf_op_blocks *op = (const void *)buf->bytes;
+	struct fs *fs = c->fs;
+	uint64_t seq, pos;
+	int64_t room;
+	int r;
+
+	if (buf->failed)
+		return -ENOMEM;
+	room = journal_try_reserve(fs->journal, buf->len, JOURNAL_CARRY);
+	if (room < 0)
+		return room == -ENOSPC ? STOP : room;
+	pthread_rwlock_rdlock(&fs->gate);
+	r = journal_append(fs->journal, &iov, 1, &seq, &pos);
+	for (uint32_t i = 0; !r && op->op.type == GF_OP_WRITE && i < op->count; i++) {
+		uint64_t off = (uint64_t)i * GF_BLOCK_SIZE;
+		struct jentry now;
+
+		if (jindex_get(fs->jindex, layer->id, op->block + i, &now) &&
+			now.pos == old_pos + off)
+			r = layer_set_journaled(
+				layer, op->block + i, 1, pos + sizeof(*op) + off, seq);
+	}
+	pthread_rwlock_unlock(&fs->gate);
+	journal_unreserve(fs->journal, room);
+	return r == -ENOSPC ? STOP : r;
+}
+
+/* Blocks [i, i + n) of a WRITE op whose bytes stand at pos. */
+static int carry_run(struct carry *c, struct layer *layer, const struct gf_op_blocks *op,
+	uint32_t i, uint32_t n, uint64_t pos)
+{
+	struct gf_op_blocks *copy;
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	if (OPBUF_ADD(&buf, GF_OP_WRITE, 0, copy, (size_t)n * GF_BLOCK_SIZE)) {
+		copy->layer = op->layer;
+		copy->block = op->block + i;
+		copy->count = n;
+		memcpy(copy + 1, (const uint8_t *)(op + 1) + (size_t)i * GF_BLOCK_SIZE,
+			(size_t)n * GF_BLOCK_SIZE);
+	}
+	r = append_copy(c, layer, &buf, pos + (uint64_t)i * GF_BLOCK_SIZE);
+	opbuf_release(&buf);
+	return r;
+}
+
+static int carry_write(struct carry *c, struct layer *layer, const struct gf_op_blocks *op,
+	uint64_t pos)
+{
+	struct range range;
+	uint32_t n;
+	int r = 0;
+
+	if (!op->count)
+		return 0;
+	rangelock_lock(&layer->ranges, &range, op->block, op->block + op->count - 1);
+	for (uint32_t i = 0; i < op->count && !r; i += n) {
+		bool wanted = is_wanted(
+			c->fs, layer, op->block + i, pos + (uint64_t)i * GF_BLOCK_SIZE);
+
+		for (n = 1; i + n < op->count; n++)
+			if (is_wanted(c->fs, layer, op->block + i + n,
+				    pos + (uint64_t)(i + n) * GF_BLOCK_SIZE) != wanted)
+				break;
+		if (wanted)
+			r = c->copy ? carry_run(c, layer, op, i, n, pos) : STOP;
+	}
+	rangelock_unlock(&layer->ranges, &range);
+	return r;
+}
+
+static void copy_large(struct opbuf *buf, const struct layer *layer,
+	const struct gf_op_blocks *op, uint64_t seq)
+{
+	bool committed = op->op.flags & GF_LARGE_SYNCED ||
+			 seq <= atomic_load(&layer->committed_seq);
+	size_t tail = op->op.length - sizeof(*op);
+	struct gf_op_blocks *copy;
+
+	if (!OPBUF_ADD(buf, GF_OP_LARGE, committed ? GF_LARGE_SYNCED : 0, copy, tail))
+		return;
+	copy->layer = op->layer;
+	copy->block = op->block;
+	copy->count = op->count;
+	memcpy(copy + 1, op + 1, tail);
+}
+
+static void copy_clear(struct opbuf *buf, uint64_t layer, unsigned state, uint64_t block,
+	uint64_t count)
+{
+	struct gf_op_clear *copy;
+
+	if (!count || !OPBUF_ADD(buf, GF_OP_CLEAR, state, copy, 0))
+		return;
+	copy->layer = layer;
+	copy->block = block;
+	copy->count = count;
+}
+
+/* Ops without bytes, of a layer that is left out. */
+static int carry_other(struct carry *c, struct layer *layer, const struct gf_disk_op *op,
+	uint64_t seq)
+{
+	const void *p = op;
+	const struct gf_op_clear *clear = p;
+	const struct gf_op_size *size = p;
+	struct gf_op_intent *intent;
+	struct opbuf buf;
+	uint64_t first;
+	int r = 0;
+
+	if (!c->copy)
+		return STOP;
+	opbuf_init(&buf);
+	switch ((enum gf_op_type)op->type) {
+	case GF_OP_LARGE:
+		copy_large(&buf, layer, p, seq);
+		break;
+	case GF_OP_CLEAR:
+		copy_clear(&buf, layer->id, op->flags, clear->block, clear->count);
+		break;
+	case GF_OP_SIZE:
+		first = round_up(size->size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+		copy_clear(&buf, layer->id, GF_PARENT, first, GF_MAX_SIZE / GF_BLOCK_SIZE - first);
+		break;
+	case GF_OP_INTENT:
+		if (OPBUF_ADD(&buf, GF_OP_INTENT, 0, intent, 0))
+			memcpy(intent, p, sizeof(*intent));
+		break;
+	default:
+		break;
+	}
+	if (buf.len || buf.failed)
+		r = append_copy(c, layer, &buf, 0);
+	opbuf_release(&buf);
+	return r;
+}
+
+static int carry_op(struct carry *c, const struct gf_disk_op *op, uint64_t seq, uint64_t op_pos)
+{
+	uint64_t id = layer_of(op);
+	struct layer *layer = id ? layer_hold(c->fs, id) : NULL;
+	int r = 0;
+
+	if (!layer)
+		return 0;
+	if (op->type == GF_OP_WRITE)
+		r = carry_write(c, layer, (const void *)op, op_pos + sizeof(struct gf_op_blocks));
+	else if (layer->left_out)
+		r = carry_other(c, layer, op, seq);
+	atomic_fetch_sub(&layer->users, 1);
+	return r;
+}
+
+static int carry_record(void *arg, const struct journal_mark *next, uint64_t seq,
+	uint64_t ops_pos, const void *ops, size_t len)
+{
+	struct carry *c = arg;
+	const struct gf_disk_op *op;
+	size_t pos = 0, at = 0;
+	int r;
+
+	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
+		r = carry_op(c, op, seq, ops_pos + at);
+		if (r)
+			return r;
+		at = pos;
+	}
+	c->reached = *next;
+	return r;
+}
+
+int carry_over(struct fs *fs, bool copy, struct journal_mark *tail)
+{
+	struct carry c = {.fs = fs, .copy = copy, .reached = fs->tail};
+	int r = journal_walk(fs->journal, fs->tail, tail->seq, carry_record, &c);
+
+	if (r >= 0)
+		*tail = c.reached;
+	return r < 0 ? r : 0;
+}
+
+/* ---- taking back ---- */
+
+static int recall_record(void *arg, const struct journal_mark *next, uint64_t seq,
+	uint64_t ops_pos, const void *ops, size_t len)
+{
+	struct apply *how = arg;
+
+	/* Nothing of a write that failed counts, as it did not then. */
+	if (layer_large_outcome(how->only, seq) == LARGE_FAILED)
+		return 0;
+	how->seq = seq;
+	how->ops_pos = ops_pos;
+	return apply_ops(how->fs, ops, len, how);
+}
+
+int carry_recall(struct fs *fs, struct layer *layer)
+{
+	struct apply how = {.blocks = true, .recalling = true, .only = layer, .fs = fs};
+	struct range range;
+	int r;
+
+	/* Whoever changes blocks of the layer holds their range: none of its records is under way,
+	 * and none is added. */
+	rangelock_lock(&layer->ranges, &range, 0, UINT64_MAX);
+	r = journal_walk(fs->journal, fs->tail, journal_last_seq(fs->journal) + 1, recall_record,
+		&how);
+	rangelock_unlock(&layer->ranges, &range);
+	return r;
+}
