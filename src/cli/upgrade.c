@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -76,18 +77,19 @@ static int upgrade(const char *mountpoint, const char *binary)
 	char own[PATH_MAX] = "";
 	ssize_t n = readlink("/proc/self/exe", own, sizeof(own) - 1);
 	json_t *request, *reply;
-	json_int_t ticket;
+	json_int_t ticket = 0;
 
+	if (getrandom(&ticket, sizeof(ticket) - 2, 0) < 0)
+		return cli_fail("no random numbers: %s", cli_reason(errno));
 	if (n < 0)
 		n = 0;
 	own[n] = '\0';
-	request = json_pack("{s:s, s:s}", "verb", "upgrade", "own", own);
+	request = json_pack("{s:s, s:I, s:s}", "verb", "upgrade", "ticket", ticket, "own", own);
 	if (binary)
 		json_object_set_new(request, "binary", json_string(binary));
 	reply = client_call(mountpoint, request);
 	if (!reply)
 		return EXIT_FAILED;
-	ticket = json_integer_value(json_object_get(reply, "ticket"));
 	json_decref(reply);
 	return await(mountpoint, ticket);
 }

@@ -22,7 +22,7 @@ struct worker_hooks {
 	void (*ended)(void *arg); /* the connection is over; any thread, once */
 	/* As in struct service_info. */
 	void (*figures)(void *arg, struct service_daemon *figures);
-	int (*upgrade)(void *arg, const char *binary, const char *own, uint64_t *ticket);
+	int (*upgrade)(void *arg, const char *binary, const char *own, uint64_t ticket);
 	void *arg;
 	struct handover *handover; /* lent */
 	bool takeover;		   /* another worker has served this connection */

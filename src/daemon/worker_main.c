@@ -23,7 +23,6 @@
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -109,7 +108,7 @@ static void on_figures(void *arg, struct service_daemon *figures)
 	read_upgrade(p, &figures->upgrade);
 }
 
-static int on_upgrade(void *arg, const char *binary, const char *own, uint64_t *ticket)
+static int on_upgrade(void *arg, const char *binary, const char *own, uint64_t ticket)
 {
 	struct worker_process *p = arg;
 	struct service_upgrade last;
@@ -118,12 +117,11 @@ static int on_upgrade(void *arg, const char *binary, const char *own, uint64_t *
 	if (!atomic_load(&handover_figures(p->handover)->supervisor_pid))
 		return -ESRCH;
 	read_upgrade(p, &last);
+	if (last.ticket == ticket)
+		return 0; /* asked again, because it replaced whom it was asked */
 	if (strcmp(last.state, UPGRADE_RUNNING) == 0)
 		return -EBUSY;
-	if (getrandom(ticket, sizeof(*ticket), 0) != (ssize_t)sizeof(*ticket))
-		return -EIO;
-	*ticket = *ticket >> 12 | 1; /* a number that JSON can carry */
-	return channel_send(p->link.channel_fd, "upgrade %" PRIu64 "\n%s\n%s", *ticket, binary, own);
+	return channel_send(p->link.channel_fd, "upgrade %" PRIu64 "\n%s\n%s", ticket, binary, own);
 }
 
 /* ---- start ---- */

@@ -40,7 +40,7 @@ static const struct {
 	{"stat", "paths if_removed", control_stat},
 	{"df", "", control_df},
 	{"settle", "background", control_settle},
-	{"upgrade", "binary own", control_upgrade},
+	{"upgrade", "binary own ticket", control_upgrade},
 	{"job-list", "", control_job_list},
 	{"job-show", "id", control_job_show},
 	{"job-wait", "id timeout_ms", control_job_wait},

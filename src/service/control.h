@@ -34,7 +34,7 @@
  * |            |                                               | if_removed_bytes             |
  * | df         |                                               | store {...}                  |
  * | settle     | background (false)                            | job: its id                  |
- * | upgrade    | binary (""), own: absolute paths              | ticket: see below            |
+ * | upgrade    | ticket: a number; binary (""), own: absolute  | see below                    |
  * | job-list   |                                               | jobs [{...}, ...]            |
  * | job-show   | id                                            | job {...}                    |
  * | job-wait   | id, timeout_ms (for ever)                     | job {...}, running or ended  |
@@ -47,10 +47,10 @@
  * settle and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
  * and by the mount's owner.
  *
- * upgrade has another program serve the mount: binary or, without it, the file that the mount was
+ * upgrade, once for each ticket, has another program serve the mount: binary or, without it, the file that the mount was
  * started from when it was replaced since, else own. The reply comes before it has begun, for the
  * worker that gives it will not be there to say how it ended: that is told by daemon.last_upgrade
- * of stats.json, once its ticket is this one and its state is not "running".
+ * of stats.json, once its ticket is that one and its state is not "running".
  */
 #ifndef GOLDFS_SERVICE_CONTROL_H
 #define GOLDFS_SERVICE_CONTROL_H

@@ -71,14 +71,15 @@ int control_upgrade(struct request *rq)
 {
 	const struct service_info *info = &rq->service->info;
 	const char *binary = "", *own = "";
-	uint64_t ticket;
+	uint64_t ticket = 0;
 	int r;
 
-	if (request_owner_only(rq) < 0 || request_string(rq, "binary", true, &binary) < 0 ||
+	if (request_owner_only(rq) < 0 ||
+		request_number(rq, "ticket", false, INT64_MAX, &ticket) < 0 || request_string(rq, "binary", true, &binary) < 0 ||
 		request_string(rq, "own", true, &own) < 0 ||
 		check_program(rq, "binary", binary) < 0 || check_program(rq, "own", own) < 0)
 		return rq->error;
-	r = info->upgrade ? info->upgrade(info->arg, binary, own, &ticket) : -ESRCH;
+	r = info->upgrade ? info->upgrade(info->arg, binary, own, ticket) : -ESRCH;
 	if (r == -EBUSY)
 		return request_fail(rq, r, "another upgrade of \"%s\" is under way", info->mountpoint);
 	if (r == -ESRCH)

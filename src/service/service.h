@@ -19,7 +19,7 @@ struct service;
 
 /* The last goldfs upgrade; ticket 0: there was none. */
 struct service_upgrade {
-	uint64_t ticket; /* what starting it gave */
+	uint64_t ticket; /* of the request */
 	char state[16];	 /* running, done, refused or reverted */
 	char version[32]; /* that serves, where it is known */
 	char message[480];
@@ -48,9 +48,10 @@ struct service_info {
 	/* Any thread; NULL: nothing is known but this process. */
 	void (*daemon)(void *arg, struct service_daemon *daemon);
 	/* Asks for another program to serve: the file binary or, when that is "", the one that the
-	 * mount was started from if it was replaced, else own. Returns at once; 0, or -EBUSY: one
-	 * is under way, -ESRCH: nobody is there to do it. NULL: likewise. */
-	int (*upgrade)(void *arg, const char *binary, const char *own, uint64_t *ticket);
+	 * mount was started from if it was replaced, else own. Returns at once; 0, also when this
+	 * ticket was seen before, or -EBUSY: another one is under way, -ESRCH: nobody is there to
+	 * do it. NULL: likewise. */
+	int (*upgrade)(void *arg, const char *binary, const char *own, uint64_t ticket);
 	void *arg; /* for both */
 };
 
