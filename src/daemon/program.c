@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "daemon/failure.h"
 
 #define ARGUMENTS_MAX (CONFIG_OPTIONS_MAX * 2 + 32)
 
@@ -113,7 +114,7 @@ static void add_mount(struct arguments *args, const struct mount_config *config)
 static void become(const struct program *program, struct arguments *args)
 {
 	fexecve(program->fd, args->argv, environ);
-	dprintf(STDERR_FILENO, "goldfs: cannot run \"%s\": %s\n", program->path, strerror(errno));
+	dprintf(STDERR_FILENO, "goldfs: cannot run \"%s\": %s\n", program->path, why(-errno));
 	_exit(127);
 }
 

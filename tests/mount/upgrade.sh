@@ -84,6 +84,7 @@ upgraded "$theirs" --binary ./newer
 upgraded "$ours" --binary bin/goldfs
 # Nothing was replaced: the program that runs the command.
 upgraded "$ours"
+upgraded "$ours" --binary bin/goldfs
 another "$work/bin/next"
 mv bin/next bin/goldfs
 upgraded "$theirs"
@@ -110,7 +111,7 @@ refused "no goldfs" ./exit
 refused "no goldfs" ./silent
 refused "crashes" ./crash
 refused "format" ./format
-refused "xec format error" ./text
+refused "exec format error" ./text
 refused "belong to root" ./foreign
 "$goldfs" upgrade --binary ./missing "$mnt" 2>err && fail "upgrade to nothing"
 grep -q '^goldfs: "./missing"' err || fail "upgrade to nothing said: $(cat err)"
