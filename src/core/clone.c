@@ -196,8 +196,25 @@ struct batch {
 	struct fs_owner owner;
 	uint32_t mode;
 	bool replace;
+	const struct fs_clone_judge *judge; /* NULL: none */
 	size_t *failed;
 };
+
+/* What stands at the target's name, if anything, may be replaced in its folder by who asks. */
+static int ask_judge(struct fs *fs, const struct batch *b, size_t i)
+{
+	const struct fs_clone_target *t = &b->targets[i];
+	struct inode *dir = tree_find(fs, t->parent);
+	struct inode *other = tree_find_name(fs, t->parent, t->name, strlen(t->name));
+	struct fs_attr folder, existing;
+
+	if (!b->judge || !dir)
+		return 0;
+	inode_attr(fs, dir, &folder);
+	if (other)
+		inode_attr(fs, other, &existing);
+	return b->judge->may(b->judge->arg, i, &folder, other ? &existing : NULL);
+}
 
 static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const struct batch *b,
 	size_t i, int64_t time_ns)
@@ -220,6 +237,8 @@ static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const
 	*b->failed = i;
 	if (r == -EEXIST && b->replace && !name_is_reserved(t->parent, t->name))
 		r = 0;
+	if (!r)
+		r = ask_judge(fs, b, i);
 	/* The layer comes first: what is replaced may be the last to hold the golden image. */
 	if (!r)
 		r = add_layer(buf, src, &layer);
@@ -270,9 +289,10 @@ static int clone_batch(struct fs *fs, uint64_t ino, bool opaque, const struct ba
 }
 
 int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets, size_t count,
-	struct fs_owner owner, uint32_t mode, bool replace, bool opaque, size_t *failed)
+	struct fs_owner owner, uint32_t mode, bool replace, bool opaque,
+	const struct fs_clone_judge *judge, size_t *failed)
 {
-	struct batch b = {targets, count, owner, mode, replace, failed};
+	struct batch b = {targets, count, owner, mode, replace, judge, failed};
 	size_t bound = SOURCE_OPS_BOUND;
 	int64_t room;
 	int r = 0;

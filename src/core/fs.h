@@ -226,14 +226,27 @@ struct fs_clone_target {
 };
 
 /*
+ * Who may make targets[i], asked at the instant at which they are made, so that nobody can put
+ * something else there after it was looked at: folder is what the parent is then, existing what is
+ * to be replaced, NULL when there is nothing. Non-zero, a negative errno: nothing is made. It must
+ * not call back into the file system.
+ */
+struct fs_clone_judge {
+	int (*may)(void *arg, size_t i, const struct fs_attr *folder,
+		const struct fs_attr *existing);
+	void *arg;
+};
+
+/*
  * Makes count clones of ino (golden image, clone or snapshot) as one instant and one record: all
  * or none. Not yet durable: fs_sync(). With replace, existing files are replaced as by rename,
- * else -EEXIST with *failed set to the index. Takes no references.
+ * else -EEXIST with *failed set to the index. judge may be NULL. Takes no references.
  * -EMEDIUMTYPE: not a raw image, and not opaque (fs_golden_format says which).
- * -EBUSY: the image is open for writing. -EISDIR, -EINVAL: not something that can be cloned.
+ * -EBUSY: the image is open for writing. -ESTALE: another file has the image's name now. -EISDIR, -EINVAL: not something that can be cloned.
  */
 int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets, size_t count,
-	struct fs_owner owner, uint32_t mode, bool replace, bool opaque, size_t *failed);
+	struct fs_owner owner, uint32_t mode, bool replace, bool opaque,
+	const struct fs_clone_judge *judge, size_t *failed);
 /* "raw", "qcow2", ... of a golden image. */
 const char *fs_golden_format(struct fs *fs, uint64_t ino);
 

@@ -435,6 +435,9 @@ static int open_source(struct fs *fs, struct inode *inode, bool opaque, struct s
 		return fd;
 	if (fstat(fd, st))
 		return -errno;
+	/* Whoever asks was found to be allowed to read the file with that number, not this one. */
+	if (inode->golden_dev != st->st_dev || inode->golden_node != st->st_ino)
+		return -ESTALE;
 	r = refuse_format(fs, fd, opaque);
 	return r ? r : steal_fd(&fd);
 }

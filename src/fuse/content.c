@@ -23,11 +23,20 @@
 #include "service/control.h"
 #include "service/service.h"
 
+static struct service_caller caller_of(fuse_req_t req)
+{
+	const struct fuse_ctx *ctx = fuse_req_ctx(req);
+
+	return (struct service_caller){.uid = ctx->uid, .gid = ctx->gid, .pid = ctx->pid};
+}
+
 static void open_virtual(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+	const struct service_caller opener = caller_of(req);
 	struct fuse_server *server = server_of(req);
 	uint64_t handle = 0;
-	int r = virtual_open(server->virtual_files, server->service, ino, fi->flags, &handle);
+	int r = virtual_open(server->virtual_files, server->service, &opener, ino, fi->flags,
+		&handle);
 
 	if (r < 0) {
 		reply_status(req, r);
@@ -95,8 +104,7 @@ static ssize_t write_virtual(fuse_req_t req, const char *buf, size_t size,
 	struct fuse_file_info *fi)
 {
 	struct fuse_server *server = server_of(req);
-	const struct fuse_ctx *ctx = fuse_req_ctx(req);
-	const struct service_caller caller = {.uid = ctx->uid, .gid = ctx->gid, .pid = ctx->pid};
+	const struct service_caller caller = caller_of(req);
 
 	return virtual_write(server->virtual_files, server->service, fi->fh, &caller, buf, size);
 }

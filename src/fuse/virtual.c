@@ -21,6 +21,8 @@
 struct virtual_file {
 	uint64_t handle;
 	bool control;
+	uint32_t uid; /* who opened it */
+	uint32_t gid;
 	pthread_mutex_t lock; /* control: protects what follows */
 	char *text;	      /* the picture, or the reply to the last request */
 	size_t len;
@@ -117,8 +119,8 @@ static int insert(struct virtual_files *files, struct virtual_file *file)
 	return 0;
 }
 
-int virtual_open(struct virtual_files *files, struct service *service, uint64_t ino, int flags,
-	uint64_t *handle)
+int virtual_open(struct virtual_files *files, struct service *service,
+	const struct service_caller *opener, uint64_t ino, int flags, uint64_t *handle)
 {
 	bool control = service_is_control(service, ino);
 	struct virtual_file *file;
@@ -131,8 +133,10 @@ int virtual_open(struct virtual_files *files, struct service *service, uint64_t 
 		return -ENOMEM;
 	pthread_mutex_init(&file->lock, NULL);
 	file->control = control;
+	file->uid = opener->uid;
+	file->gid = opener->gid;
 	if (!control)
-		r = service_read(service, ino, &file->text, &file->len);
+		r = service_read(service, opener, ino, &file->text, &file->len);
 	if (r == 0)
 		r = insert(files, file);
 	if (r < 0) {
@@ -187,6 +191,8 @@ ssize_t virtual_write(struct virtual_files *files, struct service *service, uint
 		return -ESTALE;
 	if (!file->control)
 		return -EBADF;
+	if (caller->uid != file->uid || caller->gid != file->gid)
+		return -EPERM;
 	r = service_control(service, caller, buf, len, &reply, &reply_len);
 	if (r < 0)
 		return r;

@@ -3,8 +3,10 @@
  * The clone verb: one source, any number of targets, one commit.
  *
  * Everything is read and checked first: the source (a file that the caller may read), each target's
- * folder (search and write) and what stands at its name. Then fs_clone() makes all of them or none
- * and fs_sync() makes that durable, so that a reply of 0 survives a power loss.
+ * folder (search and write) and what stands at its name. Then fs_clone() makes all of them or none,
+ * asking once more what may be replaced when nobody can change it any more (judge()), and fs_sync()
+ * makes that durable, so that a reply of 0 survives a power loss. When another image takes the
+ * source's name on the way, all is looked at again.
  *
  * Owner and permissions are what cp would give: the caller's uid, his gid or that of a set-group-ID
  * folder, and the source's permission bits less his umask. A golden image that is read-only gives
@@ -22,6 +24,8 @@
 #include "service/internal.h"
 #include "service/names.h"
 #include "service/pattern.h"
+
+#define STALE_TRIES 5
 
 struct target {
 	struct fs_clone_target to; /* its name is owned */
@@ -401,6 +405,7 @@ static int explain(struct request *rq, const struct clone *clone, int err,
 			"\"%s\" is open for writing, clone it when the writer is done",
 			source ? source : "");
 	case -EROFS:
+	case -EACCES:
 		return request_fail_path(rq, err, "cannot clone to", path ? path : "");
 	default:
 		return request_fail_path(rq, err, "cannot clone", clone->source_path);
@@ -417,8 +422,19 @@ static int made(struct request *rq, uint64_t count)
 	return request_reply(rq, "clones", json_integer((json_int_t)count));
 }
 
+/* As struct fs_clone_judge has it. */
+static int judge(void *arg, size_t i, const struct fs_attr *folder, const struct fs_attr *existing)
+{
+	const struct access *access = arg;
+
+	if (!access_may(access, folder, W_OK | X_OK))
+		return -EACCES;
+	return !existing || access_may_replace(access, folder, existing) ? 0 : -EACCES;
+}
+
 static int make(struct request *rq, const struct clone *clone)
 {
+	const struct fs_clone_judge asked = {.may = judge, .arg = &rq->access};
 	uint32_t mode = S_IFREG | (clone->source.attr.mode & 0777 & ~(uint32_t)clone->umask);
 	CLEANUP_FREE struct fs_clone_target *to = calloc(clone->count, sizeof(*to));
 	size_t failed = 0;
@@ -429,7 +445,9 @@ static int make(struct request *rq, const struct clone *clone)
 	for (size_t i = 0; i < clone->count; i++)
 		to[i] = clone->targets[i].to;
 	r = fs_clone(rq->service->fs, clone->source.attr.ino, to, clone->count, clone->owner, mode,
-		clone->replace, clone->opaque, &failed);
+		clone->replace, clone->opaque, &asked, &failed);
+	if (r == -ESTALE)
+		return r;
 	if (r < 0)
 		return explain(rq, clone, r, &clone->targets[failed < clone->count ? failed : 0]);
 	return made(rq, clone->count);
@@ -437,17 +455,25 @@ static int make(struct request *rq, const struct clone *clone)
 
 int control_clone(struct request *rq)
 {
-	struct clone clone = {.umask = 022};
 	uint64_t count;
+	int r = -ESTALE;
 
 	/* Before the targets are looked at: they are there now. */
 	if (fs_request_is_done(rq->service->fs, &count))
 		return made(rq, count);
-	if (check_mode(rq) == 0 && request_bool(rq, "replace", &clone.replace) == 0 &&
-		request_bool(rq, "opaque", &clone.opaque) == 0 &&
-		request_number(rq, "umask", true, 0777, &clone.umask) == 0 &&
-		take_source(rq, &clone) == 0 && take_targets(rq, &clone) == 0)
-		make(rq, &clone);
-	clone_release(rq->service->fs, &clone);
+	for (int i = 0; i < STALE_TRIES && r == -ESTALE; i++) {
+		struct clone clone = {.umask = 022};
+
+		if (check_mode(rq) == 0 && request_bool(rq, "replace", &clone.replace) == 0 &&
+			request_bool(rq, "opaque", &clone.opaque) == 0 &&
+			request_number(rq, "umask", true, 0777, &clone.umask) == 0 &&
+			take_source(rq, &clone) == 0 && take_targets(rq, &clone) == 0)
+			r = make(rq, &clone);
+		else
+			r = rq->error;
+		clone_release(rq->service->fs, &clone);
+	}
+	if (r == -ESTALE)
+		request_fail(rq, r, "the image is being replaced again and again");
 	return rq->error;
 }

@@ -88,6 +88,24 @@ static int folder_figures(struct request *rq, const struct fs_attr *attr, const 
 	return r == -EACCES ? 0 : r;
 }
 
+/*
+ * A clone names the image it was made of. Where that lies in a folder which the caller may not
+ * search, its name is not for him: the clone was given to him, the folder was not. info borrows.
+ */
+static void hide_base(struct request *rq, struct fs_info *info)
+{
+	static char nothing[] = "";
+	struct node node;
+	int r;
+
+	if (!info->base || !*info->base || rq->access.override)
+		return;
+	r = node_walk(rq->service->fs, &rq->access, info->base, &node);
+	node_release(rq->service->fs, &node);
+	if (r == -EACCES)
+		info->base = nothing;
+}
+
 /* ---- list ---- */
 
 struct listing {
@@ -107,6 +125,7 @@ static int list_file(void *arg, const char *path, const struct fs_attr *attr,
 		r = folder_figures(listing->rq, attr, path, &shown.figures);
 	if (r < 0)
 		return r;
+	hide_base(listing->rq, &shown);
 	if (listing->comma)
 		putc(',', listing->rq->out);
 	listing->comma = true;
@@ -200,8 +219,13 @@ static int stat_path(struct request *rq, const char *path, struct set *set, json
 		r = set_add(set, path, &node.attr, &info);
 	if (r == 0 && S_ISDIR(node.attr.mode))
 		r = folder_figures(rq, &node.attr, path, &info.figures);
-	if (r == 0 && json_array_append_new(list, report_file(path, &info)) < 0)
-		r = -ENOMEM;
+	if (r == 0) {
+		struct fs_info shown = info;
+
+		hide_base(rq, &shown);
+		if (json_array_append_new(list, report_file(path, &shown)) < 0)
+			r = -ENOMEM;
+	}
 	fs_info_release(&info);
 	node_release(rq->service->fs, &node);
 	return r < 0 ? request_fail_path(rq, r, "cannot look at", path) : 0;

@@ -286,18 +286,25 @@ static int write_sample(void *arg, const char *path, const struct fs_attr *attr,
 	return 0;
 }
 
-static int write_clones(struct service *service, FILE *out)
+static int write_clones(struct service *service, const struct service_caller *reader, FILE *out)
 {
 	struct series series = {.out = out};
 	struct node root = {.held = false};
-	int r = fs_getattr(service->fs, FS_INO_ROOT, &root.attr);
+	struct access access;
+	int r = access_init(&access, reader);
 
+	if (r < 0)
+		return r;
+	r = fs_getattr(service->fs, FS_INO_ROOT, &root.attr);
+	if (r == 0 && !access_may(&access, &root.attr, R_OK | X_OK))
+		root.attr.mode = 0; /* shut out: nothing is walked */
 	for (; r == 0 && metrics_clone_series(out, series.number); series.number++)
-		r = walk(service->fs, NULL, &root, "", WALK_CLONE, write_sample, &series);
+		r = walk(service->fs, &access, &root, "", WALK_CLONE, write_sample, &series);
+	access_release(&access);
 	return r;
 }
 
-static int write_metrics(struct service *service, FILE *out)
+static int write_metrics(struct service *service, const struct service_caller *reader, FILE *out)
 {
 	struct fs_store_figures figures;
 	struct fs_counters counters;
@@ -309,7 +316,7 @@ static int write_metrics(struct service *service, FILE *out)
 	fs_counters(service->fs, &counters);
 	service_daemon(service, &daemon);
 	metrics_write(out, &daemon, &figures, &counters);
-	return service->info.clone_metrics ? write_clones(service, out) : 0;
+	return service->info.clone_metrics ? write_clones(service, reader, out) : 0;
 }
 
 static int write_job(struct service *service, unsigned int slot, FILE *out)
@@ -324,18 +331,20 @@ static int write_job(struct service *service, unsigned int slot, FILE *out)
 	return r;
 }
 
-static int write_text(struct service *service, uint64_t ino, FILE *out)
+static int write_text(struct service *service, const struct service_caller *reader, uint64_t ino,
+	FILE *out)
 {
 	if (ino == INO_STATS)
 		return write_stats(service, out);
 	if (ino == INO_METRICS)
-		return write_metrics(service, out);
+		return write_metrics(service, reader, out);
 	if (ino >= INO_JOB_FIRST && ino < INO_JOB_FIRST + JOBS_MAX)
 		return write_job(service, (unsigned int)(ino - INO_JOB_FIRST), out);
 	return ino == INO_CONTROL ? -EINVAL : -EISDIR;
 }
 
-int service_read(struct service *service, uint64_t ino, char **text, size_t *len)
+int service_read(struct service *service, const struct service_caller *reader, uint64_t ino,
+	char **text, size_t *len)
 {
 	FILE *out = open_memstream(text, len);
 	int failed;
@@ -343,7 +352,7 @@ int service_read(struct service *service, uint64_t ino, char **text, size_t *len
 
 	if (!out)
 		return -ENOMEM;
-	r = write_text(service, ino, out);
+	r = write_text(service, reader, ino, out);
 	failed = ferror(out);
 	failed |= fclose(out);
 	if (r == 0 && failed)

@@ -35,6 +35,12 @@ struct service_daemon {
 	struct service_upgrade upgrade;
 };
 
+struct service_caller {
+	uint32_t uid;
+	uint32_t gid;
+	pid_t pid; /* for its other groups; 0: none known */
+};
+
 struct service_info {
 	const char *mountpoint; /* absolute; copied */
 	const char *images;
@@ -66,16 +72,12 @@ int service_list(struct service *service, uint64_t ino, uint64_t cookie,
 	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
 	void *arg);
 int64_t service_parent(struct service *service, uint64_t ino);
-/* The text of a file now, malloc'ed, owned by the caller. Not for control: -EINVAL. */
-int service_read(struct service *service, uint64_t ino, char **text, size_t *len);
+/* The text of a file now, malloc'ed, with names only as far as reader could have found them by
+ * himself; owned by the caller. Not for control: -EINVAL. */
+int service_read(struct service *service, const struct service_caller *reader, uint64_t ino,
+	char **text, size_t *len);
 /* Whether ino is the control file: requests are written to it, replies are read. */
 int service_is_control(struct service *service, uint64_t ino);
-
-struct service_caller {
-	uint32_t uid;
-	uint32_t gid;
-	pid_t pid; /* for its other groups; 0: none known */
-};
 
 /*
  * Carries out one request (JSON text) as its caller would be allowed to, and always makes a reply

@@ -150,7 +150,8 @@ static int do_clone(struct run *run, const struct model_entry *from, bool replac
 		r = add_clone(run, paths[i], source, golden, &ino);
 	}
 	if (!r)
-		r = fs_clone(run->fs, ino, targets, count, owner, 0644, replace, false, &failed);
+		r = fs_clone(run->fs, ino, targets, count, owner, 0644, replace, false, NULL,
+			&failed);
 	model_tree_end(run->model, !r);
 	if (r)
 		return verdict(run, r);

@@ -644,7 +644,7 @@ static void op_clone(struct world *w)
 	say(w, "clone %s to %s and %zu more%s", source, targets[0].name, n - 1,
 		replace ? ", replacing" : "");
 	must(w, fs_resolve(w->fs, source, &ino));
-	must(w, fs_clone(w->fs, ino, targets, n, owner, 0644, replace, false, &failed));
+	must(w, fs_clone(w->fs, ino, targets, n, owner, 0644, replace, false, NULL, &failed));
 }
 
 /* As cp does it: piece by piece. Sometimes it is interrupted. */

@@ -176,6 +176,7 @@ static int count_entry(void *arg, const char *name, const struct fs_attr *attr, 
 
 static void test_tree(void **state)
 {
+	const struct service_caller root = {.uid = 0, .gid = 0, .pid = 0};
 	struct fs_attr attr;
 	uint64_t count = 0;
 	char *text;
@@ -190,7 +191,7 @@ static void test_tree(void **state)
 	assert_int_equal(service_lookup(service, FS_INO_VIRTUAL, "control", &attr), 0);
 	assert_int_equal(attr.mode, S_IFREG | 0666);
 	assert_true(service_is_control(service, attr.ino));
-	assert_int_equal(service_read(service, attr.ino, &text, &len), -EINVAL);
+	assert_int_equal(service_read(service, &root, attr.ino, &text, &len), -EINVAL);
 	assert_int_equal(service_lookup(service, FS_INO_VIRTUAL, "nothing", &attr), -ENOENT);
 	assert_int_equal(service_getattr(service, 30, &attr), -ENOENT);
 	assert_int_equal(service_getattr(service, 63, &attr), -ENOENT);
