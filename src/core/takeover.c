@@ -97,6 +97,14 @@ static int collect(struct fs *fs, uint64_t **inos, size_t *count)
 	return r;
 }
 
+/* Its number may be in an answer that the kernel has not looked at yet. */
+static bool is_on_its_way(const struct fs *fs, const struct inode *inode)
+{
+	/* Without threads there is no such moment. */
+	return !fs->options.no_background &&
+	       monotonic_ns() - atomic_load(&inode->looked_up_ns) <= MOMENT_NS;
+}
+
 static void drop_unknown(struct fs *fs, uint64_t ino)
 {
 	struct gf_op_ino *op;
@@ -110,7 +118,7 @@ static void drop_unknown(struct fs *fs, uint64_t ino)
 	pthread_rwlock_wrlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	if (inode && is_orphan(fs, inode) && atomic_load(&inode->lookups) <= 0 &&
-		monotonic_ns() - atomic_load(&inode->looked_up_ns) > MOMENT_NS &&
+		!is_on_its_way(fs, inode) &&
 		OPBUF_ADD(&buf, GF_OP_DROP, 0, op, 0)) {
 		op->ino = ino;
 		op->time_ns = now_ns();
@@ -170,6 +178,8 @@ void takeover_settle(struct fs *fs)
 		struct orphans left;
 
 		ask_for_orphans(fs, &left);
+		if (fs->options.no_background)
+			return;
 		if (!(left.known && i < SETTLE_KNOWN) && !(left.unknown && i < SETTLE_UNKNOWN))
 			return;
 		nanosleep(&pause, NULL);
