@@ -12,10 +12,11 @@
  *   catalog.0 catalog.1   two alternating checkpoints: a header and a stream of ops that rebuild
  *                         the catalog; the valid one with the higher generation counts
  *   journal/0             the ring of records; a record is a header and a stream of ops
+ *   journal/0.synced      up to which record the ring is known to be durable; a hint
  *   layer/ID.data         guest offset = file offset (but for the last block of 16 TiB, which
  *                         stands in ID.sum behind the last checksum: ext4's files end before it)
  *   layer/ID.map          states of blocks, one page per region in one of two slots
- *   layer/ID.sum          one 32-bit checksum per block at block * 4; 0 is "none"
+ *   layer/ID.sum          one 32-bit checksum per block at block * 4; never 0 for an OVERLAY block
  *   layer/ID.loc          reserved for SHARED blocks: one struct gf_disk_location per block
  *   golden/ID             the pinned bytes of a golden image
  *   golden/ID.sums        sums of its chunks, for linked ones
@@ -52,6 +53,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define GF_CATALOG_MAGIC "GOLDFCAT"
 #define GF_RECORD_MAGIC 0x314a5247u /* "GRJ1" */
 #define GF_PAGE_MAGIC 0x50414d47u   /* "GMAP" */
+#define GF_SYNCED_MAGIC 0x4e595347u /* "GSYN" */
 
 #define GF_INCOMPAT_KNOWN UINT64_C(0)
 #define GF_COMPAT_KNOWN UINT64_C(0)
@@ -97,11 +99,22 @@ struct gf_disk_record {
 	uint64_t prev;	 /* `sum` of its predecessor: what makes it one chain */
 	uint32_t used;	 /* bytes of ops after this header; the rest is padding */
 	uint32_t host;
-	uint64_t reserved;
+	uint64_t durable; /* highest number known to be durable when this one was appended */
 	uint64_t ops_sum; /* of the `used` bytes after this header */
-	uint64_t sum;	  /* of all bytes before */
+	uint64_t sum;	  /* of all bytes before, keyed with the secret: guests write what is no
+			     header, whatever it looks like */
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_disk_record) == 64, "record");
+
+/* journal/0.synced, written after each sync of the ring and never synced itself. */
+struct gf_disk_synced {
+	uint32_t magic;
+	uint32_t reserved;
+	uint64_t seq; /* all records up to here are durable */
+	uint64_t reserved2;
+	uint64_t sum; /* of all bytes before, keyed with the secret */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_synced) == 32, "synced");
 
 struct gf_disk_catalog {
 	uint8_t magic[8];
@@ -166,6 +179,7 @@ enum gf_op_type {
 	GF_OP_GOLDEN = 41,
 	GF_OP_PAGES = 42, /* catalog file only: generations of a layer's map pages */
 	GF_OP_BOUND = 43,
+	GF_OP_SUSPECT = 44, /* catalog file only: regions where a block may be old or new */
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -232,6 +246,10 @@ struct gf_op_clear {
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_clear) == 48, "clear");
 
+/*
+ * INTENT, and SUSPECT in the catalog: after a power loss a block of these regions, overwritten in
+ * place unsynced and unannounced, may be the old or the new one, and its checksum that of the other.
+ */
 struct gf_op_intent {
 	struct gf_disk_op op;
 	uint64_t layer;

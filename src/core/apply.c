@@ -362,6 +362,13 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 	}
 }
 
+static int apply_suspect(struct fs *fs, const struct gf_op_intent *op)
+{
+	struct layer *layer = tree_find_layer(fs, op->layer);
+
+	return layer ? layer_set_suspect(layer, op->region, op->count) : -EUCLEAN;
+}
+
 static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
 {
 	struct layer *layer = tree_find_layer(fs, op->id);
@@ -383,7 +390,7 @@ static bool stands_in_catalog(const struct gf_disk_op *op)
 {
 	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
 	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
-	       op->type == GF_OP_REQUEST;
+	       op->type == GF_OP_SUSPECT || op->type == GF_OP_REQUEST;
 }
 
 static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct apply *how)
@@ -409,6 +416,8 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 		return tree_add_golden(fs, p);
 	case GF_OP_PAGES:
 		return how->loading ? apply_pages(fs, p) : -EUCLEAN;
+	case GF_OP_SUSPECT:
+		return how->loading ? apply_suspect(fs, p) : -EUCLEAN;
 	case GF_OP_BOUND:
 		return apply_bound(fs, p);
 	case GF_OP_ATTR:
@@ -435,43 +444,93 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 	return point && point->upto >= how->seq;
 }
 
-/* Of an announced large write, what is in place: run by run becomes OVERLAY, with the checksums
- * made true. */
+/* Blocks that an announcement explains: OVERLAY, with the announced checksums. */
+static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint32_t count)
+{
+	int r = layer_set_state(layer, block, count, GF_OVERLAY);
+
+	if (r)
+		return r;
+	if (!fs->options.read_only)
+		r = layer_write_sums(layer, block, sums, count);
+	/* A full or failing disk must not refuse the mount: the next checkpoint writes them. */
+	if (r == -EIO)
+		layer_fail(fs, layer, r, "write checksums");
+	if (fs->options.read_only || r == -ENOSPC || r == -EIO)
+		r = layer_note_sums(layer, block, sums, count);
+	return r;
+}
+
+/* Whether the bytes in place are what was announced, for each block. */
+static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
+	const uint32_t *sums, uint32_t count, bool *there)
+{
+	CLEANUP_FREE uint8_t *bytes = malloc((size_t)count * GF_BLOCK_SIZE);
+	int r;
+
+	if (!bytes)
+		return -ENOMEM;
+	r = layer_read_data(layer, bytes, (size_t)count * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
+	/* A failing disk fails somewhere: what can be read is looked at one by one. */
+	if (r == -EIO && count > 1) {
+		r = 0;
+		for (uint32_t i = 0; i < count && !r; i++)
+			r = compare_announced(fs, layer, block + i, sums + i, 1, there + i);
+		return r;
+	}
+	/* -EUCLEAN: not even the file was there; -EIO: it cannot be told. */
+	if (r && r != -EUCLEAN && r != -EIO)
+		return r;
+	for (uint32_t i = 0; i < count; i++)
+		there[i] = !r && hash_block(fs->super.secret, bytes + (size_t)i * GF_BLOCK_SIZE) ==
+					 sums[i];
+	return 0;
+}
+
+#define REPLAY_BLOCKS 256
+
+/* *whole becomes false when some of it is not there. */
+static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint32_t count, bool committed, bool *whole)
+{
+	bool there[REPLAY_BLOCKS];
+	uint32_t n;
+	int r = 0;
+
+	memset(there, committed, sizeof(there));
+	if (!committed)
+		r = compare_announced(fs, layer, block, sums, count, there);
+	for (uint32_t i = 0; i < count && !r; i += n) {
+		for (n = 1; i + n < count && there[i + n] == there[i];)
+			n++;
+		*whole &= there[i];
+		r = there[i] ? replay_run(fs, layer, block + i, sums + i, n) :
+			       doubt_note(fs, layer, block + i, n);
+	}
+	return r;
+}
+
+/*
+ * Of an announced large write, what is in place: run by run becomes OVERLAY, with the checksums made
+ * true. The rest keeps its older version; where that is in the same place, it is old, new or some
+ * sectors of each, and its checksum is made true when all records are replayed.
+ */
 static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_blocks *op,
 	const struct apply *how)
 {
-	const uint8_t *sums = tail_of(&op->op, sizeof(*op));
+	const uint8_t *announced = tail_of(&op->op, sizeof(*op));
 	bool committed = op->op.flags & GF_LARGE_SYNCED || is_committed(how, op->layer);
 	bool whole = true;
-	CLEANUP_FREE uint8_t *block = malloc(GF_BLOCK_SIZE);
+	uint32_t sums[REPLAY_BLOCKS], n;
 
-	if (!block)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < op->count; i++) {
-		uint32_t announced, there;
+	for (uint32_t i = 0; i < op->count; i += n) {
 		int r;
 
-		memcpy(&announced, sums + i * sizeof(announced), sizeof(announced));
-		if (!committed) {
-			r = layer_read_data(
-				layer, block, GF_BLOCK_SIZE, (op->block + i) * GF_BLOCK_SIZE);
-			if (r && r != -EUCLEAN && r != -EIO)
-				return r;
-			/* -EUCLEAN: not even the file was there; -EIO: it cannot be told */
-			there = r ? 0 : hash_block(fs->super.secret, block);
-			if (there != announced) {
-				whole = false;
-				continue;
-			}
-		}
-		r = layer_set_state(layer, op->block + i, 1, GF_OVERLAY);
-		if (!r)
-			r = (fs->options.read_only ? layer_note_sums : layer_write_sums)(
-				layer, op->block + i, &announced, 1);
-		/* A full or failing disk must not refuse the mount: no sum is known then. */
-		if (r == -EIO)
-			layer_fail(fs, layer, r, "write checksums");
-		else if (r && r != -ENOSPC)
+		n = min_u64(op->count - i, REPLAY_BLOCKS);
+		memcpy(sums, announced + (size_t)i * sizeof(*sums), n * sizeof(*sums));
+		r = replay_piece(fs, layer, op->block + i, sums, n, committed, &whole);
+		if (r)
 			return r;
 	}
 	/* The process that wrote this may have died before it synced anything. */
@@ -565,7 +624,8 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 	case GF_OP_WRITE:
 		return layer_set_journaled(layer, ((const struct gf_op_blocks *)p)->block,
 			((const struct gf_op_blocks *)p)->count,
-			op_pos + sizeof(struct gf_op_blocks), how->seq);
+			op_pos + sizeof(struct gf_op_blocks), how->seq,
+			tail_of(op, sizeof(struct gf_op_blocks)));
 	case GF_OP_LARGE:
 		return how->recalling ? recall_large(fs, layer, p, how) :
 			how->replaying ? replay_large(fs, layer, p, how) : 0;
@@ -669,9 +729,27 @@ static int serialize_pages(struct opbuf *buf, struct layer *layer)
 	return r;
 }
 
+static int serialize_suspects(struct opbuf *buf, struct layer *layer)
+{
+	uint32_t from = 0, count;
+
+	while ((from = layer_next_suspect(layer, from, &count)) != LAYER_NO_REGION) {
+		struct gf_op_intent *op;
+
+		if (!OPBUF_ADD(buf, GF_OP_SUSPECT, 0, op, 0))
+			return -ENOMEM;
+		op->layer = layer->id;
+		op->region = from;
+		op->count = count;
+		from += count;
+	}
+	return 0;
+}
+
 static int serialize_layer(struct opbuf *buf, struct layer *layer)
 {
 	struct gf_op_layer *op;
+	int r;
 
 	if (!OPBUF_ADD(buf, GF_OP_LAYER, 0, op, 0))
 		return -ENOMEM;
@@ -679,7 +757,8 @@ static int serialize_layer(struct opbuf *buf, struct layer *layer)
 	op->parent = layer->parent ? layer->parent->id : 0;
 	op->golden = layer->golden;
 	op->bound = layer->bound;
-	return serialize_pages(buf, layer);
+	r = serialize_pages(buf, layer);
+	return r ? r : serialize_suspects(buf, layer);
 }
 
 static int serialize_inode(struct opbuf *buf, struct inode *inode)

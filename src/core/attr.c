@@ -133,7 +133,7 @@ int64_t fs_parent(struct fs *fs, uint64_t ino)
 	return r;
 }
 
-static int path_locked(struct fs *fs, struct inode *inode, char **path)
+int tree_path(struct fs *fs, struct inode *inode, char **path)
 {
 	CLEANUP_FREE char *tail = strdup("");
 
@@ -169,7 +169,7 @@ int fs_path(struct fs *fs, uint64_t ino, char **path)
 	if (!inode)
 		r = -ESTALE;
 	else if (inode->kind != GF_KIND_GOLDEN)
-		r = path_locked(fs, inode, path);
+		r = tree_path(fs, inode, path);
 	else if (asprintf(path, "golden/%s", inode->target) < 0)
 		r = -ENOMEM;
 	pthread_rwlock_unlock(&fs->tree);

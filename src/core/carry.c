@@ -94,7 +94,8 @@ static int append_copy(struct carry *c, struct layer *layer, struct opbuf *buf, 
 		if (jindex_get(fs->jindex, layer->id, op->block + i, &now) &&
 			now.pos == old_pos + off)
 			r = layer_set_journaled(
-				layer, op->block + i, 1, pos + sizeof(*op) + off, seq);
+				layer, op->block + i, 1, pos + sizeof(*op) + off, seq,
+				(const uint8_t *)(op + 1) + off);
 	}
 	pthread_rwlock_unlock(&fs->gate);
 	journal_unreserve(fs->journal, room);
@@ -284,6 +285,8 @@ int carry_recall(struct fs *fs, struct layer *layer)
 	rangelock_lock(&layer->ranges, &range, 0, UINT64_MAX);
 	r = journal_walk(fs->journal, fs->tail, journal_last_seq(fs->journal) + 1, recall_record,
 		&how);
+	if (!r)
+		r = doubt_resolve(fs);
 	rangelock_unlock(&layer->ranges, &range);
 	return r;
 }

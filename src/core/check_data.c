@@ -109,15 +109,12 @@ static int check_block(struct layer_check *lc, uint64_t block, const uint8_t *by
 {
 	uint32_t is;
 
+	/* No checksum is 0: one that is was damaged or lost. */
 	lc->c->report->blocks++;
-	if (!sum) {
-		lc->c->report->unverified_blocks++;
-		return 0;
-	}
 	is = hash_block(lc->c->fs->super.secret, bytes);
 	if (is == sum)
 		return 0;
-	if (layer_is_marked(lc->layer, block, 1)) {
+	if (layer_is_suspect(lc->layer, block / GF_REGION_BLOCKS)) {
 		lc->c->report->suspect_blocks++;
 		return 0;
 	}

@@ -223,7 +223,7 @@ static bool records_follow(struct check *c, const struct catalog_head *head)
 	struct journal *journal;
 	bool follow;
 
-	if (journal_open(&journal, c->io, c->super.journal_size, true))
+	if (journal_open(&journal, c->io, c->super.journal_size, c->super.secret, true))
 		return false;
 	follow = journal_scan(journal, head->tail, NULL, NULL, NULL) == 0 &&
 		 journal_head(journal).seq != head->tail.seq;

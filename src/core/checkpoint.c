@@ -49,10 +49,15 @@ struct batch {
 	uint8_t *data;	 /* count * 4096 */
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
+	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
 	bool *full; /* no space below: only what has its place already is moved */
 };
 
+/*
+ * What the ring lost is not made whole by moving it: the block goes to its place with the checksum
+ * of what was written, so that it is known to be damaged there too.
+ */
 static int batch_read(struct batch *b)
 {
 	struct fs *fs = b->fs;
@@ -69,6 +74,9 @@ static int batch_read(struct batch *b)
 		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
 		if (r)
 			return fs_fail_because(fs, r, "cannot read the journal");
+		b->right[i] = hash_block(fs->super.secret, b->data + i * GF_BLOCK_SIZE) == e->sum;
+		if (!b->right[i])
+			damage_note(fs, e->layer, e->block);
 	}
 	return 0;
 }
@@ -78,21 +86,22 @@ static int batch_classify(struct batch *b)
 	struct layer *layer = b->layer;
 	bool has_below = (layer->parent || layer->image) &&
 			 b->entries[0].block * GF_BLOCK_SIZE < layer->bound;
+	bool same = false;
 	unsigned token;
-	int r = 0;
 
 	if (has_below) {
 		token = drain_enter(&b->fs->readers);
-		r = volume_read_blocks(
-			b->fs, layer, b->below, b->entries[0].block, b->count, true);
+		/* What cannot be read below costs sharing, not data. */
+		same = !volume_read_blocks(
+			b->fs, layer, b->below, b->entries[0].block, b->count, READ_BELOW);
 		drain_leave(&b->fs->readers, token);
-		/* An image that cannot be read costs sharing, not data. */
-		has_below = r == 0;
 	}
 	for (size_t i = 0; i < b->count; i++) {
 		const uint8_t *block = b->data + i * GF_BLOCK_SIZE;
 
-		if (has_below &&
+		if (!b->right[i])
+			b->kinds[i] = GF_OVERLAY;
+		else if (same &&
 			memcmp(block, b->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
 			b->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
@@ -121,7 +130,7 @@ static int batch_place(struct batch *b, size_t i, size_t n)
 	int r;
 
 	for (size_t k = 0; k < n; k++)
-		sums[k] = hash_block(b->fs->super.secret, data + k * GF_BLOCK_SIZE);
+		sums[k] = b->entries[i + k].sum;
 	r = layer_write_data(b->layer, data, n * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
 	return r ? r : layer_write_sums(b->layer, block, sums, n);
 }
@@ -189,18 +198,6 @@ static size_t entry_run(const struct jentry *e, size_t i, size_t count)
 		e[i + n].block == e[i].block + n)
 		n++;
 	return n;
-}
-
-struct layer *layer_hold(struct fs *fs, uint64_t id)
-{
-	struct layer *layer;
-
-	pthread_rwlock_rdlock(&fs->tree);
-	layer = tree_find_layer(fs, id);
-	if (layer)
-		atomic_fetch_add(&layer->users, 1);
-	pthread_rwlock_unlock(&fs->tree);
-	return layer;
 }
 
 static int destage_run(struct fs *fs, struct batch *b)
@@ -327,6 +324,17 @@ static int picture_take(struct picture *p)
 	return r;
 }
 
+/* Checksums that could not be written when they were computed. As picture_sync(), or -ENOSPC. */
+static int picture_sums(struct fs *fs, struct layer *layer)
+{
+	int r = layer_write_noted_sums(layer);
+
+	if (!r || r == -ENOSPC || is_passing(r))
+		return r;
+	layer_trouble(fs, layer, r, false, "write checksums");
+	return -EAGAIN;
+}
+
 /* Step 5 for one layer. -EAGAIN: it failed, or is to be tried anew; the picture is of no use. */
 static int picture_sync(struct fs *fs, struct layer *layer)
 {
@@ -377,6 +385,9 @@ static int picture_write(struct picture *p)
 	struct fs *fs = p->fs;
 	int r = journal_sync(fs->journal, p->upto);
 
+	for (size_t i = 0; i < p->count && !r; i++)
+		if (!p->layers[i].layer->left_out)
+			r = picture_sums(fs, p->layers[i].layer);
 	/* All layers are tried, so that one round finds all that failed. */
 	for (size_t i = 0; i < p->count && (!r || r == -EAGAIN); i++)
 		if (!p->layers[i].layer->left_out && picture_sync(fs, p->layers[i].layer))
@@ -660,6 +671,8 @@ int checkpoint_run(struct fs *fs)
 	say_once(fs, r);
 	pthread_mutex_unlock(&fs->checkpoint_lock);
 	journal_set_stuck(fs->journal, !stuck ? 0 : r == -ENOSPC ? -ENOSPC : -EIO);
+	damage_report(fs);
+	damage_recheck(fs);
 	return r;
 }
 
@@ -729,7 +742,7 @@ void checkpoint_reclaim(struct fs *fs)
 static void *worker_main(void *arg)
 {
 	struct fs *fs = arg;
-	int pause = IDLE_SECONDS;
+	int pause = 1;
 
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;
@@ -746,6 +759,9 @@ static void *worker_main(void *arg)
 			fs->reclaim_wanted = false;
 			checkpoint_reclaim(fs);
 		}
+		/* A region a second: nobody waits for this. */
+		if (!journal_is_short(fs->journal) && heal_some(fs))
+			pause = 1;
 	}
 	return NULL;
 }

@@ -494,13 +494,16 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
 	file_figures(fs, inode, &info->figures);
+	info->damaged_bytes = damage_count(fs, inode) * GF_BLOCK_SIZE;
+	if (info->damaged_bytes && !info->reason)
+		info->state = "damaged";
 	if (!g)
 		return 0;
 	if (!is_live(fs, g))
 		info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
 	if (g->failed || g->pin == GF_PIN_FENCED)
 		info->state = "fenced";
-	else if (g->pin == GF_PIN_COPYING)
+	else if (g->pin == GF_PIN_COPYING && !info->damaged_bytes)
 		info->state = "copying";
 	free(info->base);
 	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;

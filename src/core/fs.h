@@ -59,6 +59,7 @@ struct fs_options {
 	bool takeover;
 	uint64_t connection; /* random number of the mount, 0: none */
 	bool verify_reads;
+	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;
 	struct fs_hooks hooks;
 	/*
@@ -274,8 +275,9 @@ struct fs_info {
 	char *base;	    /* path of the golden image below the mount point, "" for none; malloc'ed */
 	uint64_t snapshots;
 	int64_t created_ns;
-	const char *state; /* "ok", "fenced", "copying", "read-only", ... */
+	const char *state; /* "ok", "damaged", "fenced", "copying", "read-only", ... */
 	char *reason;	   /* of a state that somebody should look at, NULL: none; malloc'ed */
+	uint64_t damaged_bytes; /* known to be damaged; others may be */
 	struct fs_figures figures;
 };
 
@@ -321,6 +323,8 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *figures);
 	X(parent_blocks, "Written blocks found equal to what is below and not stored") \
 	X(checkpoints, "Checkpoints of maps and catalog") \
 	X(clones_made, "Clones made") \
+	X(checksum_errors, "Blocks found not to be what was written") \
+	X(healed_blocks, "Blocks whose checksum was made true after a power loss") \
 	X(errors, "Requests that failed because the store could not be read or written")
 
 struct fs_counters {

@@ -126,6 +126,9 @@ struct golden {
 	uint64_t *data_sums;   /* sums_lock; blocks of data before each region */
 	uint64_t data_regions; /* sums_lock */
 	bool worked;	       /* golden thread; looked at already */
+	pthread_mutex_t check_lock;
+	struct golden_checks *checks; /* check_lock; sums, when reads are checked */
+	bool no_sums;		      /* check_lock; there are none, when it was looked last */
 	UT_hash_handle hh;
 };
 
@@ -238,6 +241,12 @@ struct fs {
 	int64_t figures_cost_ns;
 	_Atomic uint64_t change_count;
 
+	pthread_mutex_t damage_lock;
+	struct damage *damage;	     /* damage_lock; blocks found damaged */
+	_Atomic unsigned damage_new; /* changed under damage_lock; not reported yet */
+	struct doubt *doubts;	     /* recovery */
+	bool heal_failed; /* worker; something suspect cannot be read */
+
 	struct {
 #define X(name, help) _Atomic uint64_t name;
 		FS_COUNTERS(X)
@@ -252,6 +261,8 @@ struct fs {
 struct inode *tree_find(struct fs *fs, uint64_t ino);
 struct inode *tree_find_name(struct fs *fs, uint64_t parent, const char *name, size_t len);
 struct layer *tree_find_layer(struct fs *fs, uint64_t id);
+/* The same with its `users` counted up, which the caller takes back. tree is not held. */
+struct layer *layer_hold(struct fs *fs, uint64_t id);
 struct golden *tree_find_golden(struct fs *fs, uint64_t id);
 /* Not yet linked to a name. */
 struct inode *tree_new_inode(struct fs *fs, uint64_t ino, enum gf_inode_kind kind, uint32_t mode);
@@ -267,6 +278,8 @@ void tree_layer_get(struct layer *layer);
 void tree_layer_put(struct fs *fs, struct layer *layer);
 int tree_add_golden(struct fs *fs, const struct gf_op_golden *op);
 void tree_free(struct fs *fs);
+/* As fs_path(), with tree held. */
+int tree_path(struct fs *fs, struct inode *inode, char **path);
 static inline bool inode_is_file(const struct inode *inode)
 {
 	return S_ISREG(inode->mode) && inode->kind != GF_KIND_GOLDEN;
@@ -448,9 +461,16 @@ int golden_start(struct fs *fs);
 void golden_stop(struct fs *fs);
 
 /* ---- volume.c ---- */
-/* Reads whole blocks of the merged view; below: of what is under the layer. */
+enum {
+	READ_BELOW = 1,	  /* what is under the layer */
+	READ_CHECKED = 2, /* against checksums, also without -o verify=read */
+	READ_HELD = 4,	  /* the caller holds the blocks' range in the layer */
+};
+/* Reads whole blocks of the merged view. -EUCLEAN: some of it is not what was written. */
 int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t block,
-	uint64_t count, bool below);
+	uint64_t count, unsigned how);
+/* What a client is told, and the log with it. No locks are held. */
+int volume_error(struct fs *fs, int error);
 /* The inode when it is a file with content, else NULL and *error. */
 struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
 /* 0, or -EIO: what the disk below did to the file's layer (failing.c). Under the range of what is
@@ -461,6 +481,49 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
 /* ---- open.c ---- */
 /* Files in layer/ that belong to no layer. */
 void remove_orphan_files(struct fs *fs);
+
+/* ---- verify.c: checked reading, and what it finds ---- */
+
+/*
+ * Compares what was read of an extent with its checksums, without image extents (those are checked
+ * where they are read). Returns how many blocks agree from the first on: fewer than all when the
+ * next one stands elsewhere by now. -EUCLEAN: the next one is damaged, which has been noted.
+ */
+int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block, bool held);
+/* A damaged block was met; damage_report() tells the log. Any lock may be held. */
+void damage_note(struct fs *fs, uint64_t owner, uint64_t block);
+/* Of a golden image, instead of a layer's id. */
+#define DAMAGE_GOLDEN (UINT64_C(1) << 63)
+/* Names what was noted since the last call. No locks are held. */
+void damage_report(struct fs *fs);
+/* Looks again at what was noted and forgets what is right by now. No locks are held. */
+void damage_recheck(struct fs *fs);
+/* Noted blocks that this file shows. tree is held. */
+uint64_t damage_count(struct fs *fs, struct inode *inode);
+void damage_free(struct fs *fs);
+
+/* ---- golden_verify.c ---- */
+
+/* Compares what was read of a pinned image with its sums, when there are any. -EUCLEAN: damaged. */
+int golden_check(struct golden *golden, const void *buf, size_t len, uint64_t off);
+/* Whether what was noted about this block is still so. */
+bool golden_is_damaged(struct fs *fs, uint64_t id, uint64_t block);
+void golden_check_release(struct golden *golden);
+/* There may be sums now. */
+void golden_sums_made(struct golden *golden);
+
+/* ---- heal.c: blocks that are old or new after a power loss ---- */
+
+/* Blocks that some uncommitted announcement in the ring touched, noted during recovery. */
+int doubt_note(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
+/* After replay: the checksums of those that are in place become those of what is there. */
+int doubt_resolve(struct fs *fs);
+/* Regions with intent marks become suspect: power may have been lost. */
+int suspect_marked(struct fs *fs);
+/* Makes all checksums of a region true that may be old, which then is not suspect any more. */
+int heal_region(struct fs *fs, struct layer *layer, uint32_t region);
+/* Does so for one suspect region. false: there is none left to do. */
+bool heal_some(struct fs *fs);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);

@@ -209,6 +209,28 @@ static int check_is_newest(struct fs *fs, const struct catalog_head *head)
 	return r;
 }
 
+/*
+ * The chain of records ends where the power was lost. When what would follow was durable once, it
+ * ends because of damage instead, and what was promised to somebody is behind it.
+ */
+static int check_is_whole(struct fs *fs)
+{
+	struct journal_mark end = journal_head(fs->journal);
+	uint64_t upto;
+	int r = journal_lost(fs->journal, &upto);
+
+	if (r <= 0)
+		return r;
+	if (!fs->options.accept_lost)
+		return log_error(-EUCLEAN,
+			"record %" PRIu64 " of the journal, at byte %" PRIu64 ", is damaged, and what "
+			"was synced up to record %" PRIu64 " is behind it; look with \"goldfs check "
+			"STORE\"", end.seq, end.pos % fs->super.journal_size, upto);
+	log_warning("records %" PRIu64 " to %" PRIu64 " of the journal are lost to damage", end.seq,
+		upto);
+	return fs->options.read_only ? 0 : journal_forget_lost(fs->journal);
+}
+
 static int replay_journal(struct fs *fs, const struct catalog_head *head, bool fallback)
 {
 	struct recovery rec = {.fs = fs, .meta_seq = head->meta_seq};
@@ -219,8 +241,14 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 	r = journal_scan(fs->journal, head->tail, find_commits, &rec, &epoch);
 	if (!r && fallback && rec.records == 0 && head->generation > 2)
 		r = check_is_newest(fs, head);
+	if (!r && !fs->options.takeover)
+		r = check_is_whole(fs);
 	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
+	if (!r)
+		r = doubt_resolve(fs);
+	if (!r && !fs->options.takeover)
+		r = suspect_marked(fs);
 	HASH_ITER (hh, rec.commits, point, next) {
 		HASH_DELETE(hh, rec.commits, point);
 		free(point);
@@ -385,7 +413,7 @@ static int recover(struct fs *fs)
 	r = load_catalog(fs, &head, &fallback);
 	if (!r)
 		r = journal_open(&fs->journal, fs->io, fs->super.journal_size,
-			fs->options.read_only);
+			fs->super.secret, fs->options.read_only);
 	if (!r)
 		r = replay_journal(fs, &head, fallback);
 	if (!r && !fs->root)
@@ -428,6 +456,7 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
 	pthread_mutex_init(&fs->figures_lock, NULL);
 	pthread_mutex_init(&fs->space_lock, NULL);
+	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
@@ -439,6 +468,7 @@ static void init_locks(struct fs *fs)
 static void destroy(struct fs *fs)
 {
 	golden_stop(fs);
+	damage_free(fs);
 	tree_free(fs);
 	requests_free(fs);
 	journal_close(fs->journal);
@@ -450,6 +480,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->requests_lock);
 	pthread_cond_destroy(&fs->work);
 	pthread_mutex_destroy(&fs->space_lock);
+	pthread_mutex_destroy(&fs->damage_lock);
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Work on pins that reads whole images: copying one whose pin cannot be a link, and computing the
- * sums by which a linked one is told from a changed one later (image/pin.h).
+ * sums by which a linked one is told from a changed one later (image/pin.h), and by which damage is
+ * found in all of them.
  *
  * A process of its own does it (pin_process.h). Where it cannot be started the thread does the work
  * itself.
@@ -107,6 +108,16 @@ static void finish_copy(struct fs *fs, uint64_t id, int result)
 	golden_hold_end(fs, g);
 }
 
+static void finish_sums(struct fs *fs, uint64_t id)
+{
+	struct golden *g = golden_hold(fs, id);
+
+	if (!g)
+		return;
+	golden_sums_made(g);
+	golden_hold_end(fs, g);
+}
+
 static void *work_main(void *arg)
 {
 	struct fs *fs = arg;
@@ -123,6 +134,8 @@ static void *work_main(void *arg)
 
 			if (kind == GF_PIN_COPYING)
 				finish_copy(fs, id, r);
+			else
+				finish_sums(fs, id);
 			close(fd);
 		}
 		pthread_mutex_lock(&fs->golden_lock);

@@ -136,6 +136,8 @@ static int pinned_read(struct image *img, void *buf, size_t len, uint64_t off)
 	if (r)
 		return r;
 	r = g->backing->ops->read(g->backing, buf, len, off);
+	if (!r && g->fs->options.verify_reads)
+		r = golden_check(g, buf, len, off);
 	pthread_rwlock_unlock(&g->lock);
 	return r;
 }
@@ -174,6 +176,7 @@ int golden_init(struct golden *g)
 {
 	g->image.ops = &pinned_ops;
 	pthread_mutex_init(&g->sums_lock, NULL);
+	pthread_mutex_init(&g->check_lock, NULL);
 	return -pthread_rwlock_init(&g->lock, NULL);
 }
 
@@ -182,6 +185,8 @@ void golden_release(struct golden *g)
 	image_free(g->backing);
 	pthread_rwlock_destroy(&g->lock);
 	pthread_mutex_destroy(&g->sums_lock);
+	pthread_mutex_destroy(&g->check_lock);
+	golden_check_release(g);
 	free(g->data_sums);
 	free(g->path);
 	free(g);

@@ -28,7 +28,7 @@ static int add_zeroed_edge(struct fs *fs, struct inode *inode, struct opbuf *buf
 	uint8_t bytes[GF_BLOCK_SIZE];
 	struct gf_op_blocks *op;
 	unsigned token = drain_enter(&fs->readers);
-	int r = volume_read_blocks(fs, layer, bytes, block, 1, false);
+	int r = volume_read_blocks(fs, layer, bytes, block, 1, READ_HELD | READ_CHECKED);
 
 	drain_leave(&fs->readers, token);
 	if (r)
@@ -107,7 +107,7 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 	rangelock_unlock(&layer->ranges, &range);
 	pthread_rwlock_unlock(&inode->io);
 	journal_unreserve(fs->journal, room);
-	return r;
+	return r ? volume_error(fs, r) : 0;
 }
 
 /* Whether zeros show through where the layer owns nothing: then PARENT says it as well as ZERO. */
@@ -215,7 +215,7 @@ int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t l
 	rangelock_unlock(&layer->ranges, &range);
 	pthread_rwlock_unlock(&inode->io);
 	journal_unreserve(fs->journal, room);
-	return r;
+	return r ? volume_error(fs, r) : 0;
 }
 
 /* ---- data and holes ---- */

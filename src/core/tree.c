@@ -51,6 +51,18 @@ struct layer *tree_find_layer(struct fs *fs, uint64_t id)
 	return layer;
 }
 
+struct layer *layer_hold(struct fs *fs, uint64_t id)
+{
+	struct layer *layer;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	layer = tree_find_layer(fs, id);
+	if (layer)
+		atomic_fetch_add(&layer->users, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	return layer;
+}
+
 struct golden *tree_find_golden(struct fs *fs, uint64_t id)
 {
 	struct golden *golden;

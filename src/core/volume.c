@@ -35,16 +35,19 @@
 
 /* ---- reading ---- */
 
-static int read_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block)
+/* Returns how many blocks, from the first on, were read: not all, when what is checked moved. */
+static int64_t read_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block,
+	unsigned how)
 {
 	size_t len = x->count * GF_BLOCK_SIZE;
 	uint64_t off = block * GF_BLOCK_SIZE;
+	int64_t n = x->count;
 	int r = 0;
 
 	switch (x->kind) {
 	case EXTENT_ZERO:
 		memset(buf, 0, len);
-		return 0;
+		return n;
 	case EXTENT_IMAGE:
 		r = x->image->ops->read(x->image, buf, len, off);
 		break;
@@ -55,28 +58,33 @@ static int read_extent(struct fs *fs, const struct extent *x, void *buf, uint64_
 		r = journal_read(fs->journal, x->pos, buf, len);
 		break;
 	}
-	if (!r && off + len > x->limit)
+	if (!r && (how & READ_CHECKED))
+		n = verify_extent(fs, x, buf, block, how & READ_HELD);
+	if (!r && n >= 0 && off + len > x->limit)
 		memset((uint8_t *)buf + (x->limit - off), 0, off + len - x->limit);
-	return r;
+	return r ? r : n;
 }
 
 /* The caller is announced in fs.readers. */
 int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t block,
-	uint64_t count, bool below)
+	uint64_t count, unsigned how)
 {
+	if (fs->options.verify_reads)
+		how |= READ_CHECKED;
 	while (count) {
 		struct extent x;
-		int r = layer_resolve(layer, block, count, below, &x);
+		int64_t n = layer_resolve(layer, block, count, how & READ_BELOW, &x);
 
-		if (!r)
-			r = read_extent(fs, &x, buf, block);
-		if (r) {
+		if (!n)
+			n = read_extent(fs, &x, buf, block,
+				x.layer == layer ? how : how & ~(unsigned)READ_HELD);
+		if (n < 0) {
 			COUNT(fs, errors, 1);
-			return r;
+			return (int)n;
 		}
-		buf = (uint8_t *)buf + x.count * GF_BLOCK_SIZE;
-		block += x.count;
-		count -= x.count;
+		buf = (uint8_t *)buf + n * GF_BLOCK_SIZE;
+		block += (uint64_t)n;
+		count -= (uint64_t)n;
 	}
 	return 0;
 }
@@ -93,10 +101,10 @@ static int read_bytes(struct fs *fs, struct layer *layer, uint8_t *buf, size_t l
 
 		if (skip == 0 && len >= GF_BLOCK_SIZE) {
 			n = round_down(len, GF_BLOCK_SIZE);
-			r = volume_read_blocks(fs, layer, buf, block, n / GF_BLOCK_SIZE, false);
+			r = volume_read_blocks(fs, layer, buf, block, n / GF_BLOCK_SIZE, 0);
 		} else {
 			n = min_u64(len, GF_BLOCK_SIZE - skip);
-			r = volume_read_blocks(fs, layer, edge, block, 1, false);
+			r = volume_read_blocks(fs, layer, edge, block, 1, 0);
 			memcpy(buf, edge + skip, n);
 		}
 		if (r)
@@ -122,17 +130,23 @@ struct inode *volume_find(struct fs *fs, uint64_t ino, int *error)
 	return *error ? NULL : inode;
 }
 
+int volume_error(struct fs *fs, int error)
+{
+	damage_report(fs);
+	return error == -EUCLEAN || error == -ESTALE ? -EIO : error;
+}
+
 /* An error for who reads, and a word for who looks after the disk. */
 static int read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, int r)
 {
 	CLEANUP_FREE char *path = NULL;
 
 	/* A guest may try for ever. */
-	if (atomic_fetch_add(&fs->read_failures, 1) < READ_FAILURES_LOGGED &&
+	if (r != -EUCLEAN && atomic_fetch_add(&fs->read_failures, 1) < READ_FAILURES_LOGGED &&
 		fs_path(fs, ino, &path) == 0)
 		log_error(r, "cannot read %zu bytes at %llu of \"%s\"; look at the disk below",
 			len, (unsigned long long)off, path);
-	return r == -EUCLEAN || r == -ESTALE ? -EIO : r;
+	return volume_error(fs, r);
 }
 
 ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off)
@@ -229,7 +243,9 @@ static int merge_block(struct job *job, uint64_t block, uint8_t **merged)
 	if (!*merged)
 		return -ENOMEM;
 	token = drain_enter(&job->fs->readers);
-	r = volume_read_blocks(job->fs, job->layer, *merged, block, 1, false);
+	/* Always checked: the rest of the block gets a new checksum, and must not get it wrongly. */
+	r = volume_read_blocks(
+		job->fs, job->layer, *merged, block, 1, READ_HELD | READ_CHECKED);
 	drain_leave(&job->fs->readers, token);
 	memcpy(*merged + start % GF_BLOCK_SIZE, job_bytes(job, start), stop - start);
 	return r;
@@ -255,6 +271,7 @@ static int job_classify(struct job *job)
 	const uint8_t *data = job_bytes(job, job->large_first * GF_BLOCK_SIZE);
 	struct layer *layer = job->layer;
 	CLEANUP_FREE uint8_t *below = NULL;
+	bool same = false;
 	unsigned token;
 	int r;
 
@@ -267,15 +284,17 @@ static int job_classify(struct job *job)
 		if (!below)
 			return -ENOMEM;
 		token = drain_enter(&job->fs->readers);
-		r = volume_read_blocks(job->fs, layer, below, job->large_first, count, true);
+		r = volume_read_blocks(job->fs, layer, below, job->large_first, count, READ_BELOW);
 		drain_leave(&job->fs->readers, token);
-		if (r)
+		if (r && r != -EUCLEAN)
 			return r;
+		/* What is damaged below is shared with nobody. */
+		same = r == 0;
 	}
 	for (uint64_t i = 0; i < count; i++) {
 		const uint8_t *block = data + i * GF_BLOCK_SIZE;
 
-		if (below && memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
+		if (same && memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
 			job->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
 			job->kinds[i] = below ? GF_ZERO : GF_PARENT;
@@ -394,14 +413,14 @@ static size_t ops_bound(size_t len)
 
 /* ---- writing: carrying out ---- */
 
-/* 1: blocks will be overwritten in place in a region without an intent mark. < 0: error. */
-static int needs_mark(const struct job *job)
+/* Whether blocks may be overwritten in place in a region without an intent mark. */
+static bool needs_mark(const struct job *job)
 {
 	uint64_t count = job->large_last - job->large_first;
 
 	if (!count || layer_is_marked(job->layer, job->large_first, count))
-		return 0;
-	return layer_any_overlay(job->layer, job->large_first, count);
+		return false;
+	return layer_may_be_in_place(job->layer, job->large_first, count);
 }
 
 /* Step 1: intent marks, durable before the first overwrite in place. */
@@ -412,9 +431,8 @@ static int mark_intent(struct job *job)
 	uint64_t seq;
 	int r;
 
-	r = needs_mark(job);
-	if (r <= 0)
-		return r;
+	if (!needs_mark(job))
+		return 0;
 	opbuf_init(&buf);
 	if (OPBUF_ADD(&buf, GF_OP_INTENT, 0, op, 0)) {
 		uint32_t region = job->large_first / GF_REGION_BLOCKS;
@@ -470,6 +488,15 @@ static int place_large(struct job *job)
 	return r;
 }
 
+static void suspect_large(const struct job *job)
+{
+	uint32_t first = job->large_first / GF_REGION_BLOCKS;
+	uint32_t last = (job->large_last - 1) / GF_REGION_BLOCKS;
+
+	if (layer_set_suspect(job->layer, first, last - first + 1))
+		fs_fail(job->fs, -ENOMEM);
+}
+
 /* Step 4: states in memory, also of the journaled parts. */
 static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 {
@@ -483,7 +510,7 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 
 		if (op->type == GF_OP_WRITE && blocks->count)
 			r = layer_set_journaled(job->layer, blocks->block, blocks->count,
-				ops_pos + at + sizeof(*blocks), seq);
+				ops_pos + at + sizeof(*blocks), seq, blocks + 1);
 		at = pos;
 	}
 	for (uint64_t i = 0; i < count && !r; i += n) {
@@ -522,8 +549,12 @@ static int job_commit_locked(struct job *job)
 		layer_large_begin(
 			job->layer, &ticket, journal_last_seq(job->fs->journal) + 1);
 	r = journal_append(job->fs->journal, &iov, 1, &seq, &ops_pos);
-	if (!r && large)
+	if (!r && large) {
 		r = place_large(job);
+		/* Some blocks may be new and their checksums old, or half of both. */
+		if (r)
+			suspect_large(job);
+	}
 	if (large)
 		layer_large_end(job->layer, &ticket, seq, r == 0);
 	if (r && r != -ENOSPC && !is_passing(r) && seq)
@@ -543,7 +574,7 @@ static int job_commit_locked(struct job *job)
 /* Under the inode's io lock and the blocks' range. */
 static int job_run_locked(struct job *job)
 {
-	bool large = job->large_last > job->large_first;
+	bool large = job->large_last > job->large_first, marked;
 	int r;
 
 	r = job_merge(job);
@@ -564,12 +595,10 @@ static int job_run_locked(struct job *job)
 		if (r)
 			return r;
 		pthread_rwlock_rdlock(&job->fs->gate);
-		r = needs_mark(job);
-		if (r)
+		marked = !needs_mark(job);
+		if (!marked)
 			pthread_rwlock_unlock(&job->fs->gate);
-	} while (r > 0);
-	if (r)
-		return r;
+	} while (!marked);
 	r = job_commit_locked(job);
 	atomic_store(&job->fs->changed, true);
 	atomic_fetch_add(&job->fs->change_count, 1);
@@ -687,7 +716,7 @@ ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint6
 		done += n;
 	}
 	if (r)
-		return r == -EUCLEAN || r == -ESTALE ? -EIO : r;
+		return volume_error(fs, r);
 	COUNT(fs, write_bytes, len);
 	return len;
 }

@@ -62,6 +62,8 @@ json_t *report_file(const char *path, const struct fs_info *info)
 	set(&object, "state", json_string(info->state ? info->state : ""));
 	if (info->reason)
 		set(&object, "reason", json_string(info->reason));
+	if (info->damaged_bytes)
+		set_bytes(&object, "damaged_bytes", info->damaged_bytes);
 	return object;
 }
 

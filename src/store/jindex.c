@@ -10,14 +10,21 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "goldfs/format.h"
 
 #define SHARDS 64
 #define FIRST_BUCKETS 64
 
+/* An entry in as little as it takes: a block's number has 32 bits at most (GF_MAX_SIZE). */
 struct node {
-	struct jentry entry;
+	uint64_t layer;
+	uint64_t pos;
+	uint64_t seq;
+	uint32_t block;
+	uint32_t sum;
 	struct node *next;
 };
+_Static_assert((GF_MAX_SIZE >> GF_BLOCK_SHIFT) - 1 <= UINT32_MAX, "number of a block");
 
 struct shard {
 	pthread_mutex_t lock;
@@ -29,6 +36,21 @@ struct shard {
 struct jindex {
 	struct shard shards[SHARDS];
 };
+
+static void put_entry(struct node *n, const struct jentry *entry)
+{
+	n->layer = entry->layer;
+	n->pos = entry->pos;
+	n->seq = entry->seq;
+	n->block = (uint32_t)entry->block;
+	n->sum = entry->sum;
+}
+
+static struct jentry get_entry(const struct node *n)
+{
+	return (struct jentry){.layer = n->layer, .block = n->block, .pos = n->pos, .seq = n->seq,
+		.sum = n->sum};
+}
 
 static uint64_t hash_key(uint64_t layer, uint64_t block)
 {
@@ -56,7 +78,7 @@ static struct node **find_locked(struct shard *shard, uint64_t hash, uint64_t la
 {
 	struct node **p = bucket_locked(shard, hash);
 
-	while (*p && ((*p)->entry.layer != layer || (*p)->entry.block != block))
+	while (*p && ((*p)->layer != layer || (*p)->block != block))
 		p = &(*p)->next;
 	return p;
 }
@@ -118,8 +140,7 @@ static void grow_locked(struct shard *shard)
 		struct node *next;
 
 		for (struct node *n = old[b]; n; n = next) {
-			struct node **p = bucket_locked(
-				shard, hash_key(n->entry.layer, n->entry.block));
+			struct node **p = bucket_locked(shard, hash_key(n->layer, n->block));
 
 			next = n->next;
 			n->next = *p;
@@ -138,13 +159,13 @@ int jindex_set(struct jindex *index, const struct jentry *entry)
 	MUTEX_GUARD(&shard->lock);
 	p = find_locked(shard, hash, entry->layer, entry->block);
 	if (*p) {
-		(*p)->entry = *entry;
+		put_entry(*p, entry);
 		return 0;
 	}
 	n = malloc(sizeof(*n));
 	if (!n)
 		return -ENOMEM;
-	n->entry = *entry;
+	put_entry(n, entry);
 	n->next = NULL;
 	*p = n;
 	if (++shard->count > shard->bucket_count)
@@ -161,7 +182,7 @@ bool jindex_get(struct jindex *index, uint64_t layer, uint64_t block, struct jen
 	MUTEX_GUARD(&shard->lock);
 	p = find_locked(shard, hash, layer, block);
 	if (*p)
-		*entry = (*p)->entry;
+		*entry = get_entry(*p);
 	return *p != NULL;
 }
 
@@ -223,8 +244,8 @@ int jindex_collect(struct jindex *index, uint64_t upto, struct jentry **entries,
 		}
 		for (size_t b = 0; b < shard->bucket_count; b++)
 			for (struct node *nd = shard->buckets[b]; nd; nd = nd->next)
-				if (nd->entry.seq <= upto)
-					list[n++] = nd->entry;
+				if (nd->seq <= upto)
+					list[n++] = get_entry(nd);
 	}
 	if (n)
 		qsort(list, n, sizeof(*list), compare_entries);

@@ -20,6 +20,7 @@ struct jentry {
 	uint64_t block;
 	uint64_t pos; /* ring position of the 4096 bytes */
 	uint64_t seq; /* of the record */
+	uint32_t sum; /* of the bytes, as hash_block() has it */
 };
 
 int jindex_new(struct jindex **index);

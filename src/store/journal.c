@@ -27,6 +27,7 @@
 #include <xxhash.h>
 
 #define JOURNAL_PATH "journal/0"
+#define SYNCED_PATH "journal/0.synced"
 #define RECORD_ALIGN 64
 #define MAX_OPS_PARTS 3
 #define KEPT_FOR_URGENT (64 * KIB)
@@ -43,6 +44,7 @@ struct journal {
 	struct io *io;
 	int fd;
 	uint64_t size;
+	const uint8_t *secret;
 	uint64_t epoch;
 	bool read_only;
 
@@ -60,7 +62,8 @@ struct journal {
 	pthread_mutex_t sync_lock;
 	struct sync_request *queue; /* sync_lock */
 	bool leading;		    /* sync_lock */
-	uint64_t durable_seq;	    /* sync_lock */
+	int synced_fd;		    /* of who leads; -1: not open */
+	_Atomic uint64_t durable_seq; /* changed under sync_lock */
 	atomic_int failed;	    /* errno of the sync that failed, 0 */
 };
 
@@ -82,7 +85,8 @@ int journal_create(struct io *io, uint64_t size)
 	return r ? r : io->ops->syncdir(io, "journal");
 }
 
-int journal_open(struct journal **journal, struct io *io, uint64_t size, bool read_only)
+int journal_open(struct journal **journal, struct io *io, uint64_t size,
+	const uint8_t secret[HASH_SECRET_LEN], bool read_only)
 {
 	struct journal *j = calloc(1, sizeof(*j));
 	struct io_stat st;
@@ -107,6 +111,8 @@ int journal_open(struct journal **journal, struct io *io, uint64_t size, bool re
 	}
 	j->io = io;
 	j->size = size;
+	j->secret = secret;
+	j->synced_fd = -1;
 	j->read_only = read_only;
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->sync_lock, NULL);
@@ -120,6 +126,8 @@ void journal_close(struct journal *j)
 	if (!j)
 		return;
 	j->io->ops->close(j->io, j->fd);
+	if (j->synced_fd >= 0)
+		j->io->ops->close(j->io, j->synced_fd);
 	pthread_cond_destroy(&j->room);
 	pthread_mutex_destroy(&j->sync_lock);
 	pthread_mutex_destroy(&j->lock);
@@ -128,15 +136,20 @@ void journal_close(struct journal *j)
 
 /* ---- reading the chain ---- */
 
+static uint64_t header_sum(const uint8_t *secret, const struct gf_disk_record *rec)
+{
+	return hash_content(secret, rec, offsetof(struct gf_disk_record, sum));
+}
+
 /* Whether bytes can be the header of the record that follows mark. Pure. */
-static bool record_follows(const struct gf_disk_record *rec, const struct journal_mark *mark,
-	uint64_t epoch, uint64_t room)
+static bool record_follows(const uint8_t *secret, const struct gf_disk_record *rec,
+	const struct journal_mark *mark, uint64_t epoch, uint64_t room)
 {
 	return rec->magic == GF_RECORD_MAGIC && rec->length >= sizeof(*rec) &&
 	       rec->length % RECORD_ALIGN == 0 && rec->length <= room &&
 	       rec->used <= rec->length - sizeof(*rec) && rec->seq == mark->seq &&
 	       rec->prev == mark->prev && rec->epoch >= epoch &&
-	       rec->sum == hash_struct(rec, offsetof(struct gf_disk_record, sum));
+	       rec->sum == header_sum(secret, rec);
 }
 
 /*
@@ -153,7 +166,7 @@ static int read_record(struct journal *j, const struct journal_mark *mark, uint6
 	r = io_pread_full(j->io, j->fd, &rec, sizeof(rec), place);
 	if (r)
 		return r;
-	if (!record_follows(&rec, mark, epoch, j->size - place))
+	if (!record_follows(j->secret, &rec, mark, epoch, j->size - place))
 		return 0;
 	if (rec.length > *capacity) {
 		uint8_t *bigger = realloc(*buf, rec.length);
@@ -241,10 +254,9 @@ int journal_walk(struct journal *j, struct journal_mark mark, uint64_t upto,
 	return r;
 }
 
-static bool is_newer_record(const struct gf_disk_record *rec, uint64_t seq)
+static bool is_newer_record(const uint8_t *secret, const struct gf_disk_record *rec, uint64_t seq)
 {
-	return rec->magic == GF_RECORD_MAGIC && rec->seq >= seq &&
-	       rec->sum == hash_struct(rec, offsetof(struct gf_disk_record, sum));
+	return rec->magic == GF_RECORD_MAGIC && rec->seq >= seq && rec->sum == header_sum(secret, rec);
 }
 
 int journal_holds_newer(struct journal *j, uint64_t seq)
@@ -260,9 +272,123 @@ int journal_holds_newer(struct journal *j, uint64_t seq)
 		if (r)
 			return log_error(r, "cannot read the journal at %llu", (unsigned long long)off);
 		for (size_t at = 0; at < len; at += RECORD_ALIGN)
-			if (is_newer_record((const struct gf_disk_record *)(buf + at), seq))
+			if (is_newer_record(
+				    j->secret, (const struct gf_disk_record *)(buf + at), seq))
 				return 1;
 	}
+	return 0;
+}
+
+/* ---- where the chain must not end ---- */
+
+static void synced_encode(const struct journal *j, uint64_t seq, struct gf_disk_synced *disk)
+{
+	*disk = (struct gf_disk_synced){.magic = GF_SYNCED_MAGIC, .seq = seq};
+	disk->sum = hash_content(j->secret, disk, offsetof(struct gf_disk_synced, sum));
+}
+
+/* What the file beside the ring says; 0 when it says nothing. A hint: whatever is wrong with it,
+ * it is written anew after the next sync. */
+static uint64_t read_synced(struct journal *j)
+{
+	struct gf_disk_synced disk, want;
+	int fd = j->io->ops->open(j->io, SYNCED_PATH, O_RDONLY), r;
+
+	if (fd < 0)
+		return 0;
+	r = io_pread_full(j->io, fd, &disk, sizeof(disk), 0);
+	j->io->ops->close(j->io, fd);
+	if (r)
+		return 0;
+	synced_encode(j, disk.seq, &want);
+	return memcmp(&disk, &want, sizeof(disk)) == 0 ? disk.seq : 0;
+}
+
+/* By who leads, after a sync. Lost with the power, it says less: that harms nothing. */
+static void write_synced(struct journal *j, uint64_t seq)
+{
+	struct gf_disk_synced disk;
+
+	if (j->synced_fd < 0)
+		j->synced_fd = j->io->ops->open(j->io, SYNCED_PATH, O_RDWR | O_CREAT);
+	if (j->synced_fd < 0)
+		return;
+	synced_encode(j, seq, &disk);
+	io_pwrite(j->io, j->synced_fd, &disk, sizeof(disk), 0);
+}
+
+/*
+ * The highest `durable` of whole headers behind the head. They stand one behind the other, but for
+ * what is damaged, and that is no more than a record or two: behind a stretch of twice the longest
+ * record without any, there are none. Numbers below the head's are of earlier laps. Those of an
+ * earlier chain that ended for good name nothing durable from the head's number on: where that
+ * ended everything durable had been found.
+ */
+static int search_durable(struct journal *j, uint64_t *durable)
+{
+	const uint64_t stretch = 2 * (min_u64(j->size / 8, 8 * MIB) + RECORD_ALIGN);
+	CLEANUP_FREE uint8_t *buf = malloc(MIB);
+	uint64_t pos = j->head.pos, end = pos + min_u64(stretch, j->size), have = 0, at = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	while (pos < end) {
+		const struct gf_disk_record *rec;
+		uint64_t place = pos % j->size;
+
+		if (pos < at || pos - at + sizeof(*rec) > have) {
+			int r;
+
+			at = pos;
+			have = min_u64(MIB, j->size - place);
+			r = io_pread_full(j->io, j->fd, buf, have, place);
+			if (r)
+				return log_error(r, "cannot read the journal at %llu",
+					(unsigned long long)place);
+		}
+		rec = (const struct gf_disk_record *)(buf + (pos - at));
+		if (!is_newer_record(j->secret, rec, j->head.seq) || rec->length < sizeof(*rec) ||
+			rec->length % RECORD_ALIGN || rec->length > j->size - place) {
+			pos += RECORD_ALIGN;
+			continue;
+		}
+		*durable = max_u64(*durable, rec->durable);
+		pos += rec->length;
+		end = min_u64(pos + stretch, j->head.pos + j->size);
+	}
+	return 0;
+}
+
+int journal_lost(struct journal *j, uint64_t *upto)
+{
+	int r;
+
+	*upto = read_synced(j);
+	if (*upto >= j->head.seq)
+		return 1;
+	r = search_durable(j, upto);
+	return r ? r : *upto >= j->head.seq;
+}
+
+int journal_forget_lost(struct journal *j)
+{
+	CLEANUP_FREE uint8_t *zeros = calloc(1, MIB);
+	uint64_t pos = j->head.pos, end = j->tail_pos + j->size;
+	int r = 0;
+
+	if (!zeros)
+		return -ENOMEM;
+	while (pos < end && !r) {
+		size_t len = min_u64(min_u64(MIB, end - pos), j->size - pos % j->size);
+
+		r = io_pwrite(j->io, j->fd, zeros, len, pos % j->size);
+		pos += len;
+	}
+	if (!r)
+		r = j->io->ops->fdatasync(j->io, j->fd);
+	if (r)
+		return log_error(r, "cannot write the journal");
+	write_synced(j, j->head.seq - 1);
 	return 0;
 }
 
@@ -368,9 +494,10 @@ static void fill_header(struct journal *j, struct gf_disk_record *rec, uint64_t 
 		.seq = j->head.seq,
 		.prev = j->head.prev,
 		.used = used,
+		.durable = atomic_load(&j->durable_seq),
 		.ops_sum = ops_sum,
 	};
-	rec->sum = hash_struct(rec, offsetof(struct gf_disk_record, sum));
+	rec->sum = header_sum(j->secret, rec);
 }
 
 static void advance_head_locked(struct journal *j, const struct gf_disk_record *rec)
@@ -516,6 +643,8 @@ static void lead(struct journal *j)
 		}
 		if (r)
 			journal_fail(j, r);
+		else
+			write_synced(j, target);
 		pthread_mutex_lock(&j->sync_lock);
 		if (!r && target > j->durable_seq)
 			j->durable_seq = target;

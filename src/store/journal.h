@@ -16,6 +16,12 @@
  * reservation waits for the destager to free the tail; when destaging fails for want of space
  * below, it fails with -ENOSPC instead.
  *
+ * Damage: the chain of whole records ends where power was lost, or where something is damaged. To
+ * tell one from the other, each record says up to which number the ring was known to be durable
+ * when it was appended, and after each sync a small file beside the ring says so too. The chain may
+ * not end before that. Headers are summed with the store's secret, so that no guest can write bytes
+ * that look like one.
+ *
  * Sync: requests that come while a sync is running are served together by the next one. The
  * thread that finds none running leads; it never waits for the destager. A failed sync is final:
  * the journal refuses everything from then on.
@@ -28,6 +34,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "base/hash.h"
 #include "base/io.h"
 
 struct journal;
@@ -42,7 +49,9 @@ struct journal_mark {
 /* Creates journal/0 of size bytes (a multiple of 4096), full of zeros, synced. */
 int journal_create(struct io *io, uint64_t size);
 
-int journal_open(struct journal **journal, struct io *io, uint64_t size, bool read_only);
+/* secret: the store's, lent until the journal is closed. */
+int journal_open(struct journal **journal, struct io *io, uint64_t size,
+	const uint8_t secret[HASH_SECRET_LEN], bool read_only);
 void journal_close(struct journal *journal);
 
 /*
@@ -53,6 +62,15 @@ void journal_close(struct journal *journal);
 int journal_scan(struct journal *journal, struct journal_mark tail,
 	int (*cb)(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len),
 	void *arg, uint64_t *epoch);
+
+/*
+ * After journal_scan(): whether records behind the end of the chain were durable once, which means
+ * that the record which should follow there is damaged. 1 with *upto, the highest number known to
+ * have been durable; 0; or -errno.
+ */
+int journal_lost(struct journal *journal, uint64_t *upto);
+/* Gives up what is behind the end of the chain, so that nothing says it was durable any more. */
+int journal_forget_lost(struct journal *journal);
 
 /*
  * Whether any record anywhere in the ring has a number of at least seq, part of the chain or not:

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/sizes.h"
 #include "image/image.h"
@@ -85,6 +86,7 @@ void layer_free(struct layer *l)
 	free(l->leaves);
 	layer_forget_large_failures(l, UINT64_MAX);
 	free(l->marks);
+	free(l->suspects);
 	while (l->punches) {
 		struct punch *next = l->punches->next;
 
@@ -340,7 +342,7 @@ int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_sta
 }
 
 static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
-	uint32_t count, uint64_t pos, uint64_t seq)
+	uint32_t count, uint64_t pos, uint64_t seq, const uint8_t *bytes)
 {
 	struct jentry entry = {.layer = l->id, .seq = seq};
 	struct region *r;
@@ -353,6 +355,9 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 	for (uint32_t i = 0; i < count; i++) {
 		entry.block = (uint64_t)number * GF_REGION_BLOCKS + first + i;
 		entry.pos = pos + (uint64_t)i * GF_BLOCK_SIZE;
+		if (bytes)
+			entry.sum = hash_block(
+				l->env->secret, bytes + (size_t)i * GF_BLOCK_SIZE);
 		e = jindex_set(l->env->jindex, &entry);
 		if (e)
 			return e;
@@ -367,20 +372,25 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 	return 0;
 }
 
-int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_t pos, uint64_t seq)
+int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_t pos,
+	uint64_t seq, const void *bytes)
 {
+	const uint8_t *at = bytes;
+
 	MUTEX_GUARD(&l->lock);
 	while (count) {
 		uint32_t first = block % GF_REGION_BLOCKS;
 		uint32_t n = min_u64(count, GF_REGION_BLOCKS - first);
 		int e = set_journaled_in_region_locked(
-			l, block / GF_REGION_BLOCKS, first, n, pos, seq);
+			l, block / GF_REGION_BLOCKS, first, n, pos, seq, at);
 
 		if (e)
 			return e;
 		block += n;
 		count -= n;
 		pos += (uint64_t)n * GF_BLOCK_SIZE;
+		if (at)
+			at += (size_t)n * GF_BLOCK_SIZE;
 	}
 	return 0;
 }
@@ -457,6 +467,34 @@ int layer_any_overlay(struct layer *l, uint64_t block, uint64_t count)
 	return 0;
 }
 
+int layer_is_at_rest(struct layer *l, uint64_t block)
+{
+	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
+	struct region *r;
+	int e;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, number);
+	if (!r)
+		return 0;
+	e = layer_load_region_locked(l, number, r);
+	return e ? e : region_state(r, i) == GF_OVERLAY && !region_journaled(r, i);
+}
+
+bool layer_may_be_in_place(struct layer *l, uint64_t block, uint64_t count)
+{
+	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
+
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t number = block / GF_REGION_BLOCKS; number <= last; number++) {
+		struct region *r = layer_find_region_locked(l, number);
+
+		if (r && (r->generation || r->dirty))
+			return true;
+	}
+	return false;
+}
+
 /* ---- looking at whole regions ---- */
 
 uint32_t layer_next_region(struct layer *l, uint32_t from)
@@ -499,6 +537,11 @@ int layer_region_states(struct layer *l, uint32_t number, uint8_t states[GF_STAT
 
 /* ---- intent marks ---- */
 
+static bool bit_is_set(const uint8_t *bits, uint32_t room, uint32_t i)
+{
+	return i < room && (bits[i / 8] >> (i % 8) & 1);
+}
+
 bool layer_is_marked(struct layer *l, uint64_t block, uint64_t count)
 {
 	uint32_t first = block / GF_REGION_BLOCKS;
@@ -506,28 +549,34 @@ bool layer_is_marked(struct layer *l, uint64_t block, uint64_t count)
 
 	MUTEX_GUARD(&l->lock);
 	for (uint32_t i = first; i <= last; i++)
-		if (i >= l->mark_count || !(l->marks[i / 8] >> (i % 8) & 1))
+		if (!bit_is_set(l->marks, l->mark_count, i))
 			return false;
 	return true;
 }
 
+/* Sets bits [first, first + count) of a bitmap that grows; *room counts its bits. */
+static int set_bits(uint8_t **bits, uint32_t *room, uint32_t first, uint32_t count)
+{
+	uint32_t need = round_up((uint64_t)first + count, 64);
+
+	if (need > *room) {
+		uint8_t *more = realloc(*bits, need / 8);
+
+		if (!more)
+			return -ENOMEM;
+		memset(more + *room / 8, 0, (need - *room) / 8);
+		*bits = more;
+		*room = need;
+	}
+	for (uint32_t i = first; i < first + count; i++)
+		(*bits)[i / 8] |= 1u << (i % 8);
+	return 0;
+}
+
 int layer_mark(struct layer *l, uint32_t region, uint32_t count)
 {
-	uint32_t need = round_up((uint64_t)region + count, 64);
-
 	MUTEX_GUARD(&l->lock);
-	if (need > l->mark_count) {
-		uint8_t *marks = realloc(l->marks, need / 8);
-
-		if (!marks)
-			return -ENOMEM;
-		memset(marks + l->mark_count / 8, 0, (need - l->mark_count) / 8);
-		l->marks = marks;
-		l->mark_count = need;
-	}
-	for (uint32_t i = region; i < region + count; i++)
-		l->marks[i / 8] |= 1u << (i % 8);
-	return 0;
+	return set_bits(&l->marks, &l->mark_count, region, count);
 }
 
 void layer_clear_marks(struct layer *l)
@@ -535,4 +584,66 @@ void layer_clear_marks(struct layer *l)
 	MUTEX_GUARD(&l->lock);
 	if (l->marks)
 		memset(l->marks, 0, l->mark_count / 8);
+}
+
+/* ---- suspect regions ---- */
+
+static int set_suspect_locked(struct layer *l, uint32_t region, uint32_t count)
+{
+	uint32_t fresh = 0;
+	int e;
+
+	for (uint32_t i = region; i < region + count; i++)
+		fresh += !bit_is_set(l->suspects, l->suspect_room, i);
+	e = set_bits(&l->suspects, &l->suspect_room, region, count);
+	if (!e)
+		atomic_fetch_add(&l->suspect_count, fresh);
+	return e;
+}
+
+int layer_set_suspect(struct layer *l, uint32_t region, uint32_t count)
+{
+	MUTEX_GUARD(&l->lock);
+	return set_suspect_locked(l, region, count);
+}
+
+void layer_clear_suspect(struct layer *l, uint32_t region)
+{
+	MUTEX_GUARD(&l->lock);
+	if (!bit_is_set(l->suspects, l->suspect_room, region))
+		return;
+	l->suspects[region / 8] &= ~(1u << (region % 8));
+	atomic_fetch_sub(&l->suspect_count, 1);
+}
+
+bool layer_is_suspect(struct layer *l, uint32_t region)
+{
+	if (!atomic_load(&l->suspect_count))
+		return false;
+	MUTEX_GUARD(&l->lock);
+	return bit_is_set(l->suspects, l->suspect_room, region);
+}
+
+/* Only regions that have anything: a mark covers more than what was written. */
+int layer_suspect_marked(struct layer *l)
+{
+	int e = 0;
+
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t i = 0; i < l->mark_count && !e; i++)
+		if (bit_is_set(l->marks, l->mark_count, i) && layer_find_region_locked(l, i))
+			e = set_suspect_locked(l, i, 1);
+	return e;
+}
+
+uint32_t layer_next_suspect(struct layer *l, uint32_t from, uint32_t *count)
+{
+	MUTEX_GUARD(&l->lock);
+	while (from < l->suspect_room && !bit_is_set(l->suspects, l->suspect_room, from))
+		from++;
+	if (from >= l->suspect_room)
+		return LAYER_NO_REGION;
+	for (*count = 1; bit_is_set(l->suspects, l->suspect_room, from + *count);)
+		++*count;
+	return from;
 }

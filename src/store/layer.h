@@ -126,6 +126,9 @@ struct layer {
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
 	uint32_t mark_count;	     /* lock; regions that `marks` has room for */
+	uint8_t *suspects;	     /* lock; bit per region in which a block may be old or new */
+	uint32_t suspect_room;	     /* lock; regions that `suspects` has room for */
+	_Atomic uint32_t suspect_count; /* changed under lock; bits that are set */
 	struct sum_note *noted_sums; /* lock; read-only recovery: these count, not the file */
 };
 
@@ -164,9 +167,10 @@ int layer_resolve(struct layer *layer, uint64_t block, uint64_t max, bool below,
 	struct extent *extent);
 /* ---- changes; the caller holds the range ---- */
 
-/* The newest version of each block now stands in the ring, from pos on. */
+/* The newest version of each block now stands in the ring, from pos on; bytes are what it is
+ * (NULL: not known, as in tests: then nothing can be checked). */
 int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uint64_t pos,
-	uint64_t seq);
+	uint64_t seq, const void *bytes);
 /* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
@@ -177,8 +181,16 @@ int layer_forget_block(struct layer *layer, uint64_t block);
 void layer_set_unsynced(struct layer *layer);
 /* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
 int layer_clear_from(struct layer *layer, uint64_t block);
-/* Whether any of the blocks is OVERLAY in place (not only journaled). < 0: error. */
+/* Whether any of the blocks is OVERLAY in place, journaled or not. 1, 0, or -errno. */
 int layer_any_overlay(struct layer *layer, uint64_t block, uint64_t count);
+/* Whether the block is OVERLAY and its newest version. 1, 0, or -errno. */
+int layer_is_at_rest(struct layer *layer, uint64_t block);
+/*
+ * Whether any of the blocks may be OVERLAY in place for a recovery that finds less than what memory
+ * knows: by its page on disk, or by a large write since, even if it was discarded afterwards. Says
+ * so of whole regions.
+ */
+bool layer_may_be_in_place(struct layer *layer, uint64_t block, uint64_t count);
 
 /* ---- bytes ---- */
 
@@ -197,8 +209,10 @@ int layer_sync_sums(struct layer *layer);
 /* All bytes since the last good sync were or will be written again: the next sync is a new one. */
 void layer_sync_anew(struct layer *layer);
 
-/* The same in memory only, for a recovery that must not write. */
+/* The same in memory only, where nothing may be written or there is no space. */
 int layer_note_sums(struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count);
+/* Writes what was noted. A checkpoint does so before it relies on it. */
+int layer_write_noted_sums(struct layer *layer);
 /* Checksums of blocks at rest; 0: none is known. */
 int layer_read_sums(struct layer *layer, uint64_t block, uint32_t *sums, uint64_t count);
 
@@ -225,6 +239,41 @@ uint64_t layer_large_settled(struct layer *layer);
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
 int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
 void layer_clear_marks(struct layer *layer);
+
+/*
+ * ---- suspect regions ----
+ *
+ * After a power loss a block under a large write whose announcement was lost may be the old or the
+ * new one, and its checksum that of the other; only marked regions have such blocks. There a
+ * mismatch is no damage: whoever meets it writes the checksum of what is there.
+ */
+int layer_set_suspect(struct layer *layer, uint32_t region, uint32_t count);
+void layer_clear_suspect(struct layer *layer, uint32_t region);
+bool layer_is_suspect(struct layer *layer, uint32_t region);
+/* All regions with an intent mark become suspect. */
+int layer_suspect_marked(struct layer *layer);
+/* The first run of suspect regions from `from` on: 0 with *count, or LAYER_NO_REGION. */
+uint32_t layer_next_suspect(struct layer *layer, uint32_t from, uint32_t *count);
+
+/*
+ * ---- checking blocks at rest (layer_verify.c) ----
+ *
+ * A block is checked by its bytes as somebody read them. What does not match is looked at again
+ * under the block's range, since a writer may be between bytes and checksum.
+ */
+enum verdict {
+	VERDICT_RIGHT,	 /* bytes and checksum agree */
+	VERDICT_MOVED,	 /* the block stands elsewhere by now, or its bytes changed: read again */
+	VERDICT_HEALED,	 /* old or new after a power loss; the checksum is right from now on */
+	VERDICT_DAMAGED, /* not what was written */
+};
+/* How many of the count blocks agree with their checksums, from the first on; < 0: -errno. */
+int64_t layer_compare_sums(struct layer *layer, const void *bytes, uint64_t block, uint64_t count);
+/*
+ * Reads one block in place anew, into bytes, and judges it. held: the caller has its range.
+ * < 0: it could not be read.
+ */
+int layer_judge_block(struct layer *layer, void *bytes, uint64_t block, bool held);
 
 /* ---- pages ---- */
 

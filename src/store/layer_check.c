@@ -91,6 +91,50 @@ void layer_forget_noted_sums(struct layer *l)
 	}
 }
 
+void layer_forget_noted(struct layer *l, uint64_t block, uint64_t count)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint64_t i = 0; l->noted_sums && i < count; i++) {
+		uint64_t at = block + i;
+		struct sum_note *note;
+
+		HASH_FIND(hh, l->noted_sums, &at, sizeof(at), note);
+		if (note) {
+			HASH_DELETE(hh, l->noted_sums, note);
+			free(note);
+		}
+	}
+}
+
+static bool first_note(struct layer *l, uint64_t *block, uint32_t *sum)
+{
+	MUTEX_GUARD(&l->lock);
+	if (!l->noted_sums)
+		return false;
+	*block = l->noted_sums->block;
+	*sum = l->noted_sums->sum;
+	return true;
+}
+
+int layer_write_noted_sums(struct layer *l)
+{
+	uint64_t block;
+	uint32_t sum;
+	int e = 0;
+
+	while (!e && first_note(l, &block, &sum)) {
+		struct range range;
+
+		/* A writer may have written a newer one meanwhile. */
+		rangelock_lock(&l->ranges, &range, block, block);
+		e = layer_read_sums(l, block, &sum, 1);
+		if (!e)
+			e = layer_write_sums(l, block, &sum, 1);
+		rangelock_unlock(&l->ranges, &range);
+	}
+	return e;
+}
+
 int layer_read_sums(struct layer *l, uint64_t block, uint32_t *sums, uint64_t count)
 {
 	int fd = layer_open_file(l, &l->sum_fd, LAYER_SUM, false), e = 0;

@@ -159,6 +159,8 @@ int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint
 		return fd;
 	e = io_pwrite(l->env->io, fd, sums, count * sizeof(*sums), block * sizeof(*sums));
 	atomic_store(&l->sums_dirty, true);
+	if (!e)
+		layer_forget_noted(l, block, count);
 	return e;
 }
 

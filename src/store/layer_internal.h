@@ -19,6 +19,8 @@ int layer_load_region_locked(struct layer *layer, uint32_t number, struct region
 void layer_note_punch_locked(struct layer *layer, uint64_t block, uint64_t count);
 
 void layer_forget_noted_sums(struct layer *layer);
+/* These were written. */
+void layer_forget_noted(struct layer *layer, uint64_t block, uint64_t count);
 
 enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM };
 void layer_path(char path[40], uint64_t id, enum layer_file file);

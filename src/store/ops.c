@@ -96,6 +96,7 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 		OP_FIXED(gf_op_clear);
 		break;
 	case GF_OP_INTENT:
+	case GF_OP_SUSPECT:
 		OP_FIXED(gf_op_intent);
 		break;
 	case GF_OP_INODE:
@@ -171,6 +172,8 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	case GF_OP_INTENT:
 		/* Marks are set for several regions at once, beyond the last one too. */
 		return intent->region < max_region && intent->count <= max_region;
+	case GF_OP_SUSPECT:
+		return intent->region < max_region && intent->count <= max_region - intent->region;
 	case GF_OP_INODE:
 		/* A golden node has the number of its file there. */
 		return (inode->kind == GF_KIND_GOLDEN || inode->size <= GF_MAX_SIZE) &&

@@ -88,6 +88,7 @@ struct fs_options run_options(struct run *run)
 		.journal_size = run->profile->journal_size,
 		.reserve = 64 * KIB,
 		.no_background = true,
+		.verify_reads = true,
 		.dedup = FS_DEDUP_OFF,
 		.store_fd = -1,
 		.golden_test = golden_test,

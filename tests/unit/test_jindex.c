@@ -51,6 +51,7 @@ static void check_collect(struct jindex *ix, uint64_t upto)
 			assert_true(list[at].layer == layer_id(l));
 			assert_true(list[at].block == block_number(b));
 			assert_true(list[at].pos == k->pos && list[at].seq == k->seq);
+			assert_true(list[at].sum == (uint32_t)k->seq * 7);
 			at++;
 		}
 	}
@@ -72,7 +73,8 @@ static void entries_are_found_again(void **state)
 	for (uint64_t seq = 1; seq <= 40000; seq++) {
 		unsigned l = rng_below(&rng, LAYERS), b = rng_below(&rng, BLOCKS);
 		struct known *k = &model[l][b];
-		struct jentry entry = {layer_id(l), block_number(b), rng_next(&rng), seq}, got;
+		struct jentry got, entry = {
+			layer_id(l), block_number(b), rng_next(&rng), seq, (uint32_t)seq * 7};
 
 		if (rng_below(&rng, 3)) {
 			assert_int_equal(jindex_set(ix, &entry), 0);
@@ -119,7 +121,7 @@ static void *work(void *arg)
 
 	for (uint64_t round = 1; round <= 4; round++) {
 		for (uint64_t b = 0; b < 5000; b++) {
-			struct jentry entry = {w->layer, b, b * round, round};
+			struct jentry entry = {w->layer, b, b * round, round, 0};
 
 			w->failures += jindex_set(w->ix, &entry) != 0;
 		}

@@ -34,6 +34,8 @@
 #define RING UINT64_C(65536)
 #define HEADER sizeof(struct gf_disk_record)
 
+static const uint8_t secret[HASH_SECRET_LEN] = "any";
+
 /* ---- syncs under control ---- */
 
 static struct {
@@ -84,7 +86,7 @@ static int setup(void **state)
 	rng_seed(&b->rng, b->seed);
 	b->start = (struct journal_mark){.seq = 1};
 	assert_int_equal(journal_create(b->dir.io, RING), 0);
-	assert_int_equal(journal_open(&b->j, b->dir.io, RING, false), 0);
+	assert_int_equal(journal_open(&b->j, b->dir.io, RING, secret, false), 0);
 	assert_int_equal(journal_scan(b->j, b->start, NULL, NULL, NULL), 0);
 	journal_set_epoch(b->j, 1);
 	atomic_store(&control.syncs, 0);
@@ -145,7 +147,7 @@ static void list_clear(struct list *list)
 static void reopen(struct bench *b, struct journal_mark from, struct list *list, uint64_t *epoch)
 {
 	journal_close(b->j);
-	assert_int_equal(journal_open(&b->j, b->dir.io, RING, false), 0);
+	assert_int_equal(journal_open(&b->j, b->dir.io, RING, secret, false), 0);
 	list_clear(list);
 	assert_int_equal(journal_scan(b->j, from, note_record, list, epoch), 0);
 }
@@ -227,15 +229,15 @@ static void what_is_wrong_is_refused(void **state)
 	uint64_t seq, pos;
 
 	assert_int_equal(journal_append(b->j, iov, 4, &seq, &pos), -EINVAL);
-	assert_int_equal(journal_open(&other, b->dir.io, 2 * RING, false), -EUCLEAN);
+	assert_int_equal(journal_open(&other, b->dir.io, 2 * RING, secret, false), -EUCLEAN);
 	append_bytes(b, 1, 100);
-	assert_int_equal(journal_open(&other, b->dir.io, RING, true), 0);
+	assert_int_equal(journal_open(&other, b->dir.io, RING, secret, true), 0);
 	assert_int_equal(journal_scan(other, b->start, NULL, NULL, NULL), 0);
 	assert_int_equal(journal_last_seq(other), 1);
 	assert_int_equal(journal_append(other, iov, 1, &seq, &pos), -EROFS);
 	journal_close(other);
 	assert_int_equal(b->dir.io->ops->unlink(b->dir.io, "journal/0"), 0);
-	assert_int_equal(journal_open(&other, b->dir.io, RING, false), -ENOENT);
+	assert_int_equal(journal_open(&other, b->dir.io, RING, secret, false), -ENOENT);
 }
 
 /* ---- the end of the ring ---- */

@@ -206,7 +206,7 @@ static void change_chain(struct chain *c)
 	case 1:
 	case 2:
 		c->seq++;
-		assert_int_equal(layer_set_journaled(layer, first, count, c->seq << 32, c->seq), 0);
+		assert_int_equal(layer_set_journaled(layer, first, count, c->seq << 32, c->seq, NULL), 0);
 		for (uint64_t i = 0; i < count; i++) {
 			m[first + i].journaled = true;
 			m[first + i].pos = (c->seq << 32) + i * GF_BLOCK_SIZE;
@@ -346,7 +346,8 @@ static void check_resolve(struct chain *c)
 	}
 }
 
-static void check_any_overlay(struct chain *c)
+/* It may say so of more, as it speaks of regions, but never of less. */
+static void check_may_be_in_place(struct chain *c)
 {
 	for (int i = 0; i < 20; i++) {
 		uint64_t first = rng_below(&c->b->rng, BLOCKS);
@@ -358,7 +359,8 @@ static void check_any_overlay(struct chain *c)
 			count = min_u64(count, 30);
 		for (uint64_t n = 0; n < count; n++)
 			want |= c->models[k][first + n].state == GF_OVERLAY;
-		assert_int_equal(layer_any_overlay(c->layers[k], first, count), want);
+		if (want)
+			assert_true(layer_may_be_in_place(c->layers[k], first, count));
 	}
 }
 
@@ -403,7 +405,7 @@ static void chains_resolve_as_the_model_does(void **state)
 				change_chain(&c);
 			check_counters(&c);
 			check_resolve(&c);
-			check_any_overlay(&c);
+			check_may_be_in_place(&c);
 			check_punches(&c);
 		}
 		chain_release(&c);
@@ -493,7 +495,7 @@ static void journaled_blocks_are_not_in_pages(void **state)
 	bool any;
 
 	assert_int_equal(layer_set_state(layer, 0, 10, GF_OVERLAY), 0);
-	assert_int_equal(layer_set_journaled(layer, 5, 10, 4096, 1), 0);
+	assert_int_equal(layer_set_journaled(layer, 5, 10, 4096, 1, NULL), 0);
 	checkpoint(layer);
 	again = reopen(b, layer);
 	assert_int_equal(layer_region_states(again, 0, states, &any), 0);
@@ -574,7 +576,6 @@ static void damaged_pages_are_refused(void **state)
 	assert_int_equal(layer_resolve(again, 78, 1, false, &x), -EUCLEAN);
 	assert_int_equal(layer_region_states(again, 0, states, &any), 0);
 	assert_int_equal(states_get(states, 77), GF_SHARED);
-	assert_int_equal(layer_any_overlay(again, 0, 100), 0);
 	/* What is written or discarded anew can be read again, nothing else. */
 	assert_int_equal(layer_set_state(again, 0, 1, GF_ZERO), 0);
 	assert_int_equal(layer_set_state(again, 1, 1, GF_OVERLAY), 0);
@@ -698,7 +699,7 @@ static void space_comes_back_when_that_is_durable(void **state)
 	checkpoint(layer);
 	assert_null(layer_take_punches(layer));
 	assert_int_equal(layer_set_state(layer, 12, 3, GF_ZERO), 0);
-	assert_int_equal(layer_set_journaled(layer, 16, 1, 0, 1), 0);
+	assert_int_equal(layer_set_journaled(layer, 16, 1, 0, 1, NULL), 0);
 	assert_int_equal(layer_set_state(layer, GF_REGION_BLOCKS - 1, 2, GF_PARENT), 0);
 	/* The page on disk still says OVERLAY: nothing may go. */
 	layer_punch(layer, layer_take_punches(layer));

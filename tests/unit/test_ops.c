@@ -54,6 +54,7 @@ static const struct sample samples[] = {
 	{GF_OP_GOLDEN, sizeof(struct gf_op_golden), 10},
 	{GF_OP_PAGES, sizeof(struct gf_op_pages), 3 * 8},
 	{GF_OP_BOUND, sizeof(struct gf_op_pair), 0},
+	{GF_OP_SUSPECT, sizeof(struct gf_op_intent), 0},
 };
 
 /* The counters, names and flags without which a sample would not be well-formed. */
@@ -333,6 +334,9 @@ static void places_lie_within_the_largest_file(void **state)
 	assert_true(WITH(GF_OP_LAYER, gf_op_layer, bound, GF_MAX_SIZE));
 	assert_false(WITH(GF_OP_LAYER, gf_op_layer, bound, UINT64_MAX));
 	assert_false(WITH(GF_OP_BOUND, gf_op_pair, value, GF_MAX_SIZE + 1));
+	assert_true(WITH(GF_OP_SUSPECT, gf_op_intent, count, GF_MAX_SIZE / GF_REGION_SIZE));
+	assert_false(WITH(GF_OP_SUSPECT, gf_op_intent, count, GF_MAX_SIZE / GF_REGION_SIZE + 1));
+	assert_false(WITH(GF_OP_SUSPECT, gf_op_intent, region, GF_MAX_SIZE / GF_REGION_SIZE));
 	assert_true(WITH(GF_OP_HEAD, gf_op_pair, value, UINT64_MAX)); /* a layer's number */
 	assert_true(WITH(GF_OP_INTENT, gf_op_intent, region, MAX_REGION - 1));
 	assert_false(WITH(GF_OP_INTENT, gf_op_intent, region, MAX_REGION));
