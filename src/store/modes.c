@@ -80,8 +80,8 @@ void store_modes_tighten(int store_fd, const char *path)
 			continue;
 		if (strcmp(folders[i], GOLDEN) != 0)
 			close_files(fd);
-		log_info("folder \"%s/%s\" was open to others (mode %04o); it is not any more", path,
-			folders[i], (unsigned)st.st_mode & 07777);
+		log_info("folder \"%s%s%s\" was open to others (mode %04o); it is not any more", path,
+			i ? "/" : "", i ? folders[i] : "", (unsigned)st.st_mode & 07777);
 	}
 }
 
