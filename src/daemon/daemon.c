@@ -14,6 +14,7 @@
 #include "daemon/daemon.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -58,17 +59,40 @@ static void on_serving(void *arg, bool resend)
 	d->report = -1;
 }
 
-static void settle_process(void)
+/*
+ * What whoever started us had open is not for a process that lives for months: a lock or a pipe in
+ * it would never be given back. And the three first descriptors must be something, or the store
+ * becomes stderr.
+ */
+static void forget_inherited(void)
+{
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	close_range(STDERR_FILENO + 1, ~0u, 0);
+}
+
+static void raise_limit(int resource)
 {
 	struct rlimit limit;
+
+	if (getrlimit(resource, &limit) == 0) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(resource, &limit);
+	}
+}
+
+static void settle_process(void)
+{
 
 	umask(0);
 	if (chdir("/") < 0)
 		log_warning("cannot leave the working folder");
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
+	raise_limit(RLIMIT_NOFILE);
+	raise_limit(RLIMIT_FSIZE); /* beyond it writes fail, */
+	signal(SIGXFSZ, SIG_IGN);  /* and do not kill */
 }
 
 static int take_signals(struct daemon *d, struct failure *failure)
@@ -175,8 +199,10 @@ static int be_daemon(const struct mount_config *config, int report, struct failu
 
 int daemon_run(struct mount_config *config, struct failure *failure)
 {
-	int report, r = prepare_mount(config, failure);
+	int report, r;
 
+	forget_inherited();
+	r = prepare_mount(config, failure);
 	if (r < 0)
 		return r;
 	if (config->foreground)

@@ -53,6 +53,20 @@ void program_close(struct program *program)
 	program->fd = -1;
 }
 
+bool program_is_below(const struct program *program, const char *folder)
+{
+	const size_t len = strlen(folder);
+	char link[32], path[PATH_MAX];
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", program->fd);
+	n = readlink(link, path, sizeof(path) - 1);
+	if (n < 0)
+		return true; /* nobody knows */
+	path[n] = '\0';
+	return strncmp(path, folder, len) == 0 && path[len] == '/';
+}
+
 bool program_same(const struct program *a, const struct program *b)
 {
 	struct stat x, y;

@@ -45,6 +45,8 @@ int program_open(struct program *program, const char *path);
 /* The one that runs. */
 int program_open_own(struct program *program);
 void program_close(struct program *program);
+/* Whether it lies below folder (absolute, without links) now. */
+bool program_is_below(const struct program *program, const char *folder);
 bool program_same(const struct program *a, const struct program *b);
 
 /* Starts a worker of it. The process, or -errno. */

@@ -131,6 +131,10 @@ void upgrade_request(struct upgrade *up, const struct program *current,
 		refuse(up, binary, "it must belong to root and be writable by nobody else");
 	else if (r < 0)
 		refuse(up, binary, why(r));
+	/* The worker asks on behalf of others, and it must not run as us what it wrote itself. */
+	else if (program_is_below(&up->candidate, config->store) ||
+		 program_is_below(&up->candidate, config->images))
+		refuse(up, binary, "a program in the store or among the images is not run");
 	else
 		start_probe(up, config);
 }

@@ -189,6 +189,75 @@ static void test_calls(void **state)
 #endif
 }
 
+static struct scratch *area;
+
+/* In a child: 0 when everything that should work works, else the line. */
+#define MUST(condition) \
+	do { \
+		if (!(condition)) \
+			return __LINE__ & 255; \
+	} while (0)
+
+static int confined_work(int store_fd)
+{
+	int fd;
+
+	MUST(openat(store_fd, "new", O_RDWR | O_CREAT, 0600) >= 0);
+	MUST(mkdirat(store_fd, "golden", 0700) == 0);
+	MUST(renameat(store_fd, "new", store_fd, "golden/new") == 0);
+	MUST(unlinkat(store_fd, "golden/new", 0) == 0);
+	fd = openat(area->dirfd, "images/a.img", O_RDONLY);
+	MUST(fd >= 0);
+	/* A pin. */
+	MUST(linkat(area->dirfd, "images/a.img", store_fd, "golden/1", 0) == 0);
+	MUST(open("/proc/self/status", O_RDONLY) >= 0);
+	MUST(open("/dev/null", O_RDWR) >= 0);
+
+	MUST(open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES);
+	MUST(openat(area->dirfd, "outside", O_RDONLY) < 0 && errno == EACCES);
+	MUST(openat(area->dirfd, "new", O_WRONLY | O_CREAT, 0600) < 0 && errno == EACCES);
+	MUST(openat(area->dirfd, "images/new", O_WRONLY | O_CREAT, 0600) < 0 && errno == EACCES);
+	MUST(unlinkat(area->dirfd, "images/a.img", 0) < 0 && errno == EACCES);
+	MUST(linkat(area->dirfd, "outside", store_fd, "golden/2", 0) < 0);
+	MUST(mknodat(store_fd, "fifo", S_IFIFO | 0600, 0) < 0 && errno == EACCES);
+	MUST(kill(getppid(), 0) < 0 || syscall(SYS_landlock_create_ruleset, NULL, 0, 1u) < 6);
+	return 0;
+}
+
+static void test_files(void **state)
+{
+	struct mount_config config = {.store = NULL};
+	struct scratch scratch;
+	int store_fd, status;
+	char images[5000];
+	pid_t pid;
+
+	scratch_init(&scratch);
+	area = &scratch;
+	snprintf(images, sizeof(images), "%s/images", scratch.path);
+	config.images = images;
+	mkdirat(scratch.dirfd, "images", 0755);
+	mkdirat(scratch.dirfd, "store", 0700);
+	scratch_fill(&scratch, "images/a.img", 10, 1);
+	scratch_fill(&scratch, "outside", 10, 1);
+	store_fd = openat(scratch.dirfd, "store", O_RDONLY | O_DIRECTORY);
+	pid = fork();
+	if (pid == 0) {
+		int r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+
+		if (r == 0)
+			r = privileges_confine_files(&config, store_fd);
+		_exit(r == -EOPNOTSUPP ? 255 : r < 0 ? 254 : confined_work(store_fd));
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	close(store_fd);
+	scratch_release(&scratch);
+	if (WEXITSTATUS(status) == 255)
+		skip(); /* no Landlock, or sanitizers */
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static bool keeps(bool foreign, unsigned capability)
 {
 	return privileges_capabilities(foreign) >> capability & 1;
@@ -254,6 +323,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_calls),
+		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_capabilities),
 		cmocka_unit_test(test_modes),
 	};
