@@ -243,6 +243,7 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 		r = check_is_newest(fs, head);
 	if (!r && !fs->options.takeover)
 		r = check_is_whole(fs);
+	journal_believe_scan(fs->journal);
 	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
 	if (!r)

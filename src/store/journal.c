@@ -29,6 +29,7 @@
 #define JOURNAL_PATH "journal/0"
 #define SYNCED_PATH "journal/0.synced"
 #define RECORD_ALIGN 64
+#define SCAN_AHEAD (256 * KIB)
 #define MAX_OPS_PARTS 3
 #define KEPT_FOR_URGENT (64 * KIB)
 #define KEPT_FOR_CARRY (160 * KIB) /* at least: twice the longest record with small blocks */
@@ -52,6 +53,7 @@ struct journal {
 	pthread_cond_t room;
 	struct journal_mark head; /* lock */
 	uint64_t tail_pos;	  /* lock */
+	uint64_t whole_until; /* records below were found whole; recovery only */
 	uint64_t reserved;	  /* lock; bytes promised to appenders */
 	unsigned waiting;	  /* lock; reservations that wait for room */
 	int stuck;		  /* lock; errno of the destager, 0 when it works */
@@ -152,59 +154,100 @@ static bool record_follows(const uint8_t *secret, const struct gf_disk_record *r
 	       rec->sum == header_sum(secret, rec);
 }
 
-/*
- * Reads the record at mark into *buf (grown as needed). 1 when it is there and whole, 0 when the
- * chain ends, or -errno when the file cannot be read.
- */
-static int read_record(struct journal *j, const struct journal_mark *mark, uint64_t epoch,
-	uint8_t **buf, size_t *capacity)
+/* A piece of the file in memory. Most records are small: read one by one, a hundred thousand of
+ * them take longer to ask for than to look at, and a successor's clients wait for it. */
+struct window {
+	uint8_t *buf;
+	size_t capacity;
+	uint64_t place; /* in the file */
+	size_t len;
+	uint64_t whole_until; /* records below this number were looked at before */
+	size_t ahead; /* bytes to read when more is needed; 0: just those, as others are appending */
+};
+
+static void window_release(struct window *w)
 {
-	uint64_t place = mark->pos % j->size;
-	struct gf_disk_record rec;
+	free(w->buf);
+}
+
+#define CLEANUP_WINDOW __attribute__((cleanup(window_release)))
+
+/* Makes [place, place + len) be in the window, which does not reach over the end of the file. */
+static int window_reach(struct journal *j, struct window *w, uint64_t place, size_t len)
+{
+	size_t want = min_u64(max_u64(len, w->ahead), j->size - place);
 	int r;
 
-	r = io_pread_full(j->io, j->fd, &rec, sizeof(rec), place);
-	if (r)
-		return r;
-	if (!record_follows(j->secret, &rec, mark, epoch, j->size - place))
+	if (place >= w->place && place + len <= w->place + w->len)
 		return 0;
-	if (rec.length > *capacity) {
-		uint8_t *bigger = realloc(*buf, rec.length);
+	w->len = 0;
+	if (want > w->capacity) {
+		uint8_t *bigger = realloc(w->buf, want);
 
 		if (!bigger)
 			return -ENOMEM;
-		*buf = bigger;
-		*capacity = rec.length;
+		w->buf = bigger;
+		w->capacity = want;
 	}
-	r = io_pread_full(j->io, j->fd, *buf, rec.length, place);
+	r = io_pread_full(j->io, j->fd, w->buf, want, place);
+	/* What cannot be read may lie behind what is needed. */
+	if (r && want > len) {
+		want = len;
+		r = io_pread_full(j->io, j->fd, w->buf, want, place);
+	}
 	if (r)
 		return r;
-	return hash_struct(*buf + sizeof(rec), rec.used) == rec.ops_sum;
+	w->place = place;
+	w->len = want;
+	return 0;
+}
+
+/*
+ * Finds the record at mark; *record is valid until the next call. 1 when it is there and whole, 0
+ * when the chain ends, or -errno when the file cannot be read.
+ */
+static int read_record(struct journal *j, const struct journal_mark *mark, uint64_t epoch,
+	struct window *w, const struct gf_disk_record **record)
+{
+	uint64_t place = mark->pos % j->size;
+	const struct gf_disk_record *rec;
+	int r;
+
+	r = window_reach(j, w, place, sizeof(*rec));
+	if (r)
+		return r;
+	rec = (const void *)(w->buf + (place - w->place));
+	if (!record_follows(j->secret, rec, mark, epoch, j->size - place))
+		return 0;
+	r = window_reach(j, w, place, rec->length);
+	if (r)
+		return r;
+	rec = (const void *)(w->buf + (place - w->place));
+	*record = rec;
+	/* The second walk over the same records need not look at all bytes again. */
+	return rec->seq < w->whole_until || hash_struct(rec + 1, rec->used) == rec->ops_sum;
 }
 
 int journal_scan(struct journal *j, struct journal_mark tail,
 	int (*cb)(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len),
 	void *arg, uint64_t *epoch)
 {
-	CLEANUP_FREE uint8_t *buf = NULL;
+	CLEANUP_WINDOW struct window window = {.ahead = SCAN_AHEAD, .whole_until = j->whole_until};
+	const struct gf_disk_record *rec;
 	struct journal_mark mark = tail;
-	size_t capacity = 0;
 	uint64_t last_epoch = 0;
 	int r;
 
 	/* The bound on the walk: a chain can never be longer than the ring. */
 	while (mark.pos - tail.pos < j->size &&
-		(r = read_record(j, &mark, last_epoch, &buf, &capacity)) != 0) {
-		const struct gf_disk_record *rec = (const struct gf_disk_record *)buf;
-
+		(r = read_record(j, &mark, last_epoch, &window, &rec)) != 0) {
 		if (r < 0)
 			return log_error(r, "cannot read the journal at %llu",
 				(unsigned long long)mark.pos);
 		if (mark.pos + rec->length - tail.pos > j->size)
 			break;
 		if (cb) {
-			r = cb(arg, rec->seq, mark.pos + sizeof(*rec), buf + sizeof(*rec),
-				rec->used);
+			r = cb(arg, rec->seq, mark.pos + sizeof(*rec), rec + 1, rec->used);
 			if (r)
 				return r;
 		}
@@ -220,6 +263,11 @@ int journal_scan(struct journal *j, struct journal_mark tail,
 	return 0;
 }
 
+void journal_believe_scan(struct journal *j)
+{
+	j->whole_until = j->head.seq;
+}
+
 int journal_ends_torn(struct journal *j)
 {
 	struct gf_disk_record rec;
@@ -233,23 +281,21 @@ int journal_walk(struct journal *j, struct journal_mark mark, uint64_t upto,
 		const void *ops, size_t len),
 	void *arg)
 {
-	CLEANUP_FREE uint8_t *buf = NULL;
-	size_t capacity = 0;
+	CLEANUP_WINDOW struct window window = {.buf = NULL};
 	int r = 0;
 
 	while (mark.seq < upto && !r) {
 		uint64_t pos = mark.pos;
 		const struct gf_disk_record *rec;
 
-		r = read_record(j, &mark, 0, &buf, &capacity);
+		r = read_record(j, &mark, 0, &window, &rec);
 		if (r <= 0)
 			return log_error(r ? r : -EIO, "cannot read the journal at %llu",
 				(unsigned long long)pos);
-		rec = (const struct gf_disk_record *)buf;
 		mark.pos += rec->length;
 		mark.seq++;
 		mark.prev = rec->sum;
-		r = cb(arg, &mark, rec->seq, pos + sizeof(*rec), buf + sizeof(*rec), rec->used);
+		r = cb(arg, &mark, rec->seq, pos + sizeof(*rec), rec + 1, rec->used);
 	}
 	return r;
 }

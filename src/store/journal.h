@@ -93,6 +93,9 @@ int journal_walk(struct journal *journal, struct journal_mark from, uint64_t upt
 		const void *ops, size_t len),
 	void *arg);
 
+/* What the last scan found whole need not be looked at again by the next. Recovery only. */
+void journal_believe_scan(struct journal *journal);
+
 /* Records written from now on carry this epoch. */
 void journal_set_epoch(struct journal *journal, uint64_t epoch);
 

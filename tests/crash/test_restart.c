@@ -175,7 +175,7 @@ static int64_t clone(struct world *w, const struct request *r)
 	if (fs_request_is_done(w->fs, &count))
 		return 0;
 	return fs_clone(w->fs, r->source->ino, &target, 1, (struct fs_owner){0, 0}, 0644, false,
-		false, &failed);
+		false, NULL, &failed);
 }
 
 static int64_t carry_out(struct world *w, const struct request *r, uint64_t *ino)
