@@ -93,7 +93,22 @@ static int note_any(void *arg, const char *name)
 	return 0;
 }
 
-/* A folder with layers but no superblock is a damaged store, one with strange files none at all. */
+/* Whether there is a catalog that somebody has worked with; one is made before the superblock. */
+static bool has_used_catalog(struct fs *fs)
+{
+	for (unsigned which = 0; which < 2; which++) {
+		CLEANUP_FREE void *ops = NULL;
+		struct catalog_head head = {0};
+		size_t len;
+
+		catalog_file_read_copy(fs->io, which, &head, &ops, &len);
+		if (head.generation > 2)
+			return true;
+	}
+	return false;
+}
+
+/* A store without its superblock is a damaged one, a folder with strange files none at all. */
 static int check_is_new(struct fs *fs)
 {
 	bool strange = false, layers = false;
@@ -102,8 +117,8 @@ static int check_is_new(struct fs *fs)
 	if (r)
 		return log_error(r, "cannot list the store's folder");
 	fs->io->ops->list(fs->io, "layer", note_any, &layers);
-	if (layers)
-		return log_error(-EUCLEAN, "the store has layers but no superblock; restore "
+	if (layers || fs->options.takeover || has_used_catalog(fs))
+		return log_error(-EUCLEAN, "the store has lost its superblock; restore "
 					   "\"superblock\" from a backup of the store");
 	if (strange)
 		return log_error(-ENOTEMPTY, "the folder for the store is not empty and holds no "

@@ -200,12 +200,10 @@ static bool connection_is_over(const struct supervisor *s)
 
 static bool dies_too_often(struct supervisor *s, int64_t now)
 {
-	int64_t *oldest = &s->deaths_ns[s->deaths++ % DEATHS_MAX];
-	bool often = s->deaths > DEATHS_MAX - 1 && *oldest &&
-		     now - s->deaths_ns[s->deaths % DEATHS_MAX] < DEATHS_SECONDS * SECOND_NS;
-
-	*oldest = now;
-	return often;
+	s->deaths_ns[s->deaths++ % DEATHS_MAX] = now;
+	/* The next place holds the first of the last DEATHS_MAX. */
+	return s->deaths >= DEATHS_MAX &&
+	       now - s->deaths_ns[s->deaths % DEATHS_MAX] < DEATHS_SECONDS * SECOND_NS;
 }
 
 /* A death that nobody asked for. */
