@@ -32,8 +32,8 @@
 
 struct carry {
 	struct fs *fs;
-	bool copy; /* false: the tail stops where something would have to be copied */
-	uint64_t pos; /* of the op's record */
+	uint64_t copy_below; /* records from this number on stay, and the tail stops there */
+	uint64_t seq; /* of the record */
 	struct journal_mark reached;
 };
 
@@ -142,7 +142,7 @@ static int carry_write(struct carry *c, struct layer *layer, const struct gf_op_
 				    pos + (uint64_t)(i + n) * GF_BLOCK_SIZE) != wanted)
 				break;
 		if (wanted)
-			r = c->copy ? carry_run(c, layer, op, i, n, pos) : STOP;
+			r = c->seq < c->copy_below ? carry_run(c, layer, op, i, n, pos) : STOP;
 	}
 	rangelock_unlock(&layer->ranges, &range);
 	return r;
@@ -188,7 +188,7 @@ static int carry_other(struct carry *c, struct layer *layer, const struct gf_dis
 	uint64_t first;
 	int r = 0;
 
-	if (!c->copy)
+	if (seq >= c->copy_below)
 		return STOP;
 	opbuf_init(&buf);
 	switch ((enum gf_op_type)op->type) {
@@ -239,6 +239,7 @@ static int carry_record(void *arg, const struct journal_mark *next, uint64_t seq
 	size_t pos = 0, at = 0;
 	int r;
 
+	c->seq = seq;
 	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
 		r = carry_op(c, op, seq, ops_pos + at);
 		if (r)
@@ -249,9 +250,9 @@ static int carry_record(void *arg, const struct journal_mark *next, uint64_t seq
 	return r;
 }
 
-int carry_over(struct fs *fs, bool copy, struct journal_mark *tail)
+int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail)
 {
-	struct carry c = {.fs = fs, .copy = copy, .reached = fs->tail};
+	struct carry c = {.fs = fs, .copy_below = copy_below, .reached = fs->tail};
 	int r = journal_walk(fs->journal, fs->tail, tail->seq, carry_record, &c);
 
 	if (r >= 0)

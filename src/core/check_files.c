@@ -358,7 +358,7 @@ static bool starts_with(const char *name, const char *start)
 
 static int check_top_name(void *arg, const char *name)
 {
-	static const char *const known[] = {"superblock", "superblock.copy", "superblock.new",
+	static const char *const known[] = {"superblock", "superblock.copy", "superblock.new", "reserve",
 		"catalog.0", "catalog.1", "lock", "log", "layer", "golden", "journal", "pool",
 		"index", "lost+found"};
 

@@ -51,7 +51,8 @@ struct batch {
 	uint8_t kinds[DESTAGE_BLOCKS];
 	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
-	bool *full; /* no space below: only what has its place already is moved */
+	uint64_t *budget; /* bytes that new blocks may take below */
+	bool *full; /* some block stays in the ring for want of space */
 };
 
 /*
@@ -145,18 +146,26 @@ static int batch_store(struct batch *b, size_t i, size_t n)
 /* Blocks that are to stand in place. Without space for new ones, those that overwrite. */
 static int batch_store_run(struct batch *b, size_t i, size_t n)
 {
-	int r = *b->full ? -ENOSPC : batch_store(b, i, n);
+	uint64_t bytes = n * (GF_BLOCK_SIZE + GF_BLOCK_SIZE / 8);
+	int r = -ENOSPC;
 
+	if (bytes <= *b->budget) {
+		*b->budget -= bytes;
+		r = batch_store(b, i, n);
+	}
 	if (r != -ENOSPC)
 		return r;
-	*b->full = true;
+	/* The rest of this round moves only what has its place already. */
+	*b->budget = 0;
 	for (size_t k = i; k < i + n; k++) {
 		r = layer_any_overlay(b->layer, b->entries[k].block, 1);
 		if (r > 0)
 			r = batch_store(b, k, 1);
+		else if (!r)
+			r = -ENOSPC;
 		if (r == -ENOSPC)
-			continue; /* its checksum has no place */
-		if (r)
+			*b->full = true;
+		else if (r)
 			return r;
 	}
 	return 0;
@@ -232,6 +241,8 @@ static int destage(struct fs *fs, uint64_t upto, bool *full)
 	CLEANUP_FREE struct jentry *entries = NULL;
 	CLEANUP_FREE uint8_t *data = malloc(DESTAGE_BLOCKS * GF_BLOCK_SIZE);
 	CLEANUP_FREE uint8_t *below = malloc(DESTAGE_BLOCKS * GF_BLOCK_SIZE);
+	/* What was set free for maps and catalog is not for blocks. */
+	uint64_t budget = fs->picture_failed == -ENOSPC ? 0 : space_for_blocks(fs);
 	size_t count = 0, n;
 	int r;
 
@@ -240,7 +251,7 @@ static int destage(struct fs *fs, uint64_t upto, bool *full)
 	r = jindex_collect(fs->jindex, upto, &entries, &count);
 	for (size_t i = 0; i < count && !r; i += n) {
 		struct batch b = {.fs = fs, .entries = entries + i, .data = data,
-			.below = below, .full = full};
+			.below = below, .budget = &budget, .full = full};
 
 		n = entry_run(entries, i, count);
 		b.count = n;
@@ -515,33 +526,41 @@ static struct journal_mark settled_head(struct fs *fs)
 	return head;
 }
 
-/*
- * How far the tail may go: to T, but for records that are still needed. Those are copied when the
- * ring fills, or when somebody waits for the tail.
- */
-static int picture_tail(struct picture *p, bool full)
-{
-	struct fs *fs = p->fs;
-	bool copy = atomic_exchange(&fs->move_tail, false) ||
-		    journal_used(fs->journal) > journal_size(fs->journal) / 4 || fs->closing;
-
-	if (!full && !atomic_load(&fs->failed_layers))
-		return 0;
-	return carry_over(fs, copy, &p->tail);
-}
-
 /* What came of a checkpoint beside its error. */
 struct outcome {
 	bool again; /* something changed that lets the next one come further */
 	bool full;  /* blocks stay in the ring for want of space */
+	bool moved; /* the tail, and it could move further now */
+	uint64_t copy_below; /* what is copied in these rounds */
 };
+
+/*
+ * How far the tail may go: to T, but for records that are still needed. Those are copied when the
+ * ring fills, or when somebody waits for the tail. When not all of them find room, the next round
+ * has some more, but does not copy the copies.
+ */
+static int picture_tail(struct picture *p, struct outcome *out)
+{
+	struct fs *fs = p->fs;
+	uint64_t head = p->tail.seq;
+	int r;
+
+	if (!out->full && !atomic_load(&fs->failed_layers))
+		return 0;
+	if (!out->copy_below && !fs->picture_failed && (atomic_exchange(&fs->move_tail, false) || fs->closing ||
+		    journal_used(fs->journal) > journal_size(fs->journal) / 4))
+		out->copy_below = head;
+	r = carry_over(fs, out->copy_below, &p->tail);
+	out->moved = p->tail.seq != fs->tail.seq && p->tail.seq < out->copy_below;
+	return r;
+}
 
 static int checkpoint_locked(struct fs *fs, struct outcome *out)
 {
 	struct picture p = {.fs = fs};
 	int r;
 
-	*out = (struct outcome){0};
+	*out = (struct outcome){.copy_below = out->copy_below};
 	opbuf_init(&p.catalog);
 	r = failing_recall(fs);
 	if (r)
@@ -562,20 +581,21 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r && atomic_load(&fs->recalls))
 		r = -EAGAIN;
 	if (!r)
-		r = picture_tail(&p, out->full);
+		r = picture_tail(&p, out);
 	if (!r)
 		r = picture_take(&p);
 	if (!r)
 		r = picture_write(&p);
+	fs->picture_failed = r;
 	if (r) {
-		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs));
+		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));
 		picture_failed(&p);
 		picture_release(&p);
 		return r;
 	}
 	picture_finish(&p);
 	picture_release(&p);
-	out->again = out->full && p.dead != NULL;
+	out->again = out->moved || (out->full && p.dead != NULL);
 	bury_dead(fs, steal_pointer(&p.dead));
 	space_given_back(fs);
 	if (out->full)
@@ -601,6 +621,11 @@ static int forget_unseen(struct fs *fs)
 	opbuf_init(&p.catalog);
 	p.tail = fs->tail;
 	r = failing_recall(fs);
+	/* What hides a block may never become durable then. */
+	if (r || atomic_load(&fs->failed_layers)) {
+		pthread_mutex_unlock(&fs->checkpoint_lock);
+		return r;
+	}
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_wrlock(&fs->sharing);
 	if (!r)
@@ -652,7 +677,7 @@ static void say_once(struct fs *fs, int r)
 
 int checkpoint_run(struct fs *fs)
 {
-	struct outcome out;
+	struct outcome out = {0};
 	bool stuck;
 	int r = fs_writable(fs);
 
@@ -664,7 +689,7 @@ int checkpoint_run(struct fs *fs)
 		atomic_store(&fs->carrying, out.full || atomic_load(&fs->failed_layers));
 		stuck = r || (atomic_load(&fs->carrying) && ring_is_stuck(fs));
 		if (!r && stuck)
-			out.again |= out.full && space_give_reserve(fs);
+			out.again |= out.full && space_give_reserve(fs, true);
 	} while (out.again && !fs_writable(fs));
 	if (!r && out.full)
 		r = -ENOSPC;
@@ -800,8 +825,8 @@ int fs_settle(struct fs *fs)
 	takeover_settle(fs);
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
-	if (!r)
-		r = forget_unseen(fs);
+	while (!r && (r = forget_unseen(fs)) == -EAGAIN)
+		r = fs_writable(fs);
 	if (!r && fs->reclaim_wanted) {
 		fs->reclaim_wanted = false;
 		checkpoint_reclaim(fs);

@@ -170,9 +170,7 @@ static int collect_uncommitted(struct fs *fs, struct layer ***list, size_t *coun
 	HASH_ITER (hh, fs->layers, entry, next) {
 		struct layer *layer = entry->layer;
 
-		/* Of one that failed before, its own flushes tell. */
-		if (r || atomic_load(&layer->failed) ||
-			atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
+		if (r || atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
 			continue;
 		hold(layer);
 		(*list)[(*count)++] = layer;
@@ -181,7 +179,7 @@ static int collect_uncommitted(struct fs *fs, struct layer ***list, size_t *coun
 	return r;
 }
 
-int fs_sync(struct fs *fs)
+static int sync_all(struct fs *fs, bool but_failed)
 {
 	struct layer **list;
 	size_t count;
@@ -191,10 +189,22 @@ int fs_sync(struct fs *fs)
 		return r == -EROFS ? 0 : r;
 	r = collect_uncommitted(fs, &list, &count);
 	for (size_t i = 0; i < count; i++) {
-		if (!r)
+		if (!r && !(but_failed && atomic_load(&list[i]->failed)))
 			r = flush_layer(fs, list[i]);
 		hold_end(list[i]);
 	}
 	free(list);
+	if (!r && !but_failed && atomic_load(&fs->failed_layers))
+		r = -EIO;
 	return r ? r : journal_sync(fs->journal, journal_last_seq(fs->journal));
+}
+
+int fs_sync(struct fs *fs)
+{
+	return sync_all(fs, false);
+}
+
+int fs_sync_others(struct fs *fs)
+{
+	return sync_all(fs, true);
 }

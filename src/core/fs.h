@@ -210,6 +210,8 @@ int64_t fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence);
 void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg);
 /* All of the store's journal, waiting. */
 int fs_sync(struct fs *fs);
+/* The same for all but files that are read-only because the disk below failed. */
+int fs_sync_others(struct fs *fs);
 
 /*
  * copy_file_range(2). task identifies the calling thread: a copy of a whole file from 0 to 0 into

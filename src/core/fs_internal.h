@@ -204,6 +204,7 @@ struct fs {
 	atomic_bool carrying;  /* the ring has records that every lap carries on */
 	atomic_bool move_tail; /* somebody waits for the tail to pass a failed write */
 	atomic_uint read_failures; /* that were answered with an error */
+	int picture_failed;    /* checkpoint_lock; why the last one came to nothing, 0 */
 	int checkpoint_error;  /* checkpoint_lock; of the last one, to say it once */
 	unsigned catalog_failures; /* checkpoint_lock; in a row */
 	_Atomic uint64_t large_pending; /* bytes of large writes since the last sync of all */
@@ -369,8 +370,9 @@ const struct layer *failing_layer(const struct layer *layer);
 /* ---- carry.c: records that stay needed ---- */
 
 /* How far the tail may move: *tail is lowered to before the first record that is needed and was
- * not copied to the ring's head. Needs a settled head as *tail. Checkpoint only. */
-int carry_over(struct fs *fs, bool copy, struct journal_mark *tail);
+ * not copied to the ring's head, for want of room or because its number is not below copy_below.
+ * Needs a settled head as *tail. Checkpoint only. */
+int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail);
 /* Makes blocks of the layer journaled again whose newest version is in the ring. */
 int carry_recall(struct fs *fs, struct layer *layer);
 
@@ -389,9 +391,12 @@ void space_given_back(struct fs *fs);
 /* Gives back what was discarded or removed, by a checkpoint; false: there is nothing. The caller
  * holds no lock and no reservation. */
 bool space_make(struct fs *fs);
-/* Checkpoint: empties the reserve's file, true: that gave some space; or fills it again. */
-bool space_give_reserve(struct fs *fs);
+/* Checkpoint: empties the reserve's file, but for a third when it is for data; true: that gave some
+ * space. Or fills it again. */
+bool space_give_reserve(struct fs *fs, bool for_data);
 void space_hold_reserve(struct fs *fs);
+/* Checkpoint: bytes that it may take for blocks, so that maps and catalog find room as well. */
+uint64_t space_for_blocks(struct fs *fs);
 /* The level of warning, per cent, 0: none; level: the one before. Pure. */
 unsigned space_level(unsigned level, uint64_t used, uint64_t total);
 
@@ -524,6 +529,12 @@ int suspect_marked(struct fs *fs);
 int heal_region(struct fs *fs, struct layer *layer, uint32_t region);
 /* Does so for one suspect region. false: there is none left to do. */
 bool heal_some(struct fs *fs);
+
+/* ---- undo.c ---- */
+/* A write to these blocks failed after its record, of which those from large_first on went to their
+ * place: what they are is said again. The caller holds their range and the gate. */
+void undo_large(struct fs *fs, struct layer *layer, uint64_t block, uint64_t end,
+	uint64_t large_first, uint64_t large_last);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);

@@ -11,7 +11,8 @@
  * a checkpoint, so that discards, removals and overwrites reach the disk. Others fill that file
  * system too, so three quarters of the reserve are blocks that the store holds in a file of its
  * own, "reserve". It is emptied when a checkpoint finds no space, and filled again when there is
- * enough for others. The rest of it is only not given to clones.
+ * enough for others: two thirds when blocks have no place that fill half of the ring, the last
+ * third only for maps and catalog. The rest of the reserve is only not given to clones.
  *
  * If others fill the file system below, acknowledged blocks stay in the ring, which has room for
  * them; carry.c keeps the ring moving. Nothing waits for space: who needs some and finds none gets
@@ -56,6 +57,11 @@ unsigned space_level(unsigned level, uint64_t used, uint64_t total)
 	return now;
 }
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 static void warn_if_full(struct fs *fs, uint64_t available)
 {
 	uint64_t total = atomic_load(&fs->space_total), used;
@@ -83,11 +89,6 @@ static uint64_t waiting_bytes(struct fs *fs)
 	uint64_t bytes = atomic_load(&fs->fresh_blocks) * GF_BLOCK_SIZE;
 
 	return bytes + bytes / 64;
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
 }
 
 /* What clones may still take, when the file system below has so many bytes free. */
@@ -121,11 +122,14 @@ int space_check(struct fs *fs, uint64_t len)
 		/* Without an answer the write itself will tell. */
 		if (space_look(fs, &total, &left))
 			return 0;
-	} else if (free >= len) {
-		/* What others take away meanwhile is seen by the next look. */
-		atomic_fetch_sub(&fs->space_free, len);
 	}
-	return left < len ? -ENOSPC : 0;
+	if (left < len)
+		return -ENOSPC;
+	/* What others take away meanwhile is seen by the next look. */
+	free = atomic_load(&fs->space_free);
+	while (!atomic_compare_exchange_weak(&fs->space_free, &free, less(free, len)))
+		;
+	return 0;
 }
 
 bool space_is_tight(struct fs *fs)
@@ -180,10 +184,26 @@ static int resize_reserve(struct fs *fs, uint64_t bytes)
 	return r;
 }
 
+/* The part of the file that is for maps and catalog only. */
+static uint64_t kept_for_maps(struct fs *fs)
+{
+	return round_down(wanted_bytes(fs) / 3, GF_BLOCK_SIZE);
+}
+
+uint64_t space_for_blocks(struct fs *fs)
+{
+	uint64_t held = atomic_load(&fs->reserve_held), kept = kept_for_maps(fs);
+	struct io_space space;
+
+	if (fs->io->ops->space(fs->io, &space))
+		return UINT64_MAX;
+	return less(space.free, less(kept, held));
+}
+
 void space_hold_reserve(struct fs *fs)
 {
 	uint64_t wanted = wanted_bytes(fs);
-	struct io_space space;
+	struct io_space space = {0};
 	int r;
 
 	if (fs->options.read_only || atomic_load(&fs->reserve_held) == wanted)
@@ -196,15 +216,16 @@ void space_hold_reserve(struct fs *fs)
 		log_warning("cannot hold the reserve of the store: %s", strerrordesc_np(-r));
 }
 
-bool space_give_reserve(struct fs *fs)
+bool space_give_reserve(struct fs *fs, bool for_data)
 {
 	uint64_t held = atomic_load(&fs->reserve_held);
+	uint64_t kept = for_data ? kept_for_maps(fs) : 0;
 
-	if (!held || resize_reserve(fs, 0))
+	if (held <= kept || resize_reserve(fs, kept))
 		return false;
 	log_warning("the file system of the store is full; %llu MiB that were kept for this are "
 		    "used now to write what is in the journal, make space soon",
-		(unsigned long long)(held / MIB));
+		(unsigned long long)((held - kept) / MIB));
 	return true;
 }
 

@@ -559,6 +559,9 @@ static int job_commit_locked(struct job *job)
 		layer_large_end(job->layer, &ticket, seq, r == 0);
 	if (r && r != -ENOSPC && !is_passing(r) && seq)
 		layer_fail(job->fs, job->layer, r, "write the data");
+	if (r && large && seq)
+		undo_large(job->fs, job->layer, job->first, job->end, job->large_first,
+			job->large_last);
 	if (r && large)
 		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
@@ -713,6 +716,13 @@ ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint6
 		size_t n = min_u64(len - done, MAX_WRITE / 8);
 
 		r = write_piece(fs, inode, (const uint8_t *)buf + done, n, off + done);
+		/* The look before was too old; what was given up may be enough. */
+		if (r == -ENOSPC) {
+			space_given_back(fs);
+			if (space_make(fs))
+				r = write_piece(
+					fs, inode, (const uint8_t *)buf + done, n, off + done);
+		}
 		done += n;
 	}
 	if (r)

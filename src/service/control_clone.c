@@ -4,7 +4,7 @@
  *
  * Everything is read and checked first: the source (a file that the caller may read), each target's
  * folder (search and write) and what stands at its name. Then fs_clone() makes all of them or none,
- * asking once more what may be replaced when nobody can change it any more (judge()), and fs_sync()
+ * asking once more what may be replaced when nobody can change it any more (judge()), and fs_sync_others()
  * makes that durable, so that a reply of 0 survives a power loss. When another image takes the
  * source's name on the way, all is looked at again.
  *
@@ -414,7 +414,7 @@ static int explain(struct request *rq, const struct clone *clone, int err,
 
 static int made(struct request *rq, uint64_t count)
 {
-	int r = fs_sync(rq->service->fs);
+	int r = fs_sync_others(rq->service->fs);
 
 	if (r < 0)
 		return request_fail(rq, r,

@@ -180,7 +180,9 @@ static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum lay
 		e = l->env->io->ops->fdatasync(l->env->io, fd);
 		l->sync_error = e;
 	}
-	return e ? e : sync_names(l);
+	if (!e)
+		l->sync_error = e = sync_names(l);
+	return e;
 }
 
 int layer_sync_data(struct layer *l)

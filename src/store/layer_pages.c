@@ -204,6 +204,12 @@ int layer_write_pages(struct layer *l, struct page_write *pages)
 	for (struct page_write *w = pages; w && !e; w = w->next) {
 		struct gf_disk_page page;
 
+		/* Both slots get their place at once: a full disk must not hinder later ones. */
+		if (w->generation <= 2)
+			e = ops->allocate(l->env->io, fd, page_offset(w->region, 0),
+				2 * sizeof(page));
+		if (e == -ENOSPC)
+			break;
 		page_encode(w, l->id, &page);
 		e = io_pwrite(l->env->io, fd, &page, sizeof(page),
 			page_offset(w->region, w->generation));
