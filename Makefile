@@ -10,6 +10,7 @@
 #   DESTDIR= PREFIX= SBINDIR=     for install and uninstall
 #   CI=true                       a test that is skipped counts as failed
 #   V=1                           print whole commands
+#   FUZZ_SECONDS=30               how long make fuzz runs each harness
 #   TESTS="word …"                only tests whose path contains one of the words
 #   IMAGES=folder MOUNT=folder    for demo and demo-stop
 
@@ -62,10 +63,16 @@ crash_tests := $(sort $(wildcard tests/crash/test_*.c))
 crash_helpers := $(filter-out $(crash_tests),$(wildcard tests/crash/*.c))
 mount_tests := $(filter-out %lib.sh,$(sort $(wildcard tests/mount/*.sh)))
 mount_tools := $(sort $(wildcard tests/mount/*.c))
+fuzz_tests := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+# Harnesses use the crash tests' disk in memory. main.c takes libFuzzer's place.
+fuzz_helpers := $(filter-out $(fuzz_tests) tests/fuzz/main.c tests/fuzz/seeds.c,\
+	$(wildcard tests/fuzz/*.c)) $(wildcard tests/crash/simdisk*.c) tests/crash/pagemap.c
 boot_tests := $(sort $(wildcard tests/boot/test_*.sh))
 
 unit_bins := $(unit_tests:%.c=$(BIN)/%)
 crash_bins := $(crash_tests:%.c=$(BIN)/%)
+fuzz_bins := $(fuzz_tests:%.c=$(BIN)/%)
+fuzzers := $(fuzz_tests:tests/fuzz/%.c=$(BIN)/fuzz/%)
 tool_bins := $(mount_tools:%.c=$(BIN)/%)
 only = $(if $(TESTS),$(foreach test,$(1),$(if $(strip $(foreach word,$(TESTS),\
 	$(findstring $(word),$(test)))),$(test))),$(1))
@@ -100,6 +107,19 @@ $(crash_bins): $(BIN)/%: $(OBJ)/%.o $(crash_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldf
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs) -lcmocka
 
+$(fuzz_bins): $(BIN)/%: $(OBJ)/%.o $(OBJ)/tests/fuzz/main.o $(fuzz_helpers:%.c=$(OBJ)/%.o) \
+		$(OBJ)/goldfs.a
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
+
+$(fuzzers): $(BIN)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(fuzz_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.a
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -fsanitize=fuzzer -o $@ $^ $(all_libs)
+
+$(BIN)/tests/fuzz/seeds: $(OBJ)/tests/fuzz/seeds.o $(fuzz_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.a
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
+
 $(tool_bins): $(BIN)/%: $(OBJ)/%.o
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ -pthread
@@ -116,14 +136,33 @@ $(OBJ)/flags: force
 check:
 	@tests/deps check
 	@$(MAKE) --no-print-directory $(jobs) test-programs
-	@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(crash_bins) \
+	@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(fuzz_bins) $(crash_bins) \
 		$(mount_tests) $(boot_tests))
 
-test-programs: all $(unit_bins) $(crash_bins) $(tool_bins)
+test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(tool_bins)
 
 ## check-unit: tests of single parts
 check-unit: $(call only,$(unit_bins))
 	@tests/run $(BIN)/goldfs $^
+
+## check-fuzz: inputs that were found once, without libFuzzer
+check-fuzz: $(call only,$(fuzz_bins))
+	@tests/run $(BIN)/goldfs $^
+
+FUZZ_SECONDS ?= 30
+fuzz_flavour = fuzzer-no-link,address,undefined
+
+## fuzz: hostile input for FUZZ_SECONDS each (clang)
+fuzz:
+	@$(MAKE) --no-print-directory $(jobs) CC=clang SANITIZE=$(fuzz_flavour) fuzzers
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run $(BUILD) $(foreach test,$(call only,$(fuzz_tests)),\
+		$(BUILD)/$(subst $(comma),-,$(fuzz_flavour))/fuzz/$(notdir $(basename $(test))))
+
+fuzzers: $(call only,$(fuzzers))
+
+## fuzz-seeds: write the seeds in tests/fuzz/corpus anew
+fuzz-seeds: $(BIN)/tests/fuzz/seeds
+	$< tests/fuzz/corpus
 
 ## check-crash: the store on a simulated disk that loses power
 check-crash: $(call only,$(crash_bins))
@@ -184,7 +223,7 @@ list:
 clean:
 	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all check test-programs check-unit check-crash check-mount check-boot check-layers demo \
+.PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-boot check-layers fuzz fuzzers fuzz-seeds demo \
 	demo-stop deps install uninstall list clean force
 .DELETE_ON_ERROR:
 .SECONDARY:

@@ -21,6 +21,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 
 #define LINE_MAX_BYTES 4096
 
@@ -83,13 +84,15 @@ static size_t one_line(char *buf, size_t size, const char *text)
 {
 	size_t n = 0;
 
-	for (; *text && n + 5 < size; text++) {
-		unsigned char c = (unsigned char)*text;
+	while (*text && n + 5 < size) {
+		size_t shown = text_shown(text);
 
-		if (c < 0x20 || c == 0x7f)
-			n += (size_t)snprintf(buf + n, size - n, "\\%03o", c);
+		if (shown)
+			memcpy(buf + n, text, shown);
 		else
-			buf[n++] = (char)c;
+			snprintf(buf + n, size - n, "\\%03o", (unsigned char)*text);
+		n += shown ? shown : 4;
+		text += shown ? shown : 1;
 	}
 	buf[n] = '\0';
 	return n;

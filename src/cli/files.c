@@ -195,13 +195,14 @@ int verb_list(int argc, char **argv)
 /* ---- stat ---- */
 
 /* Puts what the user typed in the place of each row's path. */
-static void set_typed_paths(json_t *rows, char **typed)
+static void set_typed_paths(json_t *rows, int count, char **typed)
 {
 	json_t *row;
 	size_t i;
 
 	json_array_foreach(rows, i, row)
-		json_object_set_new(row, "path", name_json(typed[i]));
+		if (i < (size_t)count)
+			json_object_set_new(row, "path", name_json(typed[i]));
 }
 
 /* The paths as requests carry them, and the one mount that they are in. */
@@ -238,7 +239,7 @@ static json_t *ask_stat(int count, char **typed, bool if_removed)
 				if_removed));
 	json_decref(paths);
 	if (reply)
-		set_typed_paths(json_object_get(reply, "goldfs"), typed);
+		set_typed_paths(json_object_get(reply, "goldfs"), count, typed);
 	return reply;
 }
 

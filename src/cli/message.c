@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 #include "cli/verbs.h"
 
 /* One line to stderr, in one piece. */
@@ -22,11 +23,14 @@ static void say(const char *text, const char *hint)
 	if (!line)
 		return;
 	out += sprintf(out, "goldfs: ");
-	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-		if (*p < 0x20 || *p == 0x7f)
-			out += sprintf(out, "\\%03o", *p);
+	while (*text) {
+		size_t shown = text_shown(text);
+
+		if (shown)
+			out = mempcpy(out, text, shown);
 		else
-			*out++ = (char)*p;
+			out += sprintf(out, "\\%03o", (unsigned char)*text);
+		text += shown ? shown : 1;
 	}
 	sprintf(out, "%s\n", hint);
 	fputs(line, stderr);

@@ -13,6 +13,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "base/text.h"
 #include "cli/message.h"
 #include "cli/verbs.h"
 
@@ -226,6 +227,25 @@ static json_t *project(const json_t *row, const struct selection *selection)
 	return object;
 }
 
+/* The library escapes control characters, but for DEL and those of 8 bits; in JSON text they stand
+ * in strings only. */
+static int write_json(const char *buf, size_t len, void *arg)
+{
+	FILE *out = arg;
+
+	for (size_t i = 0; i < len; i++) {
+		const unsigned char *u = (const unsigned char *)buf + i;
+
+		if (*u == 0x7f)
+			fputs("\\u007f", out);
+		else if (i + 1 < len && u[0] == 0xc2 && u[1] < 0xa0)
+			fprintf(out, "\\u%04x", buf[++i] & 0xff);
+		else
+			putc(*u, out);
+	}
+	return 0;
+}
+
 static int print_json(const struct view *view, const struct selection *selection, const char *root,
 	bool one, json_t *rows, json_t *extra)
 {
@@ -249,7 +269,8 @@ static int print_json(const struct view *view, const struct selection *selection
 	json_decref(list);
 	out = open_memstream(&text, &len);
 	if (out) {
-		json_dumpf(document, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+		json_dump_callback(
+			document, write_json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 		putc('\n', out);
 		fclose(out);
 	}
@@ -260,11 +281,14 @@ static int print_json(const struct view *view, const struct selection *selection
 /* Names may hold anything, also what drives a terminal. */
 static void write_safely(FILE *out, const char *text)
 {
-	for (const unsigned char *p = (const unsigned char *)text; *p; p++) {
-		if (*p < 0x20 || *p == 0x7f)
-			fprintf(out, "\\x%02x", *p);
+	while (*text) {
+		size_t shown = text_shown(text);
+
+		if (shown)
+			fwrite(text, 1, shown, out);
 		else
-			putc(*p, out);
+			fprintf(out, "\\x%02x", (unsigned char)*text);
+		text += shown ? shown : 1;
 	}
 	putc('\n', out);
 }

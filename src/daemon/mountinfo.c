@@ -19,6 +19,13 @@ void mount_entry_release(struct mount_entry *entry)
 	*entry = (struct mount_entry){0};
 }
 
+/* Whether \040 or its like stands at p. */
+static bool is_escape(const char *p)
+{
+	return p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' &&
+	       p[3] >= '0' && p[3] <= '7';
+}
+
 /* The next word of *line, with \040 and its like undone, malloc'ed; NULL at the end. */
 static char *next_word(const char **line)
 {
@@ -33,10 +40,8 @@ static char *next_word(const char **line)
 	if (!word)
 		return NULL;
 	while (*from && *from != ' ' && *from != '\n') {
-		unsigned code;
-
-		if (*from == '\\' && sscanf(from + 1, "%3o", &code) == 1) {
-			*to++ = (char)code;
+		if (is_escape(from)) {
+			*to++ = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
 			from += 4;
 		} else {
 			*to++ = *from++;

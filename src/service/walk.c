@@ -174,7 +174,8 @@ static int visit_folder(struct walk *w, const struct pending *top)
 	for (size_t i = 0; i < names.count && r == 0; i++)
 		r = visit(w, folder, top->path, names.name[i]);
 	/* The first folder found is to be the next one popped. */
-	reverse(w->stack + below, w->depth - below);
+	if (w->depth > below)
+		reverse(w->stack + below, w->depth - below);
 	names_release(&names);
 	return r;
 }

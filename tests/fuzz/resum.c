@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+#include <stddef.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "fuzz.h"
+#include "goldfs/format.h"
+
+void resum_super(uint8_t *bytes, size_t len)
+{
+	struct gf_disk_super super;
+
+	if (len < sizeof(super))
+		return;
+	memcpy(&super, bytes, sizeof(super));
+	super.sum = hash_struct(&super, offsetof(struct gf_disk_super, sum));
+	memcpy(bytes, &super, sizeof(super));
+}
+
+void resum_catalog(uint8_t *bytes, size_t len)
+{
+	struct gf_disk_catalog head;
+
+	if (len < 4096)
+		return;
+	memcpy(&head, bytes, sizeof(head));
+	if (head.length <= len - 4096)
+		head.ops_sum = hash_struct(bytes + 4096, head.length);
+	head.sum = hash_struct(&head, offsetof(struct gf_disk_catalog, sum));
+	memcpy(bytes, &head, sizeof(head));
+}
+
+void resum_map(uint8_t *bytes, size_t len)
+{
+	struct gf_disk_page page;
+
+	for (; len >= sizeof(page); bytes += sizeof(page), len -= sizeof(page)) {
+		memcpy(&page, bytes, sizeof(page));
+		if (page.magic != GF_PAGE_MAGIC)
+			continue;
+		page.sum = 0;
+		page.sum = hash_struct(&page, sizeof(page));
+		memcpy(bytes, &page, sizeof(page));
+	}
+}
+
+void resum_ring(uint8_t *bytes, size_t len)
+{
+	struct gf_disk_record rec, before;
+	bool first = true;
+
+	while (len >= sizeof(rec)) {
+		memcpy(&rec, bytes, sizeof(rec));
+		if (rec.magic != GF_RECORD_MAGIC || rec.length < sizeof(rec) ||
+			rec.length % 64 || rec.length > len ||
+			rec.used > rec.length - sizeof(rec))
+			return;
+		if (!first) {
+			rec.prev = before.sum;
+			rec.seq = before.seq + 1;
+		}
+		rec.ops_sum = hash_struct(bytes + sizeof(rec), rec.used);
+		rec.sum = hash_struct(&rec, offsetof(struct gf_disk_record, sum));
+		memcpy(bytes, &rec, sizeof(rec));
+		before = rec;
+		first = false;
+		bytes += rec.length;
+		len -= rec.length;
+	}
+}
