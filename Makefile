@@ -154,7 +154,7 @@ fuzz_flavour = fuzzer-no-link,address,undefined
 
 ## fuzz: hostile input for FUZZ_SECONDS each (clang)
 fuzz:
-	@$(MAKE) --no-print-directory $(jobs) CC=clang SANITIZE=$(fuzz_flavour) fuzzers
+	@$(MAKE) --no-print-directory $(jobs) CC=clang SANITIZE=$(fuzz_flavour) fuzzers >/dev/null
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run $(BUILD) $(foreach test,$(call only,$(fuzz_tests)),\
 		$(BUILD)/$(subst $(comma),-,$(fuzz_flavour))/fuzz/$(notdir $(basename $(test))))
 
@@ -223,8 +223,8 @@ list:
 clean:
 	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-boot check-layers fuzz fuzzers fuzz-seeds demo \
-	demo-stop deps install uninstall list clean force
+.PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-boot check-layers fuzz \
+	fuzzers fuzz-seeds demo demo-stop deps install uninstall list clean force
 .DELETE_ON_ERROR:
 .SECONDARY:
 

@@ -49,8 +49,8 @@ static void show_progress(json_t *job, bool ended)
 
 	if (!isatty(STDERR_FILENO) || all <= 0)
 		return;
-	size_format((uint64_t)row_number(job, "done_bytes"), done, sizeof(done));
-	size_format((uint64_t)all, total, sizeof(total));
+	size_format(row_size(job, "done_bytes"), done, sizeof(done));
+	size_format(row_size(job, "total_bytes"), total, sizeof(total));
 	fprintf(stderr, "\r%s: %s of %s (%.0f %%)\033[K%s", text_of(job, "kind"), done, total,
 		100 * row_number(job, "done_bytes") / all, ended ? "\n" : "");
 }

@@ -132,6 +132,15 @@ double row_number(const json_t *row, const char *key)
 	return json_number_value(json_object_get(row, key));
 }
 
+uint64_t row_size(const json_t *row, const char *key)
+{
+	double number = row_number(row, key);
+
+	if (!(number > 0))
+		return 0;
+	return number < 0x1p64 ? (uint64_t)number : UINT64_MAX;
+}
+
 /* The text of a cell, malloc'ed; NULL without memory. */
 static char *cell_text(const struct view *view, const json_t *row, const struct column *column)
 {
@@ -147,7 +156,7 @@ static char *cell_text(const struct view *view, const json_t *row, const struct 
 		break;
 	case COLUMN_SIZE:
 		if (!view->bytes) {
-			size_format((uint64_t)number, buf, sizeof(buf));
+			size_format(row_size(row, column->key), buf, sizeof(buf));
 			break;
 		}
 		/* fall through */
@@ -222,7 +231,7 @@ static json_t *project(const json_t *row, const struct selection *selection)
 			json_object_set(object, key, value);
 		else if (selection->column[i]->kind != COLUMN_TEXT)
 			json_object_set_new(object, key,
-				json_integer((json_int_t)row_number(row, key)));
+				json_integer((json_int_t)row_size(row, key)));
 	}
 	return object;
 }

@@ -12,6 +12,7 @@
 #include <getopt.h>
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 enum column_kind { COLUMN_TEXT, COLUMN_SIZE, COLUMN_COUNT, COLUMN_RATIO };
 
@@ -57,5 +58,7 @@ int view_print(const struct view *view, const struct column *columns, const char
 
 /* A number of a row by its key; "shared_bytes" is the sum of what others hold too. */
 double row_number(const json_t *row, const char *key);
+/* The same as bytes: whatever a reply says, it fits. */
+uint64_t row_size(const json_t *row, const char *key);
 
 #endif

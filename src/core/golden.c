@@ -19,12 +19,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "image/folder.h"
-
-static int64_t timespec_ns(struct timespec ts)
-{
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 static void stat_to_attr(const struct stat *st, uint64_t ino, struct fs_attr *attr)
 {
@@ -36,10 +32,10 @@ static void stat_to_attr(const struct stat *st, uint64_t ino, struct fs_attr *at
 		.gid = st->st_gid,
 		.size = S_ISDIR(st->st_mode) ? 0 : st->st_size,
 		.blocks = st->st_blocks,
-		.atime_ns = timespec_ns(st->st_atim),
-		.mtime_ns = timespec_ns(st->st_mtim),
-		.ctime_ns = timespec_ns(st->st_ctim),
-		.btime_ns = timespec_ns(st->st_mtim),
+		.atime_ns = times_ns(st->st_atim),
+		.mtime_ns = times_ns(st->st_mtim),
+		.ctime_ns = times_ns(st->st_ctim),
+		.btime_ns = times_ns(st->st_mtim),
 	};
 }
 
@@ -290,8 +286,8 @@ int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache)
 	if (fstat(image_raw_fd(inode->golden_image), &st))
 		return -errno;
 	if (keep_cache) {
-		*keep_cache = inode->golden_mtime_ns == timespec_ns(st.st_mtim);
-		inode->golden_mtime_ns = timespec_ns(st.st_mtim);
+		*keep_cache = inode->golden_mtime_ns == times_ns(st.st_mtim);
+		inode->golden_mtime_ns = times_ns(st.st_mtim);
 	}
 	atomic_fetch_add(&inode->opens, 1);
 	return 0;

@@ -22,6 +22,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "image/folder.h"
 #include "image/probe.h"
 
@@ -326,7 +327,7 @@ static void guard_broken(void *arg, uint64_t id)
 
 static int64_t mtime_ns(const struct stat *st)
 {
-	return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+	return times_ns(st->st_mtim);
 }
 
 /* A pin that may hold the bytes of the file st describes: same file, size and time; and of the

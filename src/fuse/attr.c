@@ -20,25 +20,11 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "fuse/internal.h"
 #include "service/service.h"
 
-#define NS INT64_C(1000000000)
 #define SET_ID_BITS (64 * ARRAY_SIZE(((struct fuse_server *)0)->set_id))
-
-static struct timespec to_timespec(int64_t ns)
-{
-	int64_t rest = ns % NS;
-
-	if (rest < 0)
-		rest += NS;
-	return (struct timespec){.tv_sec = (ns - rest) / NS, .tv_nsec = rest};
-}
-
-static int64_t to_ns(struct timespec t)
-{
-	return (int64_t)t.tv_sec * NS + t.tv_nsec;
-}
 
 static unsigned set_id_bit(uint64_t ino)
 {
@@ -88,9 +74,9 @@ void attr_to_stat(struct fuse_server *server, const struct fs_attr *attr, struct
 		.st_size = (off_t)attr->size,
 		.st_blocks = (blkcnt_t)attr->blocks,
 		.st_blksize = 4096,
-		.st_atim = to_timespec(attr->atime_ns),
-		.st_mtim = to_timespec(attr->mtime_ns),
-		.st_ctim = to_timespec(attr->ctime_ns),
+		.st_atim = times_spec(attr->atime_ns),
+		.st_mtim = times_spec(attr->mtime_ns),
+		.st_ctim = times_spec(attr->ctime_ns),
 	};
 }
 
@@ -140,7 +126,7 @@ static int64_t time_of_day(void)
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	return to_ns(now);
+	return times_ns(now);
 }
 
 /* Translates what is to be set; returns the mask for fs_setattr. */
@@ -169,9 +155,9 @@ static unsigned wanted(const struct stat *st, int to_set, struct fs_attr *attr)
 		.uid = st->st_uid,
 		.gid = st->st_gid,
 		.size = (uint64_t)st->st_size,
-		.atime_ns = to_set & FUSE_SET_ATTR_ATIME_NOW ? now : to_ns(st->st_atim),
-		.mtime_ns = to_set & FUSE_SET_ATTR_MTIME_NOW ? now : to_ns(st->st_mtim),
-		.ctime_ns = to_ns(st->st_ctim),
+		.atime_ns = to_set & FUSE_SET_ATTR_ATIME_NOW ? now : times_ns(st->st_atim),
+		.mtime_ns = to_set & FUSE_SET_ATTR_MTIME_NOW ? now : times_ns(st->st_mtim),
+		.ctime_ns = times_ns(st->st_ctim),
 	};
 	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
 		mask |= FS_SET_ATIME;

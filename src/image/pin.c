@@ -34,6 +34,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "image/image.h"
 #include "image/pin_file.h"
 
@@ -295,14 +296,8 @@ static int same_print(const struct pin_print *a, const struct pin_print *b)
 
 static int set_mtime(int fd, int64_t mtime_ns)
 {
-	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}};
+	struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, times_spec(mtime_ns)};
 
-	times[1].tv_sec = mtime_ns / INT64_C(1000000000);
-	times[1].tv_nsec = mtime_ns % INT64_C(1000000000);
-	if (times[1].tv_nsec < 0) {
-		times[1].tv_sec--;
-		times[1].tv_nsec += INT64_C(1000000000);
-	}
 	return futimens(fd, times) < 0 ? -errno : 0;
 }
 

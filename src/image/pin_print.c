@@ -22,6 +22,7 @@
 #include "base/fd.h"
 #include "base/hash.h"
 #include "base/sizes.h"
+#include "base/times.h"
 
 #define PARTS 64u
 #define PARTITION_BLOCK (MIB / GF_BLOCK_SIZE)
@@ -131,7 +132,7 @@ int pin_print_fd(int fd, struct pin_print *print)
 	if (rc < 0)
 		return rc;
 	print->size = (uint64_t)st.st_size;
-	print->mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+	print->mtime_ns = times_ns(st.st_mtim);
 	print->sample = hash_struct(s.sample, s.count * sizeof(s.sample[0]));
 	return 0;
 }

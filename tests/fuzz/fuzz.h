@@ -64,6 +64,11 @@ void store_poke(struct simdisk *disk, const char *path, uint64_t off, const void
 /* The whole of a file, malloc'ed; NULL when there is none. */
 uint8_t *store_peek(struct simdisk *disk, const char *path, size_t *len);
 struct fs_options store_options(void);
+/*
+ * Takes patches from the input: the file, the offset, the length, the bytes; or a file cut short.
+ * Then checksums are made right, if wanted.
+ */
+void store_spoil(struct simdisk *disk, struct input *in, bool resum);
 /* Opens what is on the disk, looks at and changes whatever it shows, closes it, and does all that
  * once more. */
 void store_use(struct simdisk *disk, bool read_only);

@@ -16,6 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t how = input_u8(&in);
 	struct simdisk *disk = store_disk(how & 1);
 	struct gf_disk_catalog head;
+	const uint8_t *from;
 	size_t len = 0, ops_len;
 	uint8_t *old = store_peek(disk, "catalog.0", &len), *bytes;
 
@@ -26,7 +27,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (how & 2) {
 		size_t n = sizeof(head) - offsetof(struct gf_disk_catalog, tail_pos) - 24;
 
-		memcpy(&head.tail_pos, input_bytes(&in, &n), n);
+		from = input_bytes(&in, &n);
+		memcpy(&head.tail_pos, from, n);
 	}
 	ops_len = in.left;
 	head.length = ops_len;
@@ -34,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!bytes)
 		abort();
 	memcpy(bytes, &head, sizeof(head));
-	memcpy(bytes + 4096, input_bytes(&in, &ops_len), ops_len);
+	from = input_bytes(&in, &ops_len);
+	memcpy(bytes + 4096, from, ops_len);
 	resum_catalog(bytes, 4096 + ops_len);
 	store_poke(disk, "catalog.0", 0, bytes, 4096 + ops_len);
 	store_use(disk, how & 4);

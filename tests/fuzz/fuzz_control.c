@@ -28,13 +28,15 @@ static void ask(struct service *service, uint32_t uid, const char *request, size
 	free(reply);
 }
 
-static void read_files(struct service *service)
+static void read_files(struct service *service, uint32_t uid)
 {
+	const struct service_caller reader = {.uid = uid, .gid = uid};
+
 	for (uint64_t ino = FS_INO_VIRTUAL; ino < FS_INO_FIRST; ino++) {
 		char *text;
 		size_t len;
 
-		if (service_read(service, ino, &text, &len) == 0)
+		if (service_read(service, &reader, ino, &text, &len) == 0)
 			free(text);
 	}
 }
@@ -58,11 +60,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		const uint8_t *end = memchr(in.at, 0, in.left);
 		size_t len = end && !(how & 128) ? (size_t)(end - in.at) : in.left;
 		size_t skip = 1;
+		const char *text = (const char *)input_bytes(&in, &len);
 
-		ask(service, uids[how % 4], (const char *)input_bytes(&in, &len), len);
+		ask(service, uids[how % 4], text, len);
 		input_bytes(&in, &skip);
 	}
-	read_files(service);
+	read_files(service, uids[how % 4]);
 	service_free(service);
 	fs_close(fs);
 	simdisk_free(disk);

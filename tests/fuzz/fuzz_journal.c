@@ -62,6 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t how = input_u8(&in);
 	struct simdisk *disk = store_disk(how & 1);
 	struct gf_disk_record last;
+	const uint8_t *bytes;
 	size_t len = 0, at;
 	uint8_t *ring = store_peek(disk, "journal/0", &len);
 
@@ -70,13 +71,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	at = end_of_chain(ring, &last);
 	if (how & 2) {
 		len = in.left < RING - at ? in.left : RING - at;
-		memcpy(ring + (how & 8 ? 0 : at), input_bytes(&in, &len), len);
+		bytes = input_bytes(&in, &len);
+		memcpy(ring + (how & 8 ? 0 : at), bytes, len);
 		if (how & 16)
 			resum_ring(ring, RING);
 	}
 	while (in.left && !(how & 2)) {
 		len = input_int(&in, 2);
-		at = append(ring, at, &last, input_bytes(&in, &len), len);
+		bytes = input_bytes(&in, &len);
+		at = append(ring, at, &last, bytes, len);
 	}
 	store_poke(disk, "journal/0", 0, ring, RING);
 	store_use(disk, how & 4);

@@ -27,7 +27,9 @@ static int fake_open(void)
 
 static ssize_t fake_read(void *buf, size_t len)
 {
-	memcpy(buf, input_bytes(&answer, &len), len);
+	const uint8_t *bytes = input_bytes(&answer, &len);
+
+	memcpy(buf, bytes, len);
 	return (ssize_t)len;
 }
 

@@ -1,64 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * A whole store from somewhere, mounted and used. The input is patches to a good one: the file, the
- * offset, the length, the bytes; or a file cut short. Then checksums are made right, or not.
- */
-#include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
-
+/* A whole store from somewhere, mounted and used; see store_spoil(). */
 #include "../crash/simdisk.h"
-#include "base/sizes.h"
 #include "fuzz.h"
-#include "goldfs/format.h"
-
-static const struct {
-	const char *path;
-	void (*resum)(uint8_t *bytes, size_t len);
-} files[] = {
-	{"superblock", resum_super},
-	{"catalog.0", resum_catalog},
-	{"catalog.1", resum_catalog},
-	{"journal/0", resum_ring},
-	{"layer/1.map", resum_map},
-	{"layer/2.map", resum_map},
-	{"layer/3.map", resum_map},
-	{"layer/1.data", NULL},
-	{"layer/2.data", NULL},
-	{"layer/3.data", NULL},
-	{"layer/1.sum", NULL},
-	{"layer/2.sum", NULL},
-};
-
-static void cut(struct simdisk *disk, const char *path, uint64_t size)
-{
-	struct io *io = simdisk_io(disk);
-	int fd = io->ops->open(io, path, O_RDWR);
-
-	if (fd < 0)
-		return;
-	io->ops->truncate(io, fd, size);
-	io->ops->close(io, fd);
-}
-
-static void patch(struct simdisk *disk, struct input *in)
-{
-	uint8_t what = input_u8(in);
-	const char *path = files[what % 32 % ARRAY_SIZE(files)].path;
-	/* Most of what counts stands in the first pages. */
-	uint64_t off = input_int(in, what & 128 ? 3 : 2);
-	size_t len = input_u8(in);
-	const uint8_t *bytes;
-
-	if (what & 64) {
-		cut(disk, path, off);
-		return;
-	}
-	if (what & 32)
-		len *= 64;
-	bytes = input_bytes(in, &len);
-	store_poke(disk, path, off, bytes, len);
-}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -66,18 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t how = input_u8(&in);
 	struct simdisk *disk = store_disk(how & 1);
 
-	for (int i = 0; i < 64 && in.left; i++)
-		patch(disk, &in);
-	for (size_t i = 0; i < ARRAY_SIZE(files) && how & 2; i++) {
-		size_t len = 0;
-		uint8_t *bytes = files[i].resum ? store_peek(disk, files[i].path, &len) : NULL;
-
-		if (!bytes)
-			continue;
-		files[i].resum(bytes, len);
-		store_poke(disk, files[i].path, 0, bytes, len);
-		free(bytes);
-	}
+	store_spoil(disk, &in, how & 2);
 	store_use(disk, how & 4);
 	simdisk_free(disk);
 	return 0;

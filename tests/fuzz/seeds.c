@@ -126,13 +126,20 @@ static void stores(void)
 	};
 	char name[16];
 
-	for (uint8_t how = 0; how < 8; how++)
+	for (uint8_t how = 0; how < 8; how++) {
 		seed_how("store", "patches", how, patches, sizeof(patches));
+		seed_how("check", "patches", how, patches, sizeof(patches));
+		seed_how("check", "intact", how, patches, 0);
+	}
 	for (uint8_t file = 0; file < 12; file++) {
 		uint8_t cut[] = {2, (uint8_t)(64 + file), 100, 4, 0};
 
 		snprintf(name, sizeof(name), "cut%u", file);
 		seed("store", name, cut, sizeof(cut));
+		seed("check", name, cut, sizeof(cut));
+		cut[0] = 4;
+		snprintf(name, sizeof(name), "mend%u", file);
+		seed("check", name, cut, sizeof(cut));
 	}
 }
 

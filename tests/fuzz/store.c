@@ -69,7 +69,7 @@ static uint64_t copy(struct fs *fs, uint64_t from, const char *name)
 	uint64_t ino = 0;
 	size_t failed;
 
-	must(fs_clone(fs, from, &target, 1, owner, 0644, false, true, &failed) == 0, name);
+	must(fs_clone(fs, from, &target, 1, owner, 0644, false, true, NULL, &failed) == 0, name);
 	must(fs_resolve(fs, name, &ino) == 0, name);
 	return ino;
 }
@@ -305,7 +305,7 @@ static void change(struct fs *fs)
 		snprintf(fresh, sizeof(fresh), "new%d", i);
 		target.name = fresh;
 		fs_write(fs, ino, buf, 5000, 777);
-		fs_clone(fs, ino, &target, 1, owner, 0600, false, true, &failed);
+		fs_clone(fs, ino, &target, 1, owner, 0600, false, true, NULL, &failed);
 		fs_write(fs, ino, buf, sizeof(buf), 1 * MIB);
 		fs_fallocate(fs, ino, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, GF_MAX_SIZE);
 		attr.size = 12345;
