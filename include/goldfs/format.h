@@ -405,7 +405,7 @@ struct gf_disk_sums {
 	uint64_t size; /* of the image, bytes */
 	uint64_t count;
 	uint64_t sums_sum; /* of what follows this header */
-	uint64_t reserved;
+	int64_t ctime_ns;  /* st_ctime when the content was last known to be this; 0: not known */
 	uint64_t sum; /* of all bytes before */
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_disk_sums) == 64, "sums");

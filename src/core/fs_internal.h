@@ -126,6 +126,7 @@ struct golden {
 	uint64_t *data_sums;   /* sums_lock; blocks of data before each region */
 	uint64_t data_regions; /* sums_lock */
 	bool worked;	       /* golden thread; looked at already */
+	int64_t seen_ctime_ns; /* golden thread; kept in the store, see pin_seen_set() */
 	pthread_mutex_t check_lock;
 	struct golden_checks *checks; /* check_lock; sums, when reads are checked */
 	bool no_sums;		      /* check_lock; there are none, when it was looked last */

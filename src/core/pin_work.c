@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +24,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "core/pin_process.h"
+
+#define NOTE_SECONDS 2
 
 static int keep_going(void *arg, uint64_t done, uint64_t total)
 {
@@ -118,6 +121,62 @@ static void finish_sums(struct fs *fs, uint64_t id)
 	golden_hold_end(fs, g);
 }
 
+/* A linked image whose time of change is not what the store says, and its id; guarded until now. */
+static bool next_unseen(struct fs *fs, uint64_t *id, int64_t *ctime_ns)
+{
+	struct golden *g, *next;
+	bool found = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, g, next) {
+		struct stat st;
+
+		if (found || g->pin != GF_PIN_LINK || g->failed)
+			continue;
+		pthread_rwlock_rdlock(&g->lock);
+		if (g->backing && fstat(image_raw_fd(g->backing), &st) == 0) {
+			*id = g->id;
+			*ctime_ns = (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
+			found = *ctime_ns != g->seen_ctime_ns;
+		}
+		pthread_rwlock_unlock(&g->lock);
+		if (found)
+			g->seen_ctime_ns = *ctime_ns; /* one try */
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return found;
+}
+
+/*
+ * Notes the time of change of linked images that a lease has guarded until now, so that the next
+ * mount knows whether somebody was at them meanwhile. chmod, mv and rm change it, too.
+ */
+static void note_seen(struct fs *fs)
+{
+	int64_t ctime_ns;
+	uint64_t id;
+
+	while (fs->guard && next_unseen(fs, &id, &ctime_ns)) {
+		struct golden *g = golden_hold(fs, id);
+
+		if (g && pin_guard_stands(fs->guard, id))
+			pin_seen_set(fs->options.store_fd, id, g->print.size, ctime_ns);
+		if (g)
+			golden_hold_end(fs, g);
+	}
+}
+
+static void wait_for_work(struct fs *fs)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += NOTE_SECONDS;
+	if (!fs->golden_wanted && !atomic_load(&fs->golden_stopping))
+		pthread_cond_timedwait(&fs->golden_work, &fs->golden_lock, &until);
+	fs->golden_wanted = false;
+}
+
 static void *work_main(void *arg)
 {
 	struct fs *fs = arg;
@@ -129,6 +188,7 @@ static void *work_main(void *arg)
 		int fd;
 
 		pthread_mutex_unlock(&fs->golden_lock);
+		note_seen(fs);
 		while (!atomic_load(&fs->golden_stopping) && next_work(fs, &id, &kind, &fd)) {
 			int r = work_on(fs, kind, id, fd);
 
@@ -138,12 +198,12 @@ static void *work_main(void *arg)
 				finish_sums(fs, id);
 			close(fd);
 		}
+		note_seen(fs);
 		pthread_mutex_lock(&fs->golden_lock);
-		if (!fs->golden_wanted && !atomic_load(&fs->golden_stopping))
-			pthread_cond_wait(&fs->golden_work, &fs->golden_lock);
-		fs->golden_wanted = false;
+		wait_for_work(fs);
 	}
 	pthread_mutex_unlock(&fs->golden_lock);
+	note_seen(fs);
 	return NULL;
 }
 

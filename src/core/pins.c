@@ -26,6 +26,8 @@
 #include "image/folder.h"
 #include "image/probe.h"
 
+#define OPEN_TRIES 3
+
 /* ---- the image that layers see ---- */
 
 static int open_copying(struct fs *fs, struct golden *g)
@@ -65,6 +67,49 @@ static int open_fenced(struct fs *fs, struct golden *g)
 	return 0;
 }
 
+static int64_t ctime_ns(const struct stat *st)
+{
+	return (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec;
+}
+
+static int open_own(struct fs *fs, struct golden *g)
+{
+	return pin_open(fs->options.store_fd, g->id, g->pin, &g->print, &g->backing);
+}
+
+/*
+ * Opens a pin, and has a linked one guarded before it is used: what was looked at is what is kept
+ * from changing. -ETXTBSY: somebody who writes to it right now makes that impossible.
+ */
+static int open_guarded(struct golden *g, int (*open_pin)(struct fs *fs, struct golden *g))
+{
+	struct fs *fs = g->fs;
+	struct stat before, after;
+	char path[40];
+	int r, w;
+
+	snprintf(path, sizeof(path), "golden/%" PRIu64, g->id);
+	for (int i = 0; i < OPEN_TRIES; i++) {
+		if (fstatat(fs->options.store_fd, path, &before, AT_SYMLINK_NOFOLLOW))
+			return -errno;
+		r = open_pin(fs, g);
+		if (r || g->pin != GF_PIN_LINK || !fs->guard)
+			return r;
+		w = pin_guard_add(fs->guard, g->id, image_raw_fd(g->backing));
+		if (w && w != -EEXIST && w != -EBUSY)
+			log_warning("golden image \"%s\" cannot be watched for changes in place",
+				g->path);
+		if (w != -EBUSY && fstat(image_raw_fd(g->backing), &after) == 0 &&
+			ctime_ns(&before) == ctime_ns(&after))
+			return 0;
+		pin_guard_remove(fs->guard, g->id);
+		image_free(steal_pointer(&g->backing));
+		if (w == -EBUSY)
+			return -ETXTBSY;
+	}
+	return -EIO;
+}
+
 static int open_backing_locked(struct golden *g)
 {
 	struct fs *fs = g->fs;
@@ -74,20 +119,19 @@ static int open_backing_locked(struct golden *g)
 		return g->failed ? -EIO : 0;
 	switch (atomic_load(&g->pin)) {
 	case GF_PIN_FENCED:
-		r = open_fenced(fs, g);
+		r = open_guarded(g, open_fenced);
 		break;
 	case GF_PIN_COPYING:
 		r = open_copying(fs, g);
 		break;
 	default:
-		r = pin_open(fs->options.store_fd, g->id, g->pin, &g->print, &g->backing);
+		r = open_guarded(g, open_own);
 	}
-	if (!r && g->pin == GF_PIN_LINK && fs->guard) {
-		int w = pin_guard_add(fs->guard, g->id, image_raw_fd(g->backing));
-
-		if (w && w != -EEXIST)
-			log_warning("golden image \"%s\" cannot be watched for changes in place",
-				g->path);
+	if (r == -ETXTBSY) {
+		g->failed = r;
+		log_error(0, "golden image \"%s\" is open for writing; its clones are fenced until it "
+			     "is mounted again: end the writer first", g->path);
+		return -EIO;
 	}
 	/* A bad moment (no descriptor, no memory, a read error) is no verdict on the image. */
 	if (r && r != -ESTALE && r != -ENOENT && r != -EUCLEAN)

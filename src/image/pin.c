@@ -381,9 +381,15 @@ static int check_own(
 static int check_linked(
 	int store_fd, uint64_t id, int fd, struct pin_print *want, const struct pin_print *is)
 {
+	int64_t seen = 0;
+	struct stat st;
 	int rc;
 
-	if (same_print(want, is))
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (same_print(want, is) &&
+		(pin_seen(store_fd, id, &seen) < 0 ||
+			seen == (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec))
 		return 0;
 	if (want->size != is->size)
 		return -ESTALE;
@@ -393,8 +399,7 @@ static int check_linked(
 		if (want->sample != is->sample)
 			return -ESTALE;
 		log_warning("golden image pin %" PRIu64
-			    " has another modification time and no checksums: its samples agree, "
-			    "more is not known",
+			    " was touched and has no checksums: its samples agree, more is not known",
 			id);
 		rc = 0;
 	}

@@ -74,12 +74,21 @@ int pin_sums_exist(int store_fd, uint64_t id);
 int pin_verify(int store_fd, uint64_t id, struct image *img);
 
 /*
+ * The time of change that linked pin ID had when its content was last known to be what it is; kept
+ * with its sums, and before there are any. Whoever sets it has to know that nobody wrote since (the
+ * guard stands). A hint: not synced. seen: -ENOENT when there is none.
+ */
+int pin_seen(int store_fd, uint64_t id, int64_t *ctime_ns);
+int pin_seen_set(int store_fd, uint64_t id, uint64_t size, int64_t ctime_ns);
+
+/*
  * Opens pin ID as an image. print is what it was when pinned.
  *
- * GF_PIN_LINK, -ESTALE: the bytes are not the same any more. An unchanged print is believed. A
- * changed mtime alone, as touch leaves it, is no change: the content decides, by all its chunks
- * when there is golden/ID.sums (that reads the whole image once), else by the samples, with a
- * warning; *print gets the new mtime.
+ * GF_PIN_LINK, -ESTALE: the bytes are not the same any more. An unchanged print is believed when
+ * the time of change is the one seen last, too: that can be set by nobody, so a writer who puts the
+ * mtime back is found out. A changed time alone, as touch or chmod leaves it, is no change: the
+ * content decides, by all its chunks when there is golden/ID.sums (that reads the whole image once),
+ * else by the samples, with a warning; *print gets the new mtime.
  * GF_PIN_REFLINK and GF_PIN_COPY are the store's own file, whose mtime means nothing: -EUCLEAN when
  * size or samples differ, which is damage.
  * -EINVAL: other kinds have no bytes here. -ENOENT: the pin is missing.
@@ -112,6 +121,8 @@ int pin_guard_new(struct pin_guard **guard, void (*broken)(void *arg, uint64_t i
 /* fd is the open pin, lent until pin_guard_remove(). -EBUSY: a writer has it open already.
  * -EEXIST: it is guarded already. */
 int pin_guard_add(struct pin_guard *guard, uint64_t id, int fd);
+/* Whether a lease has kept all writers away since the pin was added. */
+bool pin_guard_stands(struct pin_guard *guard, uint64_t id);
 /* Unknown ids are no error. May be called by broken() itself. When it is called by another thread
  * while broken() runs for this id, it does not wait for that. */
 void pin_guard_remove(struct pin_guard *guard, uint64_t id);

@@ -499,6 +499,16 @@ int pin_guard_add(struct pin_guard *guard, uint64_t id, int fd)
 	return 0;
 }
 
+bool pin_guard_stands(struct pin_guard *guard, uint64_t id)
+{
+	struct entry *entry;
+
+	MUTEX_GUARD(&guard->lock);
+	for (entry = guard->entries; entry && entry->id != id; entry = entry->next)
+		;
+	return entry && entry->leased && !entry->busy && lease_stands(entry->fd);
+}
+
 void pin_guard_remove(struct pin_guard *guard, uint64_t id)
 {
 	struct entry *entry;

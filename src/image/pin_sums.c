@@ -125,6 +125,19 @@ void pin_sums_release(struct pin_sums *sums)
 	sums->sum = NULL;
 }
 
+static bool is_header(const struct gf_disk_sums *disk, uint64_t id)
+{
+	return memcmp(disk->magic, GF_SUMS_MAGIC, sizeof(disk->magic)) == 0 &&
+	       le64toh(disk->sum) == hash_struct(disk, offsetof(struct gf_disk_sums, sum)) &&
+	       le32toh(disk->version) == 1 && le32toh(disk->chunk) == GF_SUMS_CHUNK &&
+	       le64toh(disk->golden) == id;
+}
+
+static void seal_header(struct gf_disk_sums *disk)
+{
+	disk->sum = htole64(hash_struct(disk, offsetof(struct gf_disk_sums, sum)));
+}
+
 /* Pure: takes the sums out of len bytes that may be anything. */
 static int decode(const uint8_t *bytes, size_t len, uint64_t id, struct pin_sums *sums)
 {
@@ -134,13 +147,12 @@ static int decode(const uint8_t *bytes, size_t len, uint64_t id, struct pin_sums
 	if (len < sizeof(disk))
 		return -EUCLEAN;
 	memcpy(&disk, bytes, sizeof(disk));
-	if (memcmp(disk.magic, GF_SUMS_MAGIC, sizeof(disk.magic)) != 0 ||
-		le64toh(disk.sum) != hash_struct(&disk, offsetof(struct gf_disk_sums, sum)) ||
-		le32toh(disk.version) != 1 || le32toh(disk.chunk) != GF_SUMS_CHUNK ||
-		le64toh(disk.golden) != id)
+	if (!is_header(&disk, id))
 		return -EUCLEAN;
 	sums->size = le64toh(disk.size);
 	sums->count = le64toh(disk.count);
+	if (sums->count == 0 && sums->size > 0 && len == sizeof(disk))
+		return -ENOENT; /* only a time so far */
 	if (sums->count != chunks_of(sums->size) || sums->count != (len - sizeof(disk)) / 8 ||
 		le64toh(disk.sums_sum) != hash_struct(bytes + sizeof(disk), len - sizeof(disk)))
 		return -EUCLEAN;
@@ -247,7 +259,7 @@ static int make_chunk(void *arg, uint64_t chunk, const void *buf, size_t len)
 }
 
 /* Here the sums are in disk order already. */
-static int write_sums(int store_fd, uint64_t id, const struct pin_sums *sums)
+static int write_sums(int store_fd, uint64_t id, const struct pin_sums *sums, int64_t ctime_ns)
 {
 	struct gf_disk_sums disk = {
 		.version = htole32(1),
@@ -256,6 +268,7 @@ static int write_sums(int store_fd, uint64_t id, const struct pin_sums *sums)
 		.size = htole64(sums->size),
 		.count = htole64(sums->count),
 		.sums_sum = htole64(hash_struct(sums->sum, sums->count * 8)),
+		.ctime_ns = (int64_t)htole64((uint64_t)ctime_ns),
 	};
 	struct iovec iov[2] = {
 		{.iov_base = &disk, .iov_len = sizeof(disk)},
@@ -265,7 +278,7 @@ static int write_sums(int store_fd, uint64_t id, const struct pin_sums *sums)
 	int rc;
 
 	memcpy(disk.magic, GF_SUMS_MAGIC, sizeof(disk.magic));
-	disk.sum = htole64(hash_struct(&disk, offsetof(struct gf_disk_sums, sum)));
+	seal_header(&disk);
 	fd = pin_tmp_open(store_fd, id, ".sums");
 	if (fd < 0)
 		return fd;
@@ -277,11 +290,65 @@ static int write_sums(int store_fd, uint64_t id, const struct pin_sums *sums)
 	return rc;
 }
 
+static int64_t ctime_of(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) < 0 ? 0 : (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
+}
+
+static int read_header(int fd, uint64_t id, struct gf_disk_sums *disk)
+{
+	ssize_t n = fd_pread(fd, disk, sizeof(*disk), 0);
+
+	if (n < 0)
+		return (int)n;
+	return n == sizeof(*disk) && is_header(disk, id) ? 0 : -ENOENT;
+}
+
+int pin_seen(int store_fd, uint64_t id, int64_t *ctime_ns)
+{
+	CLEANUP_CLOSE int fd = -1;
+	struct gf_disk_sums disk;
+	char name[PIN_NAME_MAX];
+	int rc;
+
+	pin_name(name, id, ".sums");
+	fd = openat(store_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
+	rc = read_header(fd, id, &disk);
+	if (rc < 0)
+		return rc;
+	*ctime_ns = (int64_t)le64toh((uint64_t)disk.ctime_ns);
+	return *ctime_ns ? 0 : -ENOENT;
+}
+
+/* A header is within one sector, so it is never half of one and half of another. */
+int pin_seen_set(int store_fd, uint64_t id, uint64_t size, int64_t ctime_ns)
+{
+	CLEANUP_CLOSE int fd = -1;
+	const struct pin_sums none = {.size = size};
+	struct gf_disk_sums disk;
+	char name[PIN_NAME_MAX];
+
+	pin_name(name, id, ".sums");
+	fd = openat(store_fd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 && errno != ENOENT)
+		return -errno;
+	if (fd < 0 || read_header(fd, id, &disk) < 0)
+		return size ? write_sums(store_fd, id, &none, ctime_ns) : 0;
+	disk.ctime_ns = (int64_t)htole64((uint64_t)ctime_ns);
+	seal_header(&disk);
+	return fd_pwrite(fd, &disk, sizeof(disk), 0);
+}
+
 int pin_sums_make(int store_fd, uint64_t id, int fd,
 	int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
 	struct making making = {.progress = progress, .arg = arg};
 	struct pin_print before, after;
+	int64_t ctime_ns = ctime_of(fd);
 	int rc;
 
 	rc = pin_print_fd(fd, &before);
@@ -299,7 +366,8 @@ int pin_sums_make(int store_fd, uint64_t id, int fd,
 			       before.sample != after.sample))
 		rc = -ESTALE;
 	if (rc == 0)
-		rc = write_sums(store_fd, id, &making.sums);
+		rc = write_sums(store_fd, id, &making.sums,
+			ctime_of(fd) == ctime_ns ? ctime_ns : 0);
 	pin_sums_release(&making.sums);
 	return rc;
 }
