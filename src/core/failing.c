@@ -60,6 +60,23 @@ bool is_passing(int err)
 	       err == -EAGAIN;
 }
 
+static void set_failed_locked(struct fs *fs, struct layer *layer, int err)
+{
+	atomic_store(&layer->failed, err);
+	atomic_store(&layer->recall, true);
+	atomic_fetch_add(&fs->failed_layers, 1);
+	atomic_fetch_add(&fs->recalls, 1);
+}
+
+void layer_stays_failed(struct fs *fs, struct layer *layer, int err, const char *why)
+{
+	MUTEX_GUARD(&layer->lock);
+	if (atomic_load(&layer->failed))
+		return;
+	snprintf(layer->failed_why, sizeof(layer->failed_why), "%s", why);
+	set_failed_locked(fs, layer, err);
+}
+
 void layer_fail(struct fs *fs, struct layer *layer, int err, const char *what)
 {
 	char why[sizeof(layer->failed_why)];
@@ -76,11 +93,9 @@ void layer_fail(struct fs *fs, struct layer *layer, int err, const char *what)
 	}
 	snprintf(layer->failed_why, sizeof(layer->failed_why), "%.*s: %s",
 		(int)sizeof(why) - 40, why, strerrordesc_np(-err));
-	atomic_store(&layer->failed, err);
-	atomic_store(&layer->recall, true);
+	note_layer_failed(fs, layer, err, layer->failed_why);
+	set_failed_locked(fs, layer, err);
 	pthread_mutex_unlock(&layer->lock);
-	atomic_fetch_add(&fs->failed_layers, 1);
-	atomic_fetch_add(&fs->recalls, 1);
 	COUNT(fs, errors, 1);
 	log_error(err, "%s; its clone is read-only now and shows after the next mount what was "
 		       "synced, look at the disk below, then mount again", why);

@@ -46,6 +46,9 @@ struct fs_hooks {
 	/* Whether the kernel holds ino, open or remembered: 1, 0, or a negative errno when it cannot
 	 * be asked. May wait for requests to be served. NULL: unknown for ever. */
 	int (*is_known)(void *arg, uint64_t ino);
+	/* Keeps bytes for a successor of this process; urgent: also when there is hardly room. NULL:
+	 * there will be none. */
+	int (*keep)(void *arg, const void *bytes, size_t len, bool urgent);
 	void *arg;
 };
 
@@ -57,6 +60,8 @@ struct fs_options {
 	/* Another process served this very mount before and died, nothing else happened since:
 	 * files without names are still open, and what it did not sync is in the page cache. */
 	bool takeover;
+	const void *kept; /* all that hooks.keep was given, for as long as fs_open() takes */
+	size_t kept_len;
 	uint64_t connection; /* random number of the mount, 0: none */
 	bool verify_reads;
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */

@@ -319,6 +319,14 @@ int requests_serialize(struct fs *fs, struct opbuf *buf);
 void requests_forget_found(struct fs *fs);
 void requests_free(struct fs *fs);
 
+/* ---- notes.c: to a successor ---- */
+int note_ops(struct fs *fs, const struct opbuf *buf);
+/* arg is the fs: for journal_set_failing(). All that takes the store with it comes there. */
+void note_journal_failed(void *arg, int err);
+void note_layer_failed(struct fs *fs, const struct layer *layer, int err, const char *why);
+/* What the predecessor noted, after recovery. */
+int notes_heed(struct fs *fs);
+
 /* ---- takeover.c ---- */
 
 /* After recovery: what there is may be referenced and unsynced without our knowing. */
@@ -358,6 +366,8 @@ int append_epoch(struct fs *fs);
 bool is_passing(int err);
 /* The layer is not written any more. what: "write the data". Any lock may be held. */
 void layer_fail(struct fs *fs, struct layer *layer, int err, const char *what);
+/* It failed for an earlier process. */
+void layer_stays_failed(struct fs *fs, struct layer *layer, int err, const char *why);
 /* Checkpoint: a sync failed, or a write of pages. lost: bytes that are not in the ring may be
  * lost. true: it is tried once more with what the ring has; else the layer has failed. */
 bool layer_trouble(struct fs *fs, struct layer *layer, int err, bool lost, const char *what);

@@ -68,10 +68,12 @@ static int make_node_locked(struct fs *fs, const char *path, const struct stat *
 	attr.size = st->st_ino;
 	r = op_add_inode(&buf, &attr, 0, st->st_dev, "", path, GF_KIND_GOLDEN);
 	if (!r && fs_writable(fs)) {
-		/* For as long as this process lives. */
+		/* For as long as the mount lives. */
 		struct apply how = {.meta = true};
 
-		r = apply_ops(fs, buf.bytes, buf.len, &how);
+		r = note_ops(fs, &buf);
+		if (!r)
+			r = apply_ops(fs, buf.bytes, buf.len, &how);
 	} else if (!r) {
 		r = record_commit(fs, &buf, NULL);
 	}

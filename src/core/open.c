@@ -420,6 +420,18 @@ void remove_orphan_files(struct fs *fs)
 	fs->io->ops->list(fs->io, "layer", remove_orphan_file, fs);
 }
 
+static int take_over(struct fs *fs)
+{
+	int r = notes_heed(fs);
+
+	if (r)
+		return log_error(r, "what an earlier process noted is damaged");
+	atomic_store(&fs->resent_open, true);
+	takeover_inherit(fs);
+	/* What failed for the dead process has failed. */
+	return fs_writable(fs) ? 0 : start_epoch(fs);
+}
+
 static int recover(struct fs *fs)
 {
 	struct catalog_head head;
@@ -434,13 +446,10 @@ static int recover(struct fs *fs)
 		r = replay_journal(fs, &head, fallback);
 	if (!r && !fs->root)
 		r = -EUCLEAN;
+	if (!r && fs->options.takeover)
+		return take_over(fs);
 	if (r || fs->options.read_only)
 		return r;
-	if (fs->options.takeover) {
-		atomic_store(&fs->resent_open, true);
-		takeover_inherit(fs);
-		return start_epoch(fs);
-	}
 	r = superblock_complete(fs->io, &fs->super);
 	if (r)
 		log_warning("cannot write the copy of the superblock: %s", strerror(-r));
@@ -540,6 +549,7 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	if (!r) {
 		space_start(fs);
 		journal_set_pressure(fs->journal, checkpoint_pressure, fs);
+		journal_set_failing(fs->journal, note_journal_failed, fs);
 		r = golden_start(fs);
 	}
 	if (!r)

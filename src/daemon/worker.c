@@ -50,8 +50,12 @@ static int open_core(struct worker *worker, const struct worker_hooks *hooks,
 	struct failure *failure)
 {
 	const struct mount_config *config = worker->config;
+	size_t kept_len;
+	const void *kept = handover_notes(hooks->handover, &kept_len);
 	const struct fs_options options = {
 		.takeover = hooks->takeover,
+		.kept = kept,
+		.kept_len = kept_len,
 		.connection = handover_connection(hooks->handover),
 		.journal_size = config->journal_size,
 		.reserve = config->reserve,
@@ -60,6 +64,7 @@ static int open_core(struct worker *worker, const struct worker_hooks *hooks,
 		.dedup = (enum fs_dedup)config->dedup,
 		.hooks = {.invalidate = fuse_server_invalidate,
 			.is_known = fuse_server_is_known,
+			.keep = fuse_server_keep,
 			.arg = worker->server},
 		.images = worker->images,
 		.store_fd = io_posix_dirfd(worker->io),

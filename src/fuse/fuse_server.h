@@ -66,6 +66,8 @@ void fuse_server_invalidate(void *arg, uint64_t ino);
 /* Whether the kernel holds ino: 1, 0, or a negative errno. For struct fs_hooks. Waits for the
  * kernel to finish with an inode that is going, so never from a thread that serves requests. */
 int fuse_server_is_known(void *arg, uint64_t ino);
+/* Keeps a note of the core in the handover memory. For struct fs_hooks. */
+int fuse_server_keep(void *arg, const void *bytes, size_t len, bool urgent);
 
 /* Requests by kind. The numbers are those of the protocol (linux/fuse.h). */
 #define FUSE_OPS(X) \

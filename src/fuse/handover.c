@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See handover.h. The memory is a header of one page and behind it the table of handles, which
- * grows. All that it may ever become is mapped from the start, so that growing is an ftruncate and
- * no pointer moves: what lies behind the end of the file is not touched until it is there.
+ * See handover.h. The memory is a header of one page, behind it the table of handles, and behind
+ * that the notes. It has its full size from the start, so that no pointer ever moves; pages that
+ * nobody has written to take no memory, and how far the table and the notes reach stands in the
+ * header.
  *
  * A handle's state is one word: a generation, which makes every handle of a slot a different
  * number, and two bits. Its other fields are written while the word says FREE, and the word last.
@@ -33,8 +34,11 @@
 #define HEADER_SIZE 4096
 #define SLOT_BITS 20
 #define SLOTS_MAX (1u << SLOT_BITS)
-#define SLOTS_STEP 128u /* the file grows by a page */
-#define SIZE_MAX_MAPPED (HEADER_SIZE + SLOTS_MAX * sizeof(struct slot))
+#define SLOTS_STEP 128u /* the table grows by a page */
+#define NOTES_PLACE (HEADER_SIZE + SLOTS_MAX * sizeof(struct slot))
+#define NOTES_MAX ((size_t)32 << 20)
+#define NOTES_URGENT ((size_t)64 << 10) /* the last of it */
+#define MEMORY_SIZE (NOTES_PLACE + NOTES_MAX)
 #define GENERATION_MASK ((UINT64_C(1) << (63 - SLOT_BITS)) - 1)
 
 /* INIT flag: "the kernel can send requests again". Not in the headers of Debian 12. */
@@ -62,17 +66,17 @@ struct header {
 	struct handover_figures figures;
 	_Atomic uint32_t upgrade; /* which of the two texts counts */
 	char upgrade_text[2][HANDOVER_TEXT_MAX];
+	_Atomic uint32_t slot_count; /* of the table, used ones and free ones */
+	_Atomic uint64_t notes_len;  /* bytes */
 	_Atomic uint32_t agreed; /* what follows is there */
 	struct fuse_agreement agreement;
 };
 _Static_assert(sizeof(struct header) <= HEADER_SIZE, "the header fits");
 
 struct handover {
-	int fd; /* lent */
 	struct header *header;
 	struct slot *slots;
 	pthread_mutex_t lock; /* protects what follows */
-	uint32_t slot_count;  /* that the file has room for */
 	uint32_t *free_slots; /* a stack */
 	uint32_t free_count;
 	uint32_t free_room;
@@ -106,7 +110,7 @@ int handover_create(void)
 
 	if (fd < 0)
 		return -errno;
-	if (ftruncate(fd, HEADER_SIZE) < 0)
+	if (ftruncate(fd, MEMORY_SIZE) < 0)
 		return -errno;
 	/* Made smaller under a mapping it would be SIGBUS. */
 	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
@@ -115,7 +119,7 @@ int handover_create(void)
 	return r < 0 ? r : steal_fd(&fd);
 }
 
-static int check_header(int fd, uint64_t *size)
+static int check_header(int fd)
 {
 	struct header header;
 	struct stat st;
@@ -129,9 +133,10 @@ static int check_header(int fd, uint64_t *size)
 	if (header.version != VERSION || header.size != sizeof(header) ||
 		header.slot_size != sizeof(struct slot))
 		return -EPROTONOSUPPORT;
-	if (n != sizeof(header) || st.st_size < HEADER_SIZE || !header.connection)
+	if (n != sizeof(header) || st.st_size < (off_t)MEMORY_SIZE || !header.connection ||
+		atomic_load(&header.slot_count) > SLOTS_MAX ||
+		atomic_load(&header.notes_len) > NOTES_MAX)
 		return -EUCLEAN;
-	*size = (uint64_t)st.st_size;
 	return 0;
 }
 
@@ -150,6 +155,11 @@ static int push_free_locked(struct handover *h, uint32_t slot)
 	return 0;
 }
 
+static uint32_t slot_count(const struct handover *h)
+{
+	return atomic_load(&h->header->slot_count);
+}
+
 static uint64_t word_of(struct handover *h, uint32_t slot)
 {
 	return atomic_load_explicit(&h->slots[slot].word, memory_order_acquire);
@@ -163,7 +173,7 @@ static enum slot_state state_of(uint64_t word)
 static int find_free(struct handover *h)
 {
 	/* From the end, so that low numbers are given out first. */
-	for (uint32_t i = h->slot_count; i-- > 0;)
+	for (uint32_t i = slot_count(h); i-- > 0;)
 		if (state_of(word_of(h, i)) == SLOT_FREE && push_free_locked(h, i) < 0)
 			return -ENOMEM;
 	return 0;
@@ -172,8 +182,7 @@ static int find_free(struct handover *h)
 int handover_open(struct handover **out, int fd)
 {
 	struct handover *h;
-	uint64_t size;
-	int r = check_header(fd, &size);
+	int r = check_header(fd);
 
 	if (r < 0)
 		return r;
@@ -181,16 +190,13 @@ int handover_open(struct handover **out, int fd)
 	if (!h)
 		return -ENOMEM;
 	pthread_mutex_init(&h->lock, NULL);
-	h->fd = fd;
-	h->header = mmap(NULL, SIZE_MAX_MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+	h->header = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
 		fd, 0);
 	if (h->header == MAP_FAILED) {
 		h->header = NULL;
 		r = -errno;
 	} else {
 		h->slots = (void *)((char *)h->header + HEADER_SIZE);
-		size = (size - HEADER_SIZE) / sizeof(struct slot);
-		h->slot_count = (uint32_t)(size < SLOTS_MAX ? size : SLOTS_MAX);
 		r = find_free(h);
 	}
 	if (r < 0) {
@@ -206,7 +212,7 @@ void handover_close(struct handover *h)
 	if (!h)
 		return;
 	if (h->header)
-		munmap(h->header, SIZE_MAX_MAPPED);
+		munmap(h->header, MEMORY_SIZE);
 	pthread_mutex_destroy(&h->lock);
 	free(h->free_slots);
 	free(h);
@@ -269,7 +275,7 @@ static int64_t slot_of(struct handover *h, uint64_t fh, uint64_t *word)
 {
 	uint32_t slot = fh & (SLOTS_MAX - 1);
 
-	if (slot >= h->slot_count)
+	if (slot >= slot_count(h))
 		return -1;
 	*word = word_of(h, slot);
 	return state_of(*word) != SLOT_FREE && fh_of(slot, *word) == fh ? (int64_t)slot : -1;
@@ -277,13 +283,11 @@ static int64_t slot_of(struct handover *h, uint64_t fh, uint64_t *word)
 
 static int grow_locked(struct handover *h)
 {
-	uint32_t old = h->slot_count, count = old + SLOTS_STEP;
+	uint32_t old = slot_count(h), count = old + SLOTS_STEP;
 
 	if (count > SLOTS_MAX)
 		return -ENFILE;
-	if (ftruncate(h->fd, HEADER_SIZE + (off_t)count * (off_t)sizeof(struct slot)) < 0)
-		return -errno;
-	h->slot_count = count;
+	atomic_store(&h->header->slot_count, count);
 	for (uint32_t i = count; i-- > old;)
 		if (push_free_locked(h, i) < 0)
 			return -ENOMEM;
@@ -361,12 +365,6 @@ static bool look_at(struct handover *h, uint32_t slot, struct handover_handle *h
 	return word_of(h, slot) == word;
 }
 
-static uint32_t slot_count(struct handover *h)
-{
-	MUTEX_GUARD(&h->lock);
-	return h->slot_count;
-}
-
 bool handover_handle_of(struct handover *h, uint64_t unique, struct handover_handle *handle)
 {
 	uint32_t count = slot_count(h);
@@ -386,4 +384,26 @@ void handover_handles_each(struct handover *h,
 	for (uint32_t i = 0; i < count; i++)
 		if (look_at(h, i, &handle))
 			cb(arg, &handle);
+}
+
+/* ---- notes ---- */
+
+int handover_note(struct handover *h, const void *bytes, size_t len, bool urgent)
+{
+	size_t room = NOTES_MAX - (urgent ? 0 : NOTES_URGENT);
+	size_t used;
+
+	MUTEX_GUARD(&h->lock);
+	used = atomic_load(&h->header->notes_len);
+	if (used > room || len > room - used)
+		return -ENOSPC;
+	memcpy((char *)h->header + NOTES_PLACE + used, bytes, len);
+	atomic_store(&h->header->notes_len, used + len);
+	return 0;
+}
+
+const void *handover_notes(struct handover *h, size_t *len)
+{
+	*len = atomic_load(&h->header->notes_len);
+	return (const char *)h->header + NOTES_PLACE;
 }

@@ -98,4 +98,12 @@ bool handover_handle_of(struct handover *handover, uint64_t unique, struct hando
 void handover_handles_each(struct handover *handover,
 	void (*cb)(void *arg, const struct handover_handle *handle), void *arg);
 
+/*
+ * Notes of the core, kept as they come (core/notes.c). urgent ones may take the last of the room.
+ * 0 or -ENOSPC.
+ */
+int handover_note(struct handover *handover, const void *bytes, size_t len, bool urgent);
+/* All of them; they stay where they are. */
+const void *handover_notes(struct handover *handover, size_t *len);
+
 #endif

@@ -602,6 +602,13 @@ int fuse_server_is_known(void *arg, uint64_t ino)
 	return r == 0 ? 1 : r == -ENOENT ? 0 : r;
 }
 
+int fuse_server_keep(void *arg, const void *bytes, size_t len, bool urgent)
+{
+	struct fuse_server *server = arg;
+
+	return handover_note(server->handover, bytes, len, urgent);
+}
+
 void fuse_server_invalidate(void *arg, uint64_t ino)
 {
 	struct fuse_server *server = arg;

@@ -59,6 +59,8 @@ struct journal {
 	int stuck;		  /* lock; errno of the destager, 0 when it works */
 	void (*pressure)(void *arg);
 	void *pressure_arg;
+	void (*failing)(void *arg, int err);
+	void *failing_arg;
 	struct journal_counts counts; /* lock, but for syncs: sync_lock */
 
 	pthread_mutex_t sync_lock;
@@ -586,6 +588,12 @@ static uint64_t hash_parts(const struct iovec *iov, int count, size_t *len)
 	return XXH3_64bits_digest(&state);
 }
 
+static void say_failing(struct journal *j, int err)
+{
+	if (j->failing && !atomic_load(&j->failed))
+		j->failing(j->failing_arg, err);
+}
+
 /* A ring that cannot be written is no ring; but where a file system needs space to overwrite, the
  * lack of it passes. j->lock held. */
 static int append_failed(struct journal *j, int r)
@@ -594,6 +602,7 @@ static int append_failed(struct journal *j, int r)
 		return r;
 	log_error(r, "cannot write the journal at %llu; the store is read-only now, look at the "
 		     "disk below, then mount again", (unsigned long long)(j->head.pos % j->size));
+	say_failing(j, r);
 	atomic_store(&j->failed, r);
 	pthread_cond_broadcast(&j->room);
 	return -EIO;
@@ -644,6 +653,7 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 
 void journal_fail(struct journal *j, int err)
 {
+	say_failing(j, err);
 	atomic_store(&j->failed, err);
 	MUTEX_GUARD(&j->lock);
 	pthread_cond_broadcast(&j->room);
@@ -805,6 +815,12 @@ void journal_set_stuck(struct journal *j, int err)
 	MUTEX_GUARD(&j->lock);
 	j->stuck = err;
 	pthread_cond_broadcast(&j->room);
+}
+
+void journal_set_failing(struct journal *j, void (*cb)(void *arg, int err), void *arg)
+{
+	j->failing = cb;
+	j->failing_arg = arg;
 }
 
 void journal_set_pressure(struct journal *j, void (*cb)(void *), void *arg)

@@ -149,6 +149,9 @@ void journal_set_stuck(struct journal *journal, int err);
 /* Called (on any thread) when the destager should start. */
 void journal_set_pressure(struct journal *journal, void (*cb)(void *), void *arg);
 
+/* Called (on any thread, perhaps more than once) before anybody hears that the journal failed. */
+void journal_set_failing(struct journal *journal, void (*cb)(void *arg, int err), void *arg);
+
 struct journal_counts {
 	uint64_t syncs;
 	uint64_t records;

@@ -249,9 +249,39 @@ static void test_killed(void **state)
 	}
 }
 
+static void test_notes(void **state)
+{
+	static char big[1 << 20];
+	struct handover *h;
+	size_t len, n = 0;
+	int fd;
+
+	h = make(&fd);
+	handover_notes(h, &len);
+	assert_int_equal(len, 0);
+	assert_int_equal(handover_note(h, "first", 5, false), 0);
+	assert_int_equal(handover_note(h, "second", 6, true), 0);
+	h = reopen(h, fd);
+	assert_memory_equal(handover_notes(h, &len), "firstsecond", 11);
+	assert_int_equal(len, 11);
+	while (handover_note(h, big, sizeof(big), false) == 0)
+		n++;
+	assert_true(n > 8);
+	/* What is urgent still finds room, but not for ever. */
+	assert_int_equal(handover_note(h, big, 4096, true), 0);
+	while (handover_note(h, big, 4096, true) == 0)
+		;
+	assert_int_equal(handover_note(h, big, 4096, true), -ENOSPC);
+	h = reopen(h, fd);
+	assert_memory_equal(handover_notes(h, &len), "firstsecond", 11);
+	handover_close(h);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_notes),
 		cmocka_unit_test(test_figures),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_handles),
