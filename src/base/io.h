@@ -37,7 +37,8 @@ struct io_space {
 };
 
 struct io_ops {
-	/* flags as open(2): O_RDONLY or O_RDWR, with O_CREAT, O_EXCL, O_TRUNC. Mode is 0600. */
+	/* flags as open(2): O_RDONLY or O_RDWR, with O_CREAT, O_EXCL, O_TRUNC, O_DIRECT (-EINVAL:
+	 * cannot). Mode is 0600. */
 	int (*open)(struct io *io, const char *path, int flags);
 	void (*close)(struct io *io, int fd);
 	/* Returns bytes read; fewer than len only at the end of the file. */
@@ -63,6 +64,8 @@ struct io_ops {
 	int (*list)(struct io *io, const char *path, int (*cb)(void *arg, const char *name),
 		void *arg);
 	int (*space)(struct io *io, struct io_space *space);
+	/* Forgets what is cached of a file and not changed: reads come from the disk. May be NULL. */
+	void (*drop_cache)(struct io *io, int fd);
 	void (*free)(struct io *io);
 };
 

@@ -197,6 +197,11 @@ static void posix_free(struct io *io)
 	free(io);
 }
 
+static void posix_drop_cache(struct io *io, int fd)
+{
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static const struct io_ops posix_ops = {
 	.open = posix_open,
 	.close = posix_close,
@@ -214,6 +219,7 @@ static const struct io_ops posix_ops = {
 	.syncdir = posix_syncdir,
 	.list = posix_list,
 	.space = posix_space,
+	.drop_cache = posix_drop_cache,
 	.free = posix_free,
 };
 

@@ -66,7 +66,7 @@ static int job_status(json_t *job, uint64_t id)
 	return cli_fail("job %" PRIu64 " failed: %s", id, text_of(job, "error"));
 }
 
-int job_follow(const char *mountpoint, uint64_t id)
+static int follow(const char *mountpoint, uint64_t id, bool judge)
 {
 	for (;;) {
 		json_t *reply = client_ask(mountpoint,
@@ -88,11 +88,21 @@ int job_follow(const char *mountpoint, uint64_t id)
 		}
 		show_progress(job, ended);
 		if (ended)
-			r = job_status(job, id);
+			r = judge ? job_status(job, id) : EXIT_DONE;
 		json_decref(reply);
 		if (ended)
 			return r;
 	}
+}
+
+int job_follow(const char *mountpoint, uint64_t id)
+{
+	return follow(mountpoint, id, true);
+}
+
+int job_await(const char *mountpoint, uint64_t id)
+{
+	return follow(mountpoint, id, false);
 }
 
 /* ---- the verb ---- */

@@ -12,5 +12,7 @@
  */
 enum { JOB_LOST = -1 };
 int job_follow(const char *mountpoint, uint64_t id);
+/* The same, but EXIT_DONE however it ended: who waits asks for that. */
+int job_await(const char *mountpoint, uint64_t id);
 
 #endif

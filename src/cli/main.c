@@ -79,6 +79,11 @@ static const struct verb verbs[] = {
 		"settle [--background] MOUNTPOINT",
 		"      --background    print the id of the job and do not wait for it\n",
 		{"goldfs settle /mnt/vms", "goldfs settle --background /mnt/vms"}},
+	{"scrub", verb_scrub, "look for damage in a store that is in use",
+		"scrub [--background] [--json] MOUNTPOINT",
+		"      --background    print the id of the job and do not wait for it\n"
+		"  -j, --json          show what was found as JSON\n",
+		{"goldfs scrub /mnt/vms", "goldfs scrub --json /mnt/vms"}},
 	{"golden", verb_golden, "list golden images with their state",
 		"golden list [OPTION...] [MOUNTPOINT]\ngolden accept PATH", VIEW_HELP,
 		{"goldfs golden list /mnt/vms", "goldfs golden list -o path,state /mnt/vms"}},

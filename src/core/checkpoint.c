@@ -767,7 +767,7 @@ void checkpoint_reclaim(struct fs *fs)
 static void *worker_main(void *arg)
 {
 	struct fs *fs = arg;
-	int pause = 1;
+	int pause = IDLE_SECONDS;
 
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;

@@ -247,6 +247,7 @@ struct fs {
 	struct damage *damage;	     /* damage_lock; blocks found damaged */
 	_Atomic unsigned damage_new; /* changed under damage_lock; not reported yet */
 	struct doubt *doubts;	     /* recovery */
+	atomic_bool scrubbing;
 	bool heal_failed; /* worker; something suspect cannot be read */
 
 	struct {
@@ -265,6 +266,8 @@ struct inode *tree_find_name(struct fs *fs, uint64_t parent, const char *name, s
 struct layer *tree_find_layer(struct fs *fs, uint64_t id);
 /* The same with its `users` counted up, which the caller takes back. tree is not held. */
 struct layer *layer_hold(struct fs *fs, uint64_t id);
+/* The same for the layer with the lowest id above this one. */
+struct layer *layer_hold_next(struct fs *fs, uint64_t id);
 struct golden *tree_find_golden(struct fs *fs, uint64_t id);
 /* Not yet linked to a name. */
 struct inode *tree_new_inode(struct fs *fs, uint64_t ino, enum gf_inode_kind kind, uint32_t mode);

@@ -63,6 +63,21 @@ struct layer *layer_hold(struct fs *fs, uint64_t id)
 	return layer;
 }
 
+struct layer *layer_hold_next(struct fs *fs, uint64_t id)
+{
+	struct layer_entry *entry, *next;
+	struct layer *found = NULL;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->layers, entry, next)
+		if (entry->id > id && (!found || entry->id < found->id))
+			found = entry->layer;
+	if (found)
+		atomic_fetch_add(&found->users, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	return found;
+}
+
 struct golden *tree_find_golden(struct fs *fs, uint64_t id)
 {
 	struct golden *golden;

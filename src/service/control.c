@@ -40,6 +40,7 @@ static const struct {
 	{"stat", "paths if_removed", control_stat},
 	{"df", "", control_df},
 	{"settle", "background", control_settle},
+	{"scrub", "background", control_scrub},
 	{"upgrade", "binary own ticket", control_upgrade},
 	{"job-list", "", control_job_list},
 	{"job-show", "id", control_job_show},

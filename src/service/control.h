@@ -34,6 +34,7 @@
  * |            |                                               | if_removed_bytes             |
  * | df         |                                               | store {...}                  |
  * | settle     | background (false)                            | job: its id                  |
+ * | scrub      | background (false)                            | job: its id                  |
  * | upgrade    | ticket: a number; binary (""), own: absolute  | see below                    |
  * | job-list   |                                               | jobs [{...}, ...]            |
  * | job-show   | id                                            | job {...}                    |
@@ -44,7 +45,7 @@
  * belong to the caller (and to the folder's group where the folder is set-group-ID) and get the
  * source's permissions less umask, as with cp. list and stat need search permission on the folders
  * of a path, list leaves out folders that the caller may not read and search. df is everyone's.
- * settle and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
+ * settle, scrub and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
  * and by the mount's owner.
  *
  * upgrade, once for each ticket, has another program serve the mount: binary or, without it, the file that the mount was

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "service/internal.h"
 #include "service/names.h"
 #include "service/report.h"
@@ -155,11 +156,15 @@ static int reply_job(struct request *rq, struct job_view *view)
 
 int control_job_show(struct request *rq)
 {
+	CLEANUP_FREE char *report = NULL;
 	struct job_view view;
 	uint64_t id;
 
 	if (take_job(rq, &id, &view) < 0)
 		return rq->error;
+	report = jobs_report(rq->service->jobs, id);
+	if (report)
+		fprintf(rq->out, ",\"report\":%s", report);
 	return reply_job(rq, &view);
 }
 

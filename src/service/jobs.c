@@ -23,6 +23,7 @@ struct job {
 	/* Under the registry's lock: */
 	struct job_view view; /* id 0: the slot is free */
 	bool stop;
+	char *report;
 };
 
 struct jobs {
@@ -76,6 +77,7 @@ void jobs_free(struct jobs *jobs)
 		if (job->view.id)
 			pthread_join(job->thread, NULL);
 		free(job->view.target);
+		free(job->report);
 	}
 	pthread_cond_destroy(&jobs->changed);
 	pthread_mutex_destroy(&jobs->lock);
@@ -109,6 +111,7 @@ static struct job *free_slot_locked(struct jobs *jobs, uint64_t *id)
 		if (job->view.id)
 			pthread_join(job->thread, NULL); /* it has left the lock behind it */
 		free(job->view.target);
+		free(steal_pointer(&job->report));
 		job->view = (struct job_view){0};
 		job->stop = false;
 		*id = jobs->last_id + i;
@@ -231,6 +234,22 @@ bool job_progress(struct job *job, uint64_t done_bytes, uint64_t total_bytes)
 	if (elapsed_ms > 0)
 		job->view.rate = (uint64_t)((double)done_bytes * 1000 / (double)elapsed_ms);
 	return job->stop;
+}
+
+void job_set_report(struct job *job, char *text)
+{
+	MUTEX_GUARD(&job->jobs->lock);
+	free(job->report);
+	job->report = text;
+}
+
+char *jobs_report(struct jobs *jobs, uint64_t id)
+{
+	const struct job *job;
+
+	MUTEX_GUARD(&jobs->lock);
+	job = find_locked(jobs, id);
+	return job && job->report ? strdup(job->report) : NULL;
 }
 
 const char *job_state_name(enum job_state state)

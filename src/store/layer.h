@@ -293,6 +293,11 @@ void pages_free(struct page_write *pages);
 /* Calls cb for each region that has a page, with the generation that counts. */
 int layer_each_page(struct layer *layer,
 	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
+/* The same for the pages that are on the disk: what the last checkpoint named. */
+int layer_each_disk_page(struct layer *layer,
+	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
+/* The page on disk is damaged: has the next checkpoint write it anew, when memory has it. */
+bool layer_rewrite_page(struct layer *layer, uint32_t region);
 /* Checks and decodes one page. Pure. -EUCLEAN. */
 int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
 	uint8_t states[GF_STATE_BYTES]);

@@ -127,6 +127,19 @@ int layer_read_page(struct layer *l, uint32_t number, uint32_t generation,
 	return e;
 }
 
+bool layer_rewrite_page(struct layer *l, uint32_t number)
+{
+	struct region *r;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, number);
+	if (!r || !r->loaded || r->lost || atomic_load(&l->failed))
+		return false;
+	r->dirty = true;
+	l->dirty = true;
+	return true;
+}
+
 int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
 {
 	struct region *r;
@@ -262,14 +275,14 @@ void pages_free(struct page_write *pages)
 	}
 }
 
-int layer_each_page(struct layer *l, int (*cb)(void *arg, uint32_t region, uint32_t generation),
-	void *arg)
+static int each_page(struct layer *l, bool on_disk,
+	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg)
 {
 	MUTEX_GUARD(&l->lock);
 	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
 		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS; k++) {
 			struct region *r = &l->leaves[leaf][k];
-			uint32_t generation = l->left_out ? r->disk_generation : r->generation;
+			uint32_t generation = on_disk ? r->disk_generation : r->generation;
 			int e;
 
 			if (generation == 0)
@@ -280,4 +293,16 @@ int layer_each_page(struct layer *l, int (*cb)(void *arg, uint32_t region, uint3
 		}
 	}
 	return 0;
+}
+
+int layer_each_page(struct layer *l, int (*cb)(void *arg, uint32_t region, uint32_t generation),
+	void *arg)
+{
+	return each_page(l, l->left_out, cb, arg);
+}
+
+int layer_each_disk_page(struct layer *l,
+	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg)
+{
+	return each_page(l, true, cb, arg);
 }
