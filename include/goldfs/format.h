@@ -46,6 +46,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define GF_MAX_SIZE (UINT64_C(16) << 40) /* of one file, bytes */
 #define GF_NAME_MAX 255u
 #define GF_XATTR_VALUE_MAX 65536u
+#define GF_XATTR_SPACE_MAX (3 * GF_XATTR_VALUE_MAX) /* names and values of one file; not checked */
 #define GF_SYMLINK_MAX 4095u
 #define GF_PATH_MAX 4095u
 

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -360,16 +361,33 @@ ssize_t fs_listxattr(struct fs *fs, uint64_t ino, char *list, size_t size)
 	return size && len > size ? -ERANGE : (ssize_t)len;
 }
 
-static int check_set(struct inode *inode, const char *name, int flags, bool remove)
+/*
+ * Attributes are kept in memory and stand in each catalog, so one file has room for so much of
+ * them: two values of the largest size, and names that listxattr(2), which takes 64 KiB at most,
+ * can list. More is -ENOSPC, as with file systems that keep them in the inode; what makes them less
+ * is always possible.
+ */
+static int check_set(struct inode *inode, const char *name, size_t size, int flags, bool remove)
 {
-	const struct xattr *x;
+	const struct xattr *old = NULL;
+	size_t names = strlen(name) + 1, values = size;
 
 	MUTEX_GUARD(&inode->lock);
-	for (x = inode->xattrs; x && strcmp(x->name, name) != 0; x = x->next)
-		;
-	if (x && (flags & XATTR_CREATE))
+	for (const struct xattr *x = inode->xattrs; x; x = x->next) {
+		if (strcmp(x->name, name) == 0) {
+			old = x;
+			continue;
+		}
+		names += strlen(x->name) + 1;
+		values += x->len;
+	}
+	if (old && (flags & XATTR_CREATE))
 		return -EEXIST;
-	return !x && (remove || (flags & XATTR_REPLACE)) ? -ENODATA : 0;
+	if (!old && (remove || (flags & XATTR_REPLACE)))
+		return -ENODATA;
+	if (remove || (old && size <= old->len))
+		return 0;
+	return names > XATTR_LIST_MAX || names + values > GF_XATTR_SPACE_MAX ? -ENOSPC : 0;
 }
 
 static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const void *value,
@@ -396,7 +414,7 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 	pthread_rwlock_wrlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	r = !inode ? (ino < FS_INO_FIRST ? -EPERM : -ESTALE) :
-		inode->kind != GF_KIND_USER ? -EROFS : check_set(inode, name, flags, remove);
+		inode->kind != GF_KIND_USER ? -EROFS : check_set(inode, name, size, flags, remove);
 	if (!r && OPBUF_ADD(&buf, GF_OP_XATTR, remove, op, name_len + size)) {
 		op->ino = ino;
 		op->time_ns = now_ns();

@@ -78,6 +78,9 @@ static int make_folder(struct check *c)
 	time_t now = time(NULL);
 	struct tm tm;
 
+	/* A later round adds to what the first one kept. */
+	if (c->report->saved)
+		return 0;
 	gmtime_r(&now, &tm);
 	strftime(name, sizeof(name), "repair.%Y%m%dT%H%M%SZ", &tm);
 	c->report->saved = strdup(name);
