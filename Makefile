@@ -176,6 +176,10 @@ check-mount: all $(tool_bins)
 check-boot: all
 	@tests/run $(BIN)/goldfs $(call only,$(boot_tests))
 
+## stress: kill the worker a hundred times under load (KILLS=, CLONES=, GUEST=no, SEED=)
+stress: all $(tool_bins)
+	@tests/stress/kills.sh $(BIN)/goldfs
+
 ## check-layers: no include points upward
 check-layers:
 	@tests/check-layers
