@@ -12,7 +12,8 @@
  *	death	it is reaped first: never two workers on one store. Status 0 means that the
  *		connection is over and the store closed. Anything else: start the next, unless
  *		- none has ever served: the mount failed
- *		- the connection is over: nobody is left to serve
+ *		- the connection is over: then one more closes the store, for nobody is left to
+ *		  serve
  *		- the kernel cannot send requests again (before 6.10): those in flight would hang
  *		- it is hopeless: DEATHS_MAX deaths within DEATHS_SECONDS, or BARREN_MAX
  *		  workers in a row that never came to serve
@@ -61,7 +62,7 @@ struct supervisor {
 	struct handover_figures *figures; /* in it */
 	int handover_fd;
 	pid_t worker; /* 0: none */
-	int channel;  /* to it */
+	int channel;  /* to it; -1: it has closed its end */
 	bool serving;
 	bool has_served; /* some worker did */
 	bool resend;
@@ -72,6 +73,7 @@ struct supervisor {
 	unsigned barren;
 	pid_t unmounter; /* 0: none */
 	bool unmounted;	 /* it has done its work */
+	bool closing;	 /* a worker was started only to close the store */
 	struct upgrade upgrade;
 	bool over;
 	int result;
@@ -148,6 +150,8 @@ static void worker_serves(struct supervisor *s, const char *version)
 		return;
 	s->serving = true;
 	s->barren = 0;
+	if (s->unmounted)
+		channel_send(s->channel, "stop");
 	upgrade_serving(&s->upgrade, version);
 	if (s->has_served) {
 		atomic_store(&s->figures->last_pause_ms, (uint64_t)pause_ms);
@@ -166,8 +170,14 @@ static void hear(struct supervisor *s)
 {
 	char text[CHANNEL_MAX];
 	const char *rest;
+	ssize_t n;
 
-	while (s->worker && channel_receive(s->channel, text) > 0) {
+	while (s->channel >= 0 && (n = channel_receive(s->channel, text)) != -EAGAIN) {
+		if (n <= 0) {
+			close(s->channel);
+			s->channel = -1;
+			return;
+		}
 		if ((rest = channel_argument(text, "serving")))
 			worker_serves(s, rest);
 		else if ((rest = channel_argument(text, "failed")))
@@ -214,11 +224,15 @@ static void worker_died(struct supervisor *s, int status, const char *how, bool 
 	if (!s->has_served) {
 		fail(s->failure, -EIO, "the worker %s before it served", how);
 		finish(s, -EIO);
+	} else if (s->resend && !s->closing && (s->unmounted || connection_is_over(s))) {
+		log_error(0, "\"%s\" is unmounted, but its worker %s; another one closes the store",
+			s->with->config->mountpoint, how);
+		s->closing = true;
+		s->start_ns = now;
 	} else if (s->unmounted || connection_is_over(s)) {
 		log_error(0, "\"%s\" is unmounted, but its worker %s; the next mount recovers the store",
 			s->with->config->mountpoint, how);
-		fail(s->failure, -EIO, "the worker %s", how);
-		finish(s, -EIO);
+		finish(s, fail(s->failure, -EIO, "the worker %s", how));
 	} else if (!s->resend) {
 		give_up(s, "this kernel cannot send requests again to another worker", how);
 	} else if (dies_too_often(s, now)) {
@@ -241,7 +255,9 @@ static void worker_ended(struct supervisor *s, int status)
 	char how[80];
 
 	describe(status, how, sizeof(how));
-	close(s->channel);
+	if (s->channel >= 0)
+		close(s->channel);
+	s->channel = -1;
 	if (served)
 		s->down_ns = monotonic_now_ns();
 	s->serving = false;
@@ -273,9 +289,6 @@ static void stop(struct supervisor *s)
 	s->unmounted = true;
 	if (s->worker)
 		channel_send(s->channel, "stop");
-	else
-		finish(s, fail(s->failure, -EIO, "\"%s\" was unmounted without a worker",
-				  s->with->config->mountpoint));
 }
 
 /* After the first signal gently; another one while that goes on means now. */
@@ -348,7 +361,7 @@ static int time_to_wait(const struct supervisor *s)
 static void step(struct supervisor *s)
 {
 	struct pollfd fds[] = {{.fd = s->with->signals, .events = POLLIN},
-		{.fd = s->worker ? s->channel : -1, .events = POLLIN}};
+		{.fd = s->channel, .events = POLLIN}};
 
 	if (!s->serving)
 		sdnotify("EXTEND_TIMEOUT_USEC=%d\n", 4 * EXTEND_SECONDS * 1000000);
@@ -360,13 +373,8 @@ static void step(struct supervisor *s)
 	reap(s);
 	if (upgrade_expired(&s->upgrade, monotonic_now_ns()) && s->worker)
 		kill(s->worker, SIGKILL);
-	if (!s->over && s->start_ns && monotonic_now_ns() >= s->start_ns) {
-		if (connection_is_over(s))
-			finish(s, fail(s->failure, -EIO, "\"%s\" was unmounted without a worker",
-					  s->with->config->mountpoint));
-		else
-			start_worker(s);
-	}
+	if (!s->over && s->start_ns && monotonic_now_ns() >= s->start_ns)
+		start_worker(s);
 }
 
 static int prepare(struct supervisor *s)
@@ -391,7 +399,7 @@ static int prepare(struct supervisor *s)
 
 int supervise(const struct supervision *with, struct failure *failure)
 {
-	struct supervisor s = {.with = with, .failure = failure, .handover_fd = -1,
+	struct supervisor s = {.with = with, .failure = failure, .handover_fd = -1, .channel = -1,
 		.program = {.fd = -1}};
 
 	s.result = prepare(&s);

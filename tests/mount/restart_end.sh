@@ -116,6 +116,19 @@ wait $daemon 2>/dev/null
 timeout 20 "$goldfs" umount "$mnt" || fail "umount without supervisor"
 flock -n "$store/lock" true || fail "umount without supervisor returned too early"
 
+# Unmounted just when there is no worker: one more closes the store.
+foreground
+echo again >>"$mnt/file"
+worker=$(worker_pid)
+kill -STOP $daemon
+kill -9 "$worker"
+await_end "$worker"
+python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL(None).umount2(sys.argv[1].encode(), 2))' "$mnt" ||
+	fail "umount2"
+kill -CONT $daemon
+wait $daemon || fail "status $? after an unmount without a worker: $(cat log)"
+grep -q 'another one closes the store' log || fail "nobody closed the store: $(cat log)"
+
 # A kernel that cannot do it, as this one pretends: said once, and errors at once.
 GOLDFS_TEST_NO_RESEND=1 "$goldfs" mount -o "store=$store,log=$work/log" "$images" "$mnt" 2>err ||
 	fail "cannot mount: $(cat err)"
