@@ -341,6 +341,129 @@ static void a_flipped_bit_ends_the_chain(void **state)
 	list_clear(&list);
 }
 
+/* ---- damage in the middle ---- */
+
+static int lost(struct bench *b)
+{
+	struct list list = {0};
+	uint64_t upto;
+	int r;
+
+	reopen(b, b->start, &list, NULL);
+	list_clear(&list);
+	r = journal_lost(b->j, &upto);
+	assert_true(r >= 0);
+	return r;
+}
+
+static void damage_before_what_was_synced_is_told(void **state)
+{
+	struct bench *b = *state;
+	uint64_t pos[12];
+	struct list list = {0};
+
+	for (int i = 0; i < 10; i++)
+		pos[i] = append_bytes(b, (uint8_t)i, 300);
+	assert_int_equal(journal_sync(b->j, 10), 0);
+	/* These know of the sync. */
+	pos[10] = append_bytes(b, 10, 300);
+	pos[11] = append_bytes(b, 11, 300);
+	assert_int_equal(lost(b), 0);
+	for (int i = 0; i < 12; i++) {
+		for (int where = 0; where < 2; where++) {
+			/* The header or what follows it. */
+			uint64_t bit = (pos[i] - (where ? 20 : 0)) * 8 + 3;
+			bool told = i < 10;
+
+			store_dir_flip(&b->dir, "journal/0", bit);
+			assert_int_equal(lost(b), told);
+			/* By the records alone, and by the file alone. */
+			assert_int_equal(b->dir.io->ops->rename(
+				b->dir.io, "journal/0.synced", "journal/aside"), 0);
+			assert_int_equal(lost(b), told);
+			assert_int_equal(b->dir.io->ops->rename(
+				b->dir.io, "journal/aside", "journal/0.synced"), 0);
+			store_dir_flip(&b->dir, "journal/0", bit);
+		}
+	}
+	store_dir_flip(&b->dir, "journal/0", pos[4] * 8);
+	assert_int_equal(lost(b), 1);
+	assert_int_equal(journal_forget_lost(b->j), 0);
+	assert_int_equal(lost(b), 0);
+	reopen(b, b->start, &list, NULL);
+	assert_int_equal(list.count, 4);
+	list_clear(&list);
+}
+
+static void the_last_synced_record_is_told_of_beside_the_ring(void **state)
+{
+	struct bench *b = *state;
+	uint64_t pos = 0;
+
+	for (int i = 0; i < 5; i++)
+		pos = append_bytes(b, (uint8_t)i, 300);
+	assert_int_equal(journal_sync(b->j, 5), 0);
+	store_dir_flip(&b->dir, "journal/0", pos * 8);
+	assert_int_equal(lost(b), 1);
+	/* What is damaged there says nothing. */
+	for (uint64_t bit = 0; bit < 32 * 8; bit++) {
+		store_dir_flip(&b->dir, "journal/0.synced", bit);
+		assert_int_equal(lost(b), 0);
+		store_dir_flip(&b->dir, "journal/0.synced", bit);
+	}
+	store_dir_flip(&b->dir, "journal/0", pos * 8);
+	assert_int_equal(lost(b), 0);
+}
+
+/* Guests choose what is in their blocks, and know this format. */
+static void what_a_guest_writes_is_no_header(void **state)
+{
+	struct bench *b = *state;
+	struct gf_disk_record fake[32];
+	uint64_t pos = append_bytes(b, 1, 300);
+
+	for (size_t i = 0; i < ARRAY_SIZE(fake); i++) {
+		fake[i] = (struct gf_disk_record){.magic = GF_RECORD_MAGIC, .length = 64,
+			.epoch = 1, .seq = i + 2, .durable = UINT64_MAX};
+		fake[i].ops_sum = hash_struct(fake, 0);
+		fake[i].sum = hash_struct(&fake[i], offsetof(struct gf_disk_record, sum));
+	}
+	append(b, fake, sizeof(fake));
+	append_bytes(b, 3, 300);
+	store_dir_flip(&b->dir, "journal/0", pos * 8);
+	assert_int_equal(lost(b), 0);
+	assert_int_equal(journal_holds_newer(b->j, 3), 1); /* the last one */
+	assert_int_equal(journal_holds_newer(b->j, 4), 0);
+}
+
+static void an_ended_chain_says_nothing_of_a_newer_one(void **state)
+{
+	struct bench *b = *state;
+	struct list list = {0};
+	uint64_t pos = 0;
+
+	for (int round = 0; round < 40; round++) {
+		uint64_t end;
+
+		for (int i = 0; i < 6; i++) {
+			pos = append_bytes(b, (uint8_t)i, 200 + rng_below(&b->rng, 900));
+			if (i == 2)
+				assert_int_equal(journal_sync(b->j, journal_last_seq(b->j)), 0);
+		}
+		/* The last ones did not arrive, and a new epoch begins where the chain ends. */
+		store_dir_flip(&b->dir, "journal/0", pos % RING * 8);
+		assert_int_equal(lost(b), 0);
+		reopen(b, b->start, &list, NULL);
+		end = journal_last_seq(b->j);
+		list_clear(&list);
+		journal_set_epoch(b->j, (uint64_t)round + 2);
+		b->start = journal_head(b->j);
+		journal_set_tail(b->j, b->start);
+		append_bytes(b, 0xee, 40);
+		assert_int_equal(journal_sync(b->j, end + 1), 0);
+	}
+}
+
 static void another_start_finds_nothing(void **state)
 {
 	struct bench *b = *state;
@@ -774,6 +897,10 @@ int main(void)
 		TEST(ends_of_the_ring_are_padded),
 		TEST(a_full_ring_is_one_chain),
 		TEST(a_flipped_bit_ends_the_chain),
+		TEST(damage_before_what_was_synced_is_told),
+		TEST(the_last_synced_record_is_told_of_beside_the_ring),
+		TEST(what_a_guest_writes_is_no_header),
+		TEST(an_ended_chain_says_nothing_of_a_newer_one),
 		TEST(another_start_finds_nothing),
 		TEST(a_new_epoch_does_not_revive_an_old_one),
 		TEST(laps_never_mix),
