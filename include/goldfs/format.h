@@ -181,6 +181,7 @@ enum gf_op_type {
 	GF_OP_PAGES = 42, /* catalog file only: generations of a layer's map pages */
 	GF_OP_BOUND = 43,
 	GF_OP_SUSPECT = 44, /* catalog file only: regions where a block may be old or new */
+	GF_OP_LIMIT = 45,
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -339,6 +340,14 @@ struct gf_op_xattr {
 	uint32_t value_len;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_xattr) == 32, "xattr");
+
+/* Of all that lies below a folder, or of a file: bytes of its own at most; 0: no limit. */
+struct gf_op_limit {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t bytes;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_limit) == 24, "limit");
 
 struct gf_op_layer {
 	struct gf_disk_op op;

@@ -32,6 +32,7 @@ static const struct column file_columns[] = {
 	{"SHARED-SELF", "shared_self_bytes", COLUMN_SIZE, false},
 	{"PINNED-GOLDEN", "pinned_golden_bytes", COLUMN_SIZE, false},
 	{"SNAPSHOTS", "snapshots", COLUMN_COUNT, false},
+	{"LIMIT", "limit_bytes", COLUMN_SIZE, false},
 	{"CREATED", "created", COLUMN_TEXT, false},
 	{"STATE", "state", COLUMN_TEXT, true},
 	{"REASON", "reason", COLUMN_TEXT, false},

@@ -35,7 +35,8 @@ struct verb {
 
 #define FILE_COLUMNS \
 	"Columns: path kind mode format base virtual data zero unique shared shared-golden\n" \
-	"  shared-clone shared-snapshot shared-self pinned-golden snapshots created state\n"
+	"  shared-clone shared-snapshot shared-self pinned-golden snapshots limit created\n" \
+	"  state reason\n"
 
 static const struct verb verbs[] = {
 	{"mount", verb_mount, "mount a folder of golden images",
@@ -107,6 +108,11 @@ static const struct verb verbs[] = {
 		"Columns: severity state structure place offset length problem files action\n"
 		"Exit status: 0 no damage, 1 it could not be checked, 2 usage, 3 damage\n",
 		{"goldfs check /var/lib/goldfs", "goldfs check --repair /srv/gi/.goldfs"}},
+	{"limit", verb_limit, "limit what a folder, or a clone, may hold of its own",
+		"limit FOLDER SIZE|none",
+		"Writes that would exceed it fail as on a full disk. For root and the owner of the\n"
+		"mount; goldfs list -t folder -o path,limit,unique shows limits.\n",
+		{"goldfs limit /mnt/vms/tenant1 200G", "goldfs limit /mnt/vms/web1.img none"}},
 	{.name = "top"},
 	{.name = "rm"},
 	{.name = "snapshot"},
@@ -115,7 +121,6 @@ static const struct verb verbs[] = {
 	{.name = "refresh"},
 	{.name = "upgrade-base"},
 	{.name = "convert"},
-	{.name = "limit"},
 	{.name = "dedup"},
 	{.name = "scrub"},
 	{.name = NULL},

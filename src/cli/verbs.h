@@ -19,6 +19,7 @@ int verb_scrub(int argc, char **argv);
 int verb_job(int argc, char **argv);
 int verb_golden(int argc, char **argv);
 int verb_resize(int argc, char **argv);
+int verb_limit(int argc, char **argv);
 int verb_upgrade(int argc, char **argv);
 int verb_mount_worker(int argc, char **argv); /* cli/mount.c; for the supervisor only */
 int verb_check(int argc, char **argv);

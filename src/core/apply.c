@@ -357,6 +357,8 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 	case GF_OP_DROP:
 		tree_drop_inode(fs, inode);
 		return 0;
+	case GF_OP_LIMIT:
+		return limit_apply(fs, inode, ((const struct gf_op_limit *)p)->bytes);
 	default:
 		return -EUCLEAN;
 	}
@@ -390,7 +392,14 @@ static bool stands_in_catalog(const struct gf_disk_op *op)
 {
 	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
 	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
-	       op->type == GF_OP_SUSPECT || op->type == GF_OP_REQUEST;
+	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_REQUEST;
+}
+
+/* What a folder holds may have changed by more than writing. */
+static bool moves_usage(const struct gf_disk_op *op)
+{
+	return op->type == GF_OP_INODE || op->type == GF_OP_RENAME || op->type == GF_OP_HEAD ||
+	       op->type == GF_OP_DROP;
 }
 
 static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct apply *how)
@@ -399,6 +408,8 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 
 	if (how->loading && !stands_in_catalog(op))
 		return -EUCLEAN;
+	if (moves_usage(op))
+		limit_void(fs);
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:
@@ -427,6 +438,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_HEAD:
 	case GF_OP_UNLINK:
 	case GF_OP_DROP:
+	case GF_OP_LIMIT:
 		/* The number of an inode is the first field of all of these. */
 		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino);
 	default:
@@ -779,6 +791,14 @@ static int serialize_inode(struct opbuf *buf, struct inode *inode)
 		inode->kind == GF_KIND_GOLDEN ? inode->golden_dev : layer ? layer->id : 0,
 		inode->key ? inode->key->name : "", inode->target ? inode->target : "", inode->kind);
 
+	if (!r && inode->limit && inode->limit->bytes) {
+		struct gf_op_limit *op;
+
+		if (!OPBUF_ADD(buf, GF_OP_LIMIT, 0, op, 0))
+			return -ENOMEM;
+		op->ino = inode->ino;
+		op->bytes = inode->limit->bytes;
+	}
 	for (const struct xattr *x = inode->xattrs; x && !r; x = x->next) {
 		size_t len = strlen(x->name);
 		struct gf_op_xattr *op;

@@ -522,6 +522,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
 		info->created_ns = inode->btime_ns;
+		info->limit_bytes = inode->limit ? inode->limit->bytes : 0;
 		if (S_ISREG(inode->mode))
 			r = clone_info_locked(fs, inode, info);
 		else if (S_ISLNK(inode->mode))
@@ -626,7 +627,7 @@ static int compare_inos(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes)
+static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins, uint64_t *bytes)
 {
 	CLEANUP_FREE uint64_t *sorted = NULL;
 	struct freed freed = {0};
@@ -654,9 +655,21 @@ int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *b
 			freed.cut += GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
 	}
 	r = family_walk(fs, &walk);
-	*bytes = freed.blocks * GF_BLOCK_SIZE - freed.cut + pinned_by_set(fs, inos, count);
+	*bytes = freed.blocks * GF_BLOCK_SIZE - freed.cut;
+	if (pins)
+		*bytes += pinned_by_set(fs, inos, count);
 	pthread_rwlock_unlock(&fs->tree);
 	return r;
+}
+
+int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes)
+{
+	return freed_by(fs, inos, count, true, bytes);
+}
+
+int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes)
+{
+	return freed_by(fs, inos, count, false, bytes);
 }
 
 /* ---- the whole store ---- */

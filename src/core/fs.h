@@ -283,6 +283,7 @@ struct fs_info {
 	uint64_t snapshots;
 	int64_t created_ns;
 	const char *state; /* "ok", "damaged", "fenced", "copying", "read-only", ... */
+	uint64_t limit_bytes; /* 0: none of its own */
 	char *reason;	   /* of a state that somebody should look at, NULL: none; malloc'ed */
 	uint64_t damaged_bytes; /* known to be damaged; others may be */
 	struct fs_figures figures;
@@ -347,6 +348,17 @@ struct fs_statfs {
 	uint64_t files;
 };
 int fs_statfs(struct fs *fs, struct fs_statfs *st);
+/* As a file sees it: under the limits above it. */
+int fs_statfs_of(struct fs *fs, uint64_t ino, struct fs_statfs *st);
+
+/*
+ * At most so many bytes of its own for all that lies below a folder, or for a file; 0: no limit.
+ * Durable when it returns. Writes that would exceed it are -ENOSPC. -EPERM, -EROFS, -EINVAL: not
+ * something that can have one.
+ */
+int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes);
+/* The limit, 0: none, and how much of it is used. */
+int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used);
 
 /* Destages and reclaims everything; figures are exact when it returns. */
 int fs_settle(struct fs *fs);

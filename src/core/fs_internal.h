@@ -81,6 +81,8 @@ struct inode {
 	uint32_t gid;
 	int64_t atime_ns, mtime_ns, ctime_ns, btime_ns;
 	struct xattr *xattrs;
+	uint64_t last_parent; /* tree; of a file without a name: where it was */
+	struct limit *limit;  /* tree; NULL: there never was one */
 	/* Of a golden node: which file it stood for when it was last looked up. */
 	uint64_t golden_dev, golden_node;
 	bool golden_stale; /* tree; another file has the path now */
@@ -132,6 +134,17 @@ struct golden {
 	bool no_sums;		      /* check_lock; there are none, when it was looked last */
 	UT_hash_handle hh;
 };
+
+/* See limit.c. */
+struct limit {
+	uint64_t bytes;	   /* tree; 0: none */
+	unsigned level;	   /* limit_lock; per cent that were warned about */
+	_Atomic int64_t headroom; /* bytes that may be taken before usage is added up anew */
+	_Atomic uint64_t epoch;	  /* of the fs, when that was done */
+	uint64_t frozen_sum, frozen_exact; /* limit_lock */
+	int64_t frozen_time_ns;
+};
+#define LIMIT_DEPTH 64 /* limits within each other that are looked at */
 
 struct layer_entry {
 	struct layer *layer;
@@ -234,6 +247,11 @@ struct fs {
 	_Atomic int64_t space_time_ns;
 	_Atomic unsigned space_level; /* per cent that were warned about, 0: none */
 	pthread_mutex_t space_lock; /* one makes space, the others wait: before checkpoint_lock */
+
+	pthread_mutex_t limit_lock; /* before tree: usage is added up by one at a time */
+	uint64_t limit_stamp;	    /* limit_lock */
+	atomic_uint limit_count;    /* inodes with a limit */
+	_Atomic uint64_t limit_epoch; /* counts changes that make headrooms void */
 
 	/* Figures of frozen layers are computed when wanted and kept until something changes. */
 	pthread_mutex_t figures_lock;
@@ -544,6 +562,15 @@ int heal_region(struct fs *fs, struct layer *layer, uint32_t region);
 /* Does so for one suspect region. false: there is none left to do. */
 bool heal_some(struct fs *fs);
 
+/* ---- limit.c ---- */
+/* May the file take len bytes more? -ENOSPC. anew: after adding up what is used, and holding no
+ * lock; else only as far as is known. */
+int limit_check(struct fs *fs, struct inode *inode, uint64_t len, bool anew);
+/* Files moved, or layers froze. */
+void limit_void(struct fs *fs);
+int limit_apply(struct fs *fs, struct inode *inode, uint64_t bytes);
+void limit_release(struct fs *fs, struct inode *inode);
+
 /* ---- undo.c ---- */
 /* A write to these blocks failed after its record, of which those from large_first on went to their
  * place: what they are is said again. The caller holds their range and the gate. */
@@ -562,6 +589,8 @@ struct layer *layer_hold(struct fs *fs, uint64_t id);
 void checkpoint_pressure(void *fs);
 
 /* ---- figures.c ---- */
+/* What removing these files frees, without golden images. The numbers are sorted on the way. */
+int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);
 uint64_t figures_blocks(struct fs *fs, struct inode *inode);
 /* Gives up blocks of frozen layers that no file sees any more, in memory. tree is held shared,
  * sharing exclusively, until that is durable. */

@@ -481,6 +481,7 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
 	pthread_mutex_init(&fs->figures_lock, NULL);
 	pthread_mutex_init(&fs->space_lock, NULL);
+	pthread_mutex_init(&fs->limit_lock, NULL);
 	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
@@ -504,6 +505,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->pin_lock);
 	pthread_mutex_destroy(&fs->requests_lock);
 	pthread_cond_destroy(&fs->work);
+	pthread_mutex_destroy(&fs->limit_lock);
 	pthread_mutex_destroy(&fs->space_lock);
 	pthread_mutex_destroy(&fs->damage_lock);
 	pthread_mutex_destroy(&fs->figures_lock);

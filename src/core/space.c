@@ -48,18 +48,15 @@ static const unsigned levels[] = {80, 90, 95};
 
 unsigned space_level(unsigned level, uint64_t used, uint64_t total)
 {
-	uint64_t percent = total ? min_u64(used / ((total + 99) / 100), 100) : 100;
+	/* In a way that cannot overflow: it errs by less than one per cent. */
+	uint64_t percent = total < 100 ? (total ? min_u64(used, total) * 100 / total : 100) :
+		min_u64(used / (total / 100), 100);
 	unsigned now = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(levels); i++)
 		if (percent >= levels[i] || (level >= levels[i] && percent + 2 >= levels[i]))
 			now = levels[i];
 	return now;
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
 }
 
 static void warn_if_full(struct fs *fs, uint64_t available)
@@ -94,7 +91,7 @@ static uint64_t waiting_bytes(struct fs *fs)
 /* What clones may still take, when the file system below has so many bytes free. */
 static uint64_t available(struct fs *fs, uint64_t free)
 {
-	return less(free + atomic_load(&fs->reserve_held),
+	return less_u64(free + atomic_load(&fs->reserve_held),
 		fs->reserve_bytes + waiting_bytes(fs));
 }
 
@@ -127,7 +124,7 @@ int space_check(struct fs *fs, uint64_t len)
 		return -ENOSPC;
 	/* What others take away meanwhile is seen by the next look. */
 	free = atomic_load(&fs->space_free);
-	while (!atomic_compare_exchange_weak(&fs->space_free, &free, less(free, len)))
+	while (!atomic_compare_exchange_weak(&fs->space_free, &free, less_u64(free, len)))
 		;
 	return 0;
 }
@@ -197,7 +194,7 @@ uint64_t space_for_blocks(struct fs *fs)
 
 	if (fs->io->ops->space(fs->io, &space))
 		return UINT64_MAX;
-	return less(space.free, less(kept, held));
+	return less_u64(space.free, less_u64(kept, held));
 }
 
 void space_hold_reserve(struct fs *fs)

@@ -206,6 +206,7 @@ void tree_unlink(struct fs *fs, struct inode *inode)
 	HASH_DELETE(by_name, fs->names, inode);
 	free(inode->key);
 	inode->key = NULL;
+	inode->last_parent = inode->parent;
 	inode->parent = 0;
 	if (inode->inherited)
 		atomic_store(&fs->orphans_left, true);
@@ -222,6 +223,7 @@ static void free_inode(struct inode *inode)
 		inode->xattrs = next;
 	}
 	image_free(inode->golden_image);
+	free(inode->limit);
 	free(inode->key);
 	free(inode->target);
 	free(inode->children);
@@ -235,6 +237,7 @@ void tree_drop_inode(struct fs *fs, struct inode *inode)
 	struct layer *layer = atomic_load(&inode->layer);
 
 	tree_unlink(fs, inode);
+	limit_release(fs, inode);
 	if (inode->kind == GF_KIND_GOLDEN && inode->target && !inode->golden_stale)
 		HASH_DELETE(by_path, fs->golden_nodes, inode);
 	pthread_rwlock_wrlock(&fs->tables);

@@ -682,14 +682,18 @@ static uint64_t bytes_missing(struct fs *fs, struct inode *inode, uint64_t off, 
 static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 {
 	uint64_t missing;
-	int r = space_check(fs, len);
+	int r;
 
-	if (!r)
+	if (!space_check(fs, len) && !limit_check(fs, inode, len, false))
 		return 0;
 	missing = bytes_missing(fs, inode, off, len);
-	r = missing ? space_check(fs, missing) : 0;
-	if (r && space_make(fs))
+	if (!missing)
+		return 0;
+	do {
 		r = space_check(fs, missing);
+		if (!r)
+			r = limit_check(fs, inode, missing, true);
+	} while (r && space_make(fs));
 	return r;
 }
 

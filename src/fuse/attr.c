@@ -227,7 +227,7 @@ void op_statfs(fuse_req_t req, fuse_ino_t ino)
 	struct fuse_server *server = server_of(req);
 	struct fs_statfs figures;
 	struct statvfs st;
-	int r = fs_statfs(server->fs, &figures);
+	int r = fs_statfs_of(server->fs, ino, &figures);
 
 	if (r < 0) {
 		reply_status(req, r);

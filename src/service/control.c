@@ -41,6 +41,7 @@ static const struct {
 	{"df", "", control_df},
 	{"settle", "background", control_settle},
 	{"scrub", "background", control_scrub},
+	{"limit", "path bytes", control_limit},
 	{"upgrade", "binary own ticket", control_upgrade},
 	{"job-list", "", control_job_list},
 	{"job-show", "id", control_job_show},

@@ -20,6 +20,23 @@ int control_df(struct request *rq)
 	return request_reply(rq, "store", report_store(&figures));
 }
 
+/* Only root and the mount's owner: whoever is under a limit must not be able to lift it. */
+int control_limit(struct request *rq)
+{
+	CLEANUP_FREE char *path = NULL;
+	uint64_t bytes = 0;
+	struct node node;
+	int r;
+
+	if (request_owner_only(rq) < 0 || request_path(rq, "path", &path) < 0 ||
+		request_number(rq, "bytes", false, INT64_MAX, &bytes) < 0 ||
+		request_walk(rq, path, &node) < 0)
+		return rq->error;
+	r = fs_set_limit(rq->service->fs, node.attr.ino, bytes);
+	node_release(rq->service->fs, &node);
+	return r < 0 ? request_fail_path(rq, r, "cannot limit", path) : 0;
+}
+
 static int run_settle(void *arg, struct job *job)
 {
 	struct service *service = arg;

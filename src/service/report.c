@@ -60,6 +60,8 @@ json_t *report_file(const char *path, const struct fs_info *info)
 	set_bytes(&object, "snapshots", info->snapshots);
 	set(&object, "created", json_string(created));
 	set(&object, "state", json_string(info->state ? info->state : ""));
+	if (info->limit_bytes)
+		set_bytes(&object, "limit_bytes", info->limit_bytes);
 	if (info->reason)
 		set(&object, "reason", json_string(info->reason));
 	if (info->damaged_bytes)

@@ -86,6 +86,7 @@ struct layer {
 	uint64_t golden;      /* its id, 0 for none */
 	_Atomic uint64_t bound; /* bytes of what is below that show through */
 	uint32_t refs;	      /* of the catalog: heads and layers above; catalog lock */
+	uint64_t limit_stamp; /* of whoever adds up usage last */
 	uint64_t head_of;     /* inode that writes to it, 0: frozen; catalog lock */
 
 	atomic_int users; /* calls that hold on to it beyond the catalog's lock */

@@ -123,6 +123,9 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 		tail = (uint64_t)((const struct gf_op_xattr *)p)->name_len +
 		       ((const struct gf_op_xattr *)p)->value_len;
 		break;
+	case GF_OP_LIMIT:
+		OP_FIXED(gf_op_limit);
+		break;
 	case GF_OP_LAYER:
 		OP_FIXED(gf_op_layer);
 		break;
@@ -187,6 +190,8 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	case GF_OP_XATTR:
 		return ((const struct gf_op_xattr *)p)->name_len <= GF_NAME_MAX &&
 		       ((const struct gf_op_xattr *)p)->value_len <= GF_XATTR_VALUE_MAX;
+	case GF_OP_LIMIT:
+		return ((const struct gf_op_limit *)p)->bytes <= INT64_MAX;
 	case GF_OP_LAYER:
 		return ((const struct gf_op_layer *)p)->bound <= GF_MAX_SIZE;
 	case GF_OP_BOUND:

@@ -55,6 +55,7 @@ static const struct sample samples[] = {
 	{GF_OP_PAGES, sizeof(struct gf_op_pages), 3 * 8},
 	{GF_OP_BOUND, sizeof(struct gf_op_pair), 0},
 	{GF_OP_SUSPECT, sizeof(struct gf_op_intent), 0},
+	{GF_OP_LIMIT, sizeof(struct gf_op_limit), 0},
 };
 
 /* The counters, names and flags without which a sample would not be well-formed. */
