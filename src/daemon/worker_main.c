@@ -229,6 +229,7 @@ int worker_main(const struct mount_config *config, const struct worker_link *lin
 	struct worker_process p = {.config = config, .link = *link, .events = -1,
 		.asking = PTHREAD_MUTEX_INITIALIZER};
 	struct failure failure = {""};
+	int r;
 
 	prctl(PR_SET_NAME, "goldfs"); /* it may have been started by a descriptor's number */
 	take_descriptors(link);
@@ -241,10 +242,12 @@ int worker_main(const struct mount_config *config, const struct worker_link *lin
 	serve_until_end(&p);
 	if (p.handing_over) {
 		worker_stop(p.worker);
-		return WORKER_HANDED_OVER; /* the store is left as a death would leave it */
+		_exit(WORKER_HANDED_OVER); /* the store is left as a death would leave it */
 	}
 	store_lock_closing(link->lock_fd);
-	return worker_close(p.worker) < 0 ? WORKER_NOT_CLOSED : WORKER_DONE;
+	r = worker_close(p.worker);
+	handover_close(p.handover);
+	return r < 0 ? WORKER_NOT_CLOSED : WORKER_DONE;
 }
 
 int worker_probe(const struct mount_config *config, struct failure *failure)

@@ -463,7 +463,7 @@ int folder_list(struct folder *folder, const char *path,
 		return rc;
 	}
 	rc = read_names(dir, &names);
-	if (rc == 0)
+	if (rc == 0 && names.count)
 		qsort(names.name, names.count, sizeof(*names.name), compare_names);
 	for (i = 0; rc == 0 && i < names.count; i++)
 		if (stat_entry(folder, dir, path, names.name[i], &st) == 0)
