@@ -237,7 +237,8 @@ int worker_main(const struct mount_config *config, const struct worker_link *lin
 	if (start(&p, &failure) < 0) {
 		channel_send(link->channel_fd, "failed %s", failure.text);
 		log_error(0, "%s", failure.text);
-		return WORKER_FAILED;
+		/* Without the destructors: threads may run already. */
+		_exit(WORKER_FAILED);
 	}
 	serve_until_end(&p);
 	if (p.handing_over) {

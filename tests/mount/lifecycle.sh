@@ -118,6 +118,11 @@ wait $pid || fail "status $? of a foreground mount"
 mount_goldfs ro
 errno_of EROFS touch "$mnt/new"
 [ "$(cat "$mnt/file")" = HUP ] || fail "read-only"
+exec 5<"$mnt/file"
+kill -9 "$(pgrep -f -- "mount-worker .*$mnt\$")" || fail "no worker of a read-only mount"
+[ "$(cat "$mnt/file")" = HUP ] || fail "a read-only mount is not served again"
+[ "$(cat <&5)" = HUP ] || fail "a file opened before is not served again"
+exec 5<&-
 umount_goldfs
 
 # As mount(8) and fstab call it.
@@ -143,6 +148,8 @@ if command -v fusermount3 >/dev/null && as_nobody test -w /dev/fuse; then
 	extra_mounts+=("$work/theirs/mnt")
 	as_nobody "$goldfs" theirs/images theirs/mnt || fail "mount by an ordinary user"
 	as_nobody touch theirs/mnt/file || fail "use by an ordinary user"
+	(store=theirs/images/.goldfs && kill_worker)
+	as_nobody test -e theirs/mnt/file || fail "an ordinary user's worker was not replaced"
 	ls theirs/mnt 2>/dev/null && fail "root can enter without allow_other"
 	as_nobody "$goldfs" umount theirs/mnt || fail "unmount by an ordinary user"
 else
