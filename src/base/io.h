@@ -66,6 +66,9 @@ struct io_ops {
 	int (*space)(struct io *io, struct io_space *space);
 	/* Forgets what is cached of a file and not changed: reads come from the disk. May be NULL. */
 	void (*drop_cache)(struct io *io, int fd);
+	/* Names the time since which nothing written was lost, synced or not: the same bytes until
+	 * the machine (or what plays it) goes down. -errno: not known. */
+	int (*boot)(struct io *io, uint8_t id[16]);
 	void (*free)(struct io *io);
 };
 

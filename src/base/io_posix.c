@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -202,6 +203,30 @@ static void posix_drop_cache(struct io *io, int fd)
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
+static int posix_boot(struct io *io, uint8_t id[16])
+{
+	char text[64] = "";
+	size_t n = 0;
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+
+	memset(id, 0, 16);
+	if (!f)
+		return -errno;
+	if (!fgets(text, sizeof(text), f))
+		text[0] = '\0';
+	fclose(f);
+	for (const char *p = text; *p && n < 32; p++) {
+		const char *hex = "0123456789abcdef";
+		const char *digit = strchr(hex, *p);
+
+		if (*p == '-' || !digit)
+			continue;
+		id[n / 2] |= (digit - hex) << (n % 2 ? 0 : 4);
+		n++;
+	}
+	return n == 32 ? 0 : -EIO;
+}
+
 static const struct io_ops posix_ops = {
 	.open = posix_open,
 	.close = posix_close,
@@ -220,6 +245,7 @@ static const struct io_ops posix_ops = {
 	.list = posix_list,
 	.space = posix_space,
 	.drop_cache = posix_drop_cache,
+	.boot = posix_boot,
 	.free = posix_free,
 };
 

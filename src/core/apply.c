@@ -387,12 +387,24 @@ static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
 	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
 }
 
+/* Where one life of the machine follows another, what was marked before may be old or new. */
+static int apply_epoch(struct fs *fs, const struct gf_op_epoch *op, const struct apply *how)
+{
+	int r = 0;
+
+	if (how->replaying && !is_same_boot(fs, op->boot_id))
+		r = suspect_marked(fs);
+	memcpy(fs->boot_found, op->boot_id, sizeof(fs->boot_found));
+	return r;
+}
+
 /* A catalog file says what there is, not what happened. */
 static bool stands_in_catalog(const struct gf_disk_op *op)
 {
 	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
 	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
-	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_REQUEST;
+	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_REQUEST ||
+	       op->type == GF_OP_EPOCH;
 }
 
 /* What a folder holds may have changed by more than writing. */
@@ -421,6 +433,8 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 		return apply_inode(fs, p, how);
 	case GF_OP_LAYER:
 		return apply_layer(fs, p);
+	case GF_OP_EPOCH:
+		return apply_epoch(fs, p, how);
 	case GF_OP_GOLDEN:
 		fs->next_golden =
 			max_u64(fs->next_golden, ((const struct gf_op_golden *)p)->golden + 1);
@@ -815,12 +829,24 @@ static int serialize_inode(struct opbuf *buf, struct inode *inode)
 	return r;
 }
 
+static int serialize_epoch(struct opbuf *buf, const struct fs *fs)
+{
+	struct gf_op_epoch *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_EPOCH, 0, op, 0))
+		return -ENOMEM;
+	op->epoch = fs->epoch;
+	op->time_ns = now_ns();
+	memcpy(op->boot_id, fs->boot, sizeof(fs->boot));
+	return 0;
+}
+
 int catalog_serialize(struct fs *fs, struct opbuf *buf)
 {
 	struct golden *golden, *next_golden;
 	struct layer_entry *entry, *next_entry;
 	struct inode *inode, *next_inode;
-	int r = 0;
+	int r = serialize_epoch(buf, fs);
 
 	HASH_ITER (hh, fs->goldens, golden, next_golden)
 		r = r ? r : serialize_golden(buf, golden);

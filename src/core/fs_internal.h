@@ -198,6 +198,8 @@ struct fs {
 	pthread_rwlock_t gate;
 	uint64_t generation;   /* of the catalog; checkpoint only */
 	uint64_t epoch;
+	uint8_t boot[16];	/* what io says of the machine's life; 0: not known */
+	uint8_t boot_found[16]; /* recovery: the last that wrote to the store */
 	struct journal_mark tail; /* of the last checkpoint; checkpoint only */
 
 	/* Background work. */
@@ -557,6 +559,9 @@ int doubt_note(struct fs *fs, struct layer *layer, uint64_t block, uint64_t coun
 int doubt_resolve(struct fs *fs);
 /* Regions with intent marks become suspect: power may have been lost. */
 int suspect_marked(struct fs *fs);
+/* Recovery: whether nothing can have been lost between what was replayed so far and this life of
+ * the machine, synced or not: then every block in place is explained by an announcement. */
+bool is_same_boot(const struct fs *fs, const uint8_t boot[16]);
 /* Makes all checksums of a region true that may be old, which then is not suspect any more. */
 int heal_region(struct fs *fs, struct layer *layer, uint32_t region);
 /* Does so for one suspect region. false: there is none left to do. */

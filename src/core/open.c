@@ -246,6 +246,14 @@ static int check_is_whole(struct fs *fs)
 	return fs->options.read_only ? 0 : journal_forget_lost(fs->journal);
 }
 
+bool is_same_boot(const struct fs *fs, const uint8_t boot[16])
+{
+	static const uint8_t unknown[sizeof(fs->boot_found)];
+
+	return !fs->options.accept_lost && memcmp(boot, unknown, sizeof(unknown)) != 0 &&
+	       memcmp(boot, fs->boot_found, sizeof(unknown)) == 0;
+}
+
 static int replay_journal(struct fs *fs, const struct catalog_head *head, bool fallback)
 {
 	struct recovery rec = {.fs = fs, .meta_seq = head->meta_seq};
@@ -263,7 +271,7 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
 	if (!r)
 		r = doubt_resolve(fs);
-	if (!r && !fs->options.takeover)
+	if (!r && !fs->options.takeover && !is_same_boot(fs, fs->boot))
 		r = suspect_marked(fs);
 	HASH_ITER (hh, rec.commits, point, next) {
 		HASH_DELETE(hh, rec.commits, point);
@@ -296,30 +304,6 @@ static int load_catalog(struct fs *fs, struct catalog_head *head, bool *fallback
 	return r ? r : apply_finish_loading(fs);
 }
 
-static int read_boot_id(uint8_t id[16])
-{
-	char text[64] = "";
-	size_t n = 0;
-	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
-
-	memset(id, 0, 16);
-	if (!f)
-		return -errno;
-	if (!fgets(text, sizeof(text), f))
-		text[0] = '\0';
-	fclose(f);
-	for (const char *p = text; *p && n < 32; p++) {
-		const char *hex = "0123456789abcdef";
-		const char *digit = strchr(hex, *p);
-
-		if (*p == '-' || !digit)
-			continue;
-		id[n / 2] |= (digit - hex) << (n % 2 ? 0 : 4);
-		n++;
-	}
-	return 0;
-}
-
 int append_epoch(struct fs *fs)
 {
 	struct gf_op_epoch *op;
@@ -330,7 +314,7 @@ int append_epoch(struct fs *fs)
 	if (OPBUF_ADD(&buf, GF_OP_EPOCH, 0, op, 0)) {
 		op->epoch = fs->epoch;
 		op->time_ns = now_ns();
-		read_boot_id(op->boot_id);
+		memcpy(op->boot_id, fs->boot, sizeof(fs->boot));
 	}
 	r = record_commit(fs, &buf, NULL);
 	opbuf_release(&buf);
@@ -459,7 +443,8 @@ static int recover(struct fs *fs)
 		r = start_epoch(fs);
 	if (!r)
 		r = drop_orphans(fs);
-	if (!r && fs->reclaim_wanted)
+	/* With records given up, the files that they made may be all that somebody has of a clone. */
+	if (!r && fs->reclaim_wanted && !fs->options.accept_lost)
 		remove_orphan_files(fs);
 	return r;
 }
@@ -539,6 +524,8 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	fs->io = io;
 	fs->options = *options;
 	init_locks(fs);
+	if (io->ops->boot && io->ops->boot(io, fs->boot))
+		memset(fs->boot, 0, sizeof(fs->boot));
 	r = jindex_new(&fs->jindex);
 	fs->env = (struct layer_env){
 		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,

@@ -731,6 +731,17 @@ static void sim_free(struct io *io)
 	(void)io;
 }
 
+/* A power loss begins another life, the death of a process does not. */
+static int sim_boot(struct io *io, uint8_t id[16])
+{
+	const struct simdisk *disk = (const struct simdisk *)io;
+
+	memset(id, 0, 16);
+	id[15] = 1;
+	memcpy(id, &disk->lives, sizeof(disk->lives));
+	return 0;
+}
+
 static const struct io_ops sim_ops = {
 	.open = sim_open,
 	.close = sim_close,
@@ -748,6 +759,7 @@ static const struct io_ops sim_ops = {
 	.syncdir = sim_syncdir,
 	.list = sim_list,
 	.space = sim_space,
+	.boot = sim_boot,
 	.free = sim_free,
 };
 
@@ -793,6 +805,7 @@ struct simdisk *simdisk_clone(struct simdisk *disk)
 	MUTEX_GUARD(&disk->lock);
 	copy->next_seq = disk->next_seq;
 	copy->next_file = disk->next_file;
+	copy->lives = disk->lives;
 	names_copy(&copy->names, &disk->names);
 	names_copy(&copy->durable, &disk->durable);
 	copy->nameop_count = copy->nameop_room = disk->nameop_count;

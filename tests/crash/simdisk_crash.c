@@ -233,6 +233,7 @@ struct simdisk *simdisk_crash(struct simdisk *disk, enum simdisk_policy policy, 
 	chooser_init(&ch, disk, policy, seed);
 	out->next_seq = disk->next_seq;
 	out->next_file = disk->next_file;
+	out->lives = disk->lives + 1;
 	names_copy(&out->durable, &disk->durable);
 	for (size_t i = 0; i < disk->nameop_count; i++) {
 		if (choose_name(&ch, disk->nameops[i].seq))

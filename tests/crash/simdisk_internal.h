@@ -79,6 +79,7 @@ struct simdisk {
 	uint64_t capacity;
 	uint64_t next_seq;
 	uint64_t next_file;
+	uint64_t lives; /* power losses so far */
 	uint64_t calls;
 	struct simfile **files;
 	size_t file_count, file_room;
