@@ -213,6 +213,7 @@ static json_t *finding_json(const struct check_finding *f, bool repaired)
 	for (size_t i = 0; i < f->path_count; i++)
 		json_array_append_new(paths, name_json(f->paths[i]));
 	json_object_set_new(row, "paths", paths);
+	json_object_set_new(row, "paths_complete", json_boolean(!f->incomplete));
 	json_object_set_new(row, "action", json_string(f->repaired ? "" : f->advice));
 	return row;
 }
@@ -281,7 +282,7 @@ static void list_finding(FILE *out, const struct check_finding *f, bool repaired
 	if (f->path_count) {
 		fputs("    concerns: ", out);
 		put_safely(out, files ? files : "");
-		putc('\n', out);
+		fputs(f->incomplete ? ", and perhaps others\n" : "\n", out);
 	}
 	if (*f->advice && !f->repaired)
 		fprintf(out, "    to do: %s\n", f->advice);

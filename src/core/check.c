@@ -56,6 +56,11 @@ static bool concerns(const struct about *about, struct inode *inode)
 
 	if (about->inode)
 		return about->inode == inode;
+	for (size_t i = 0; i < about->ino_count; i++)
+		if (about->inos[i] == inode->ino)
+			return true;
+	if (about->inos || about->names)
+		return false;
 	if (!top)
 		return false;
 	if (about->layer)
@@ -66,30 +71,50 @@ static bool concerns(const struct about *about, struct inode *inode)
 	return about->golden && top->golden == about->golden;
 }
 
+/* Takes ownership of path. */
+static void add_name(struct check_finding *f, char *path)
+{
+	char **paths = path && f->path_count < MAX_PATHS ?
+		realloc(f->paths, (f->path_count + 1) * sizeof(*paths)) : NULL;
+
+	if (!paths) {
+		free(path);
+		return;
+	}
+	f->paths = paths;
+	f->paths[f->path_count++] = path;
+}
+
 static void add_path(struct check *c, struct check_finding *f, struct inode *inode)
 {
-	char **paths = f->path_count < MAX_PATHS ?
-		realloc(f->paths, (f->path_count + 1) * sizeof(*paths)) : NULL;
 	char *path = NULL;
 
-	if (!paths)
-		return;
-	f->paths = paths;
 	/* A file without a name lives only as long as somebody has it open. */
-	if (fs_path(c->fs, inode->ino, &path) && asprintf(&path, "(removed file %" PRIu64 ")", inode->ino) < 0)
-		return;
-	f->paths[f->path_count++] = path;
+	if (fs_path(c->fs, inode->ino, &path) &&
+		asprintf(&path, "(removed file %" PRIu64 ")", inode->ino) < 0)
+		path = NULL;
+	add_name(f, path);
+}
+
+static int compare_paths(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
 static void add_paths(struct check *c, struct check_finding *f, const struct about *about)
 {
 	struct inode *inode, *next;
 
-	if (!c->fs || (!about->layer && !about->golden && !about->inode))
+	if (!c->fs || (!about->layer && !about->golden && !about->inode && !about->inos &&
+			      !about->names))
 		return;
+	for (size_t i = 0; i < about->name_count; i++)
+		add_name(f, strdup(about->names[i]));
 	HASH_ITER (by_ino, c->fs->inodes, inode, next)
 		if (concerns(about, inode))
 			add_path(c, f, inode);
+	if (f->path_count)
+		qsort(f->paths, f->path_count, sizeof(*f->paths), compare_paths);
 }
 
 /* ---- findings ---- */
@@ -142,6 +167,8 @@ int check_find(struct check *c, const struct about *about, const char *fmt, ...)
 	f->length = about->length;
 	f->advice = about->advice ? about->advice : "";
 	f->repairable = about->repairable;
+	f->lasting = about->lasting;
+	f->incomplete = about->incomplete;
 	va_start(ap, fmt);
 	n = vasprintf(&f->text, fmt, ap);
 	va_end(ap);
@@ -152,6 +179,11 @@ int check_find(struct check *c, const struct about *about, const char *fmt, ...)
 		return -ENOMEM;
 	}
 	add_paths(c, f, about);
+	if (about->unseen_is_note && !f->path_count && f->severity == CHECK_DAMAGE) {
+		f->severity = CHECK_NOTE;
+		f->advice = "no file shows it";
+		report->damaged--;
+	}
 	report->count++;
 	return 0;
 }
@@ -218,18 +250,27 @@ static int open_in_memory(struct check *c)
 		.golden_test = o->golden_test,
 		.golden_test_arg = o->golden_test_arg,
 	};
+	char said[sizeof(c->said)];
 	int r;
 
 	c->said[0] = '\0';
+	c->hole = false;
 	r = fs_open(&c->fs, c->io, &options);
 	if (!r)
 		return 0;
 	c->fs = NULL;
 	if (r == -ENOMEM)
 		return r;
+	/* Everything else can be looked at all the same. */
+	snprintf(said, sizeof(said), "%s", c->said);
+	options.accept_lost = true;
+	c->hole = r == -EUCLEAN && fs_open(&c->fs, c->io, &options) == 0;
+	if (c->hole)
+		return 0;
+	c->fs = NULL;
 	check_find(c, &(struct about){.severity = CHECK_DAMAGE, .structure = "store",
 		.advice = "nothing was changed; keep a copy of the store, and restore it from a backup"},
-		"the store cannot be opened: %s", c->said[0] ? c->said : strerror(-r));
+		"the store cannot be opened: %s", said[0] ? said : strerror(-r));
 	return -EUCLEAN;
 }
 
@@ -303,9 +344,12 @@ static int merge(struct check_report *first, struct check_report *second)
 		if (!fresh)
 			return -ENOMEM;
 		*fresh = *f;
-		fresh->repaired = true;
+		fresh->repaired = f->repaired || !f->lasting;
 		second->count++;
-		second->repaired += f->severity == CHECK_DAMAGE;
+		if (f->severity == CHECK_DAMAGE && fresh->repaired)
+			second->repaired++;
+		else if (f->severity == CHECK_DAMAGE)
+			second->damaged++;
 		memset(f, 0, sizeof(*f));
 	}
 	second->saved = steal_pointer(&first->saved);

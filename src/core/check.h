@@ -42,6 +42,8 @@ struct check_finding {
 	size_t path_count;
 	bool repaired;
 	bool repairable; /* --repair would mend it */
+	bool incomplete; /* it may concern others, too */
+	bool lasting;	 /* something is lost for good, also after a repair */
 };
 
 struct check_options {

@@ -242,7 +242,8 @@ static int tell_lost_blocks(struct layer_check *lc, uint64_t block, uint64_t cou
 	file_name(path, lc->layer, "data");
 	return check_find(lc->c, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
 		.place = path, .offset = block * GF_BLOCK_SIZE, .length = count * GF_BLOCK_SIZE,
-		.layer = lc->layer, .block = block, .count = count, .advice = lost_advice},
+		.layer = lc->layer, .block = block, .count = count, .unseen_is_note = true,
+		.advice = lost_advice},
 		"%" PRIu64 " block%s lost to damage and read%s as an error", count,
 		count == 1 ? " is" : "s are", count == 1 ? "s" : "");
 }

@@ -233,7 +233,8 @@ static bool records_follow(struct check *c, const struct catalog_head *head)
 
 /*
  * One copy is not whole. A power loss while it was written leaves it so, and then records follow
- * the other one: a checkpoint is never written without any. Without records it is damage.
+ * the other one: a checkpoint is never written without any. Without records it is damage, and so it
+ * is when one bit makes it whole: power losses are coarser than that.
  */
 static int one_catalog_damaged(struct check *c, unsigned which, const struct copy *good, int why)
 {
@@ -241,15 +242,13 @@ static int one_catalog_damaged(struct check *c, unsigned which, const struct cop
 
 	snprintf(path, sizeof(path), "catalog.%u", which);
 	check_mend(c, MEND_REWRITE);
-	if (records_follow(c, &good->head))
+	/* Should the other one turn out to be too old, this one is what is needed. */
+	if (!(why == -EUCLEAN && mend_catalog(c, which)) && records_follow(c, &good->head))
 		return check_find(c, &(struct about){.severity = CHECK_NOTE,
 			.structure = "catalog", .place = path, .repairable = true,
 			.advice = "the next mount, or --repair, writes it anew"},
 			"this copy of the catalog is not whole, as a power loss may leave it; the "
 			"other one and the journal have everything");
-	/* Should the other one turn out to be too old, this one is what is needed. */
-	if (why == -EUCLEAN)
-		mend_catalog(c, which);
 	return check_find(c, &(struct about){.severity = CHECK_DAMAGE, .structure = "catalog",
 		.place = path, .repairable = true, .advice = "--repair writes it anew"},
 		why == -ENOENT ? "this copy of the catalog is missing" :
@@ -360,7 +359,7 @@ static int check_top_name(void *arg, const char *name)
 {
 	static const char *const known[] = {"superblock", "superblock.copy", "superblock.new", "reserve",
 		"catalog.0", "catalog.1", "lock", "log", "layer", "golden", "journal", "pool",
-		"index", "lost+found"};
+		"index", "reserve", "lost+found"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (strcmp(name, known[i]) == 0)
@@ -371,7 +370,7 @@ static int check_top_name(void *arg, const char *name)
 
 static int check_journal_name(void *arg, const char *name)
 {
-	return strcmp(name, "0") == 0 ? 0 : strange(arg, "journal", name);
+	return strcmp(name, "0") == 0 || strcmp(name, "0.synced") == 0 ? 0 : strange(arg, "journal", name);
 }
 
 static int check_folder(struct check *c, const char *path,

@@ -14,6 +14,7 @@ enum mend_kind {
 	MEND_LOSE,     /* blocks of a layer become lost */
 	MEND_COUNTERS, /* of a layer are counted anew */
 	MEND_REWRITE,  /* opening and closing it once writes all of it anew */
+	MEND_GIVE_UP,  /* the same, without what is behind damage in the journal */
 };
 
 struct mend {
@@ -31,6 +32,7 @@ struct check {
 	struct check_report *report;
 	struct io *io;
 	struct fs *fs; /* the store in memory, once it could be opened */
+	bool hole;     /* only without records that were durable once */
 	struct superblock super;
 	struct mend *mends;
 	uint64_t done, total; /* bytes, for progress */
@@ -45,11 +47,18 @@ struct about {
 	uint64_t offset, length;
 	const char *advice;
 	bool repairable;
+	bool unseen_is_note; /* no damage when it concerns no file */
 	/* Files that show any of the blocks as this layer has them; count 0: all that stand on it. */
 	struct layer *layer;
 	uint64_t block, count;
 	uint64_t golden; /* or files that stand on this image */
 	struct inode *inode; /* or this one */
+	const uint64_t *inos; /* or these, and files that are not in the tree */
+	size_t ino_count;
+	char *const *names;
+	size_t name_count;
+	bool incomplete; /* others may be concerned, too */
+	bool lasting; /* a repair makes the store usable, not whole */
 };
 
 /* Adds a finding. 0, or -ENOMEM. */
@@ -70,6 +79,7 @@ int check_leftovers(struct check *c);
 int check_tree(struct check *c);
 int check_layers(struct check *c);
 int check_goldens(struct check *c);
+/* check_journal.c */
 int check_journal(struct check *c);
 
 /* check_mend.c */

@@ -72,17 +72,26 @@ static int save(struct check *c, const char *path)
 	return copy_file(c->io, path, to);
 }
 
+static int pass(void *arg, const char *name)
+{
+	return 0;
+}
+
 static int make_folder(struct check *c)
 {
-	char name[64];
+	char name[64], when[32];
 	time_t now = time(NULL);
 	struct tm tm;
+	int n = 1;
 
 	/* A later round adds to what the first one kept. */
 	if (c->report->saved)
 		return 0;
 	gmtime_r(&now, &tm);
-	strftime(name, sizeof(name), "repair.%Y%m%dT%H%M%SZ", &tm);
+	strftime(when, sizeof(when), "%Y%m%dT%H%M%SZ", &tm);
+	snprintf(name, sizeof(name), "repair.%s", when);
+	while (n < 1000 && c->io->ops->list(c->io, name, pass, NULL) != -ENOENT)
+		snprintf(name, sizeof(name), "repair.%s.%d", when, ++n);
 	c->report->saved = strdup(name);
 	if (!c->report->saved)
 		return -ENOMEM;
@@ -102,6 +111,8 @@ static int save_all(struct check *c)
 
 		if (m->kind == MEND_FILE_BYTES)
 			r = save(c, m->path);
+		if (m->kind == MEND_GIVE_UP)
+			r = save(c, "journal/0");
 		if (m->kind != MEND_LOSE)
 			continue;
 		snprintf(path, sizeof(path), "layer/%llu.map", (unsigned long long)m->layer);
@@ -172,11 +183,12 @@ static int mend_states(struct check *c, struct fs *fs)
 	return r;
 }
 
-static int rewrite(struct check *c)
+static int rewrite(struct check *c, bool give_up)
 {
 	const struct check_options *o = c->options;
 	struct fs_options options = {
 		.no_background = true,
+		.accept_lost = give_up,
 		.store_fd = o->store_fd,
 		.golden_test = o->golden_test,
 		.golden_test_arg = o->golden_test_arg,
@@ -190,7 +202,8 @@ static int rewrite(struct check *c)
 	r = mend_states(c, fs);
 	if (!r)
 		r = checkpoint_run(fs);
-	if (!r)
+	/* What was given up may be all that somebody has of a file. */
+	if (!r && !give_up)
 		checkpoint_reclaim(fs);
 	closed = fs_close(fs);
 	return r ? r : closed;
@@ -198,13 +211,15 @@ static int rewrite(struct check *c)
 
 int check_repair(struct check *c)
 {
-	bool states = false;
+	bool states = false, give_up = false;
 	int r = save_all(c);
 
-	for (const struct mend *m = c->mends; m; m = m->next)
+	for (const struct mend *m = c->mends; m; m = m->next) {
 		states |= m->kind == MEND_LOSE || m->kind == MEND_COUNTERS ||
 			  m->kind == MEND_REWRITE;
+		give_up |= m->kind == MEND_GIVE_UP;
+	}
 	if (!r)
 		r = mend_files(c);
-	return !r && states ? rewrite(c) : r;
+	return !r && (states || give_up) ? rewrite(c, give_up) : r;
 }

@@ -269,20 +269,3 @@ int check_tree(struct check *c)
 	release_counts(&counts.goldens);
 	return r;
 }
-
-/* ---- the journal's end ---- */
-
-int check_journal(struct check *c)
-{
-	int r = journal_ends_torn(c->fs->journal);
-
-	if (r <= 0)
-		return r;
-	check_mend(c, MEND_REWRITE);
-	return check_find(c, &(struct about){.severity = CHECK_NOTE, .structure = "journal",
-		.place = "journal/0",
-		.offset = journal_head(c->fs->journal).pos % journal_size(c->fs->journal),
-		.repairable = true,
-		.advice = "nothing to do after a power loss; otherwise compare what was written last"},
-		"the last record is not whole: a power loss leaves that of what was not synced yet");
-}
