@@ -13,6 +13,8 @@
 #include "core/scrub.h"
 #include "driver_internal.h"
 
+#define CHECK_EVERY 16 /* of so many states one is looked at by the offline check, too */
+
 /* ---- a set of numbers ---- */
 
 static bool set_add(uint64_t **set, size_t *count, size_t *room, uint64_t key)
@@ -292,8 +294,11 @@ static int check_state(struct driver *d, struct simdisk *crashed, enum model_mod
 	struct simdisk *disk = simdisk_clone(crashed);
 	struct fs *fs = open_store(d, disk, "recovery");
 	uint64_t calls = simdisk_calls(disk);
+	bool check = d->result->states % CHECK_EVERY == 0;
 	int r = fs ? compare_model(d, fs, mode, "after recovery") : -1;
 
+	if (!r && check)
+		r = drive_check_store(d, crashed, "before recovery");
 	if (!r && rng_below(&d->rng, 4) == 0)
 		r = go_deep(d, crashed, disk, fs, calls, mode == MODEL_EXACT);
 	else if (fs) {
@@ -301,6 +306,8 @@ static int check_state(struct driver *d, struct simdisk *crashed, enum model_mod
 			r = audit(d, fs);
 		fs_abandon(fs);
 	}
+	if (!r && check)
+		r = drive_check_store(d, disk, "after recovery");
 	simdisk_free(disk);
 	return r;
 }

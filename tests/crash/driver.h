@@ -43,6 +43,7 @@ struct drive_result {
 	uint64_t distinct; /* by the disk's hash */
 	uint64_t deep;	   /* taken further */
 	uint64_t recoveries;
+	uint64_t checks; /* runs of the offline check */
 	uint64_t kinds[DRIVE_DEATH + 1];
 	uint64_t ignored; /* calls that a mutation left out */
 	bool failed;

@@ -25,5 +25,7 @@ struct driver {
 /* Forks the disk, crashes it so, recovers and compares. Failures are in driver.run. */
 void drive_try(struct driver *d, struct simdisk *disk, int kind);
 void drive_result_take(struct driver *d);
+/* The offline check finds no damage and writes nothing. */
+int drive_check_store(struct driver *d, struct simdisk *disk, const char *step);
 
 #endif

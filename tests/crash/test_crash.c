@@ -97,6 +97,7 @@ static void collect(struct pool *pool, int slot, int status)
 	pool->sum.distinct += res->distinct;
 	pool->sum.deep += res->deep;
 	pool->sum.recoveries += res->recoveries;
+	pool->sum.checks += res->checks;
 	for (int i = 0; i <= DRIVE_DEATH; i++)
 		pool->sum.kinds[i] += res->kinds[i];
 }
@@ -139,9 +140,9 @@ static int run_all(const struct drive_options *options, struct drive_result *res
 	clock_gettime(CLOCK_MONOTONIC, &t1);
 	printf("%" PRIu64 " workloads (seeds %" PRIu64 "-%" PRIu64 ", %d operations): %" PRIu64
 	       " crash points, %" PRIu64 " states, %" PRIu64 " distinct disk images, %" PRIu64
-	       " recoveries, %" PRIu64 " taken further, %ld s\n",
+	       " recoveries, %" PRIu64 " taken further, %" PRIu64 " checks, %ld s\n",
 		pool.total, options->first, options->last, options->ops, pool.sum.points,
-		pool.sum.states, pool.sum.distinct, pool.sum.recoveries, pool.sum.deep,
+		pool.sum.states, pool.sum.distinct, pool.sum.recoveries, pool.sum.deep, pool.sum.checks,
 		(long)(t1.tv_sec - t0.tv_sec));
 	for (int i = 0; i <= DRIVE_DEATH; i++)
 		printf("    %-14s %" PRIu64 "\n", drive_kind_name(i), pool.sum.kinds[i]);
