@@ -61,6 +61,8 @@ unit_tests := $(sort $(wildcard tests/unit/test_*.c))
 unit_helpers := $(filter-out $(unit_tests),$(wildcard tests/unit/*.c))
 crash_tests := $(sort $(wildcard tests/crash/test_*.c))
 crash_helpers := $(filter-out $(crash_tests),$(wildcard tests/crash/*.c))
+corrupt_tests := tests/corrupt/test_corrupt.c
+corrupt_helpers := $(filter-out $(corrupt_tests),$(wildcard tests/corrupt/*.c))
 mount_tests := $(filter-out %lib.sh,$(sort $(wildcard tests/mount/*.sh)))
 mount_tools := $(sort $(wildcard tests/mount/*.c))
 fuzz_tests := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -73,6 +75,7 @@ unit_bins := $(unit_tests:%.c=$(BIN)/%)
 crash_bins := $(crash_tests:%.c=$(BIN)/%)
 fuzz_bins := $(fuzz_tests:%.c=$(BIN)/%)
 fuzzers := $(fuzz_tests:tests/fuzz/%.c=$(BIN)/fuzz/%)
+corrupt_bins := $(corrupt_tests:%.c=$(BIN)/%)
 tool_bins := $(mount_tools:%.c=$(BIN)/%)
 only = $(if $(TESTS),$(foreach test,$(1),$(if $(strip $(foreach word,$(TESTS),\
 	$(findstring $(word),$(test)))),$(test))),$(1))
@@ -120,6 +123,10 @@ $(BIN)/tests/fuzz/seeds: $(OBJ)/tests/fuzz/seeds.o $(fuzz_helpers:%.c=$(OBJ)/%.o
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
 
+$(corrupt_bins): $(BIN)/%: $(OBJ)/%.o $(corrupt_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.a
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
+
 $(tool_bins): $(BIN)/%: $(OBJ)/%.o
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ -pthread
@@ -137,9 +144,9 @@ check:
 	@tests/deps check
 	@$(MAKE) --no-print-directory $(jobs) test-programs
 	@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(fuzz_bins) $(crash_bins) \
-		$(mount_tests) $(boot_tests))
+		$(corrupt_bins) $(mount_tests) $(boot_tests))
 
-test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(tool_bins)
+test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(corrupt_bins) $(tool_bins)
 
 ## check-unit: tests of single parts
 check-unit: $(call only,$(unit_bins))
@@ -167,6 +174,10 @@ fuzz-seeds: $(BIN)/tests/fuzz/seeds
 ## check-crash: the store on a simulated disk that loses power
 check-crash: $(call only,$(crash_bins))
 	@tests/run $(BIN)/goldfs $^
+
+## check-corruption: thousands of stores with a wrong bit or block each; BITS=, BLOCKS=, SEED=
+check-corruption: $(corrupt_bins)
+	@BITS=$${BITS:-10000} BLOCKS=$${BLOCKS:-1000} $(BIN)/tests/corrupt/test_corrupt
 
 ## check-mount: tests on a real mount
 check-mount: all $(tool_bins)
@@ -229,6 +240,8 @@ clean:
 
 .PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-boot check-layers fuzz \
 	fuzzers fuzz-seeds demo demo-stop deps install uninstall list clean force
+.PHONY: all check test-programs check-unit check-crash check-corruption check-mount check-boot check-layers demo \
+	demo-stop deps install uninstall list clean force
 .DELETE_ON_ERROR:
 .SECONDARY:
 

@@ -110,7 +110,7 @@ struct beyond {
 	struct check *c;
 	uint64_t *inos; /* malloc'ed */
 	size_t ino_count;
-	char **names; /* of files that were made there; malloc'ed */
+	char **names; /* that files got there; malloc'ed */
 	size_t name_count;
 	uint64_t records;
 	uint64_t last;	     /* highest number */
@@ -141,22 +141,22 @@ static void add_layer(struct beyond *b, uint64_t id)
 		add_ino(b, layer->head_of);
 }
 
-static void add_name(struct beyond *b, const struct gf_op_inode *op)
+/* A name that a file was given. */
+static void add_name(struct beyond *b, uint64_t parent, const char *text, size_t len)
 {
 	CLEANUP_FREE char *folder = NULL;
 	char **more, *name = NULL;
 
-	if (!op->name_len || op->kind == GF_KIND_GOLDEN || b->name_count == MAX_TOUCHED)
+	if (!len || b->name_count == MAX_TOUCHED)
 		return;
-	if (op->parent != FS_INO_ROOT)
-		fs_path(b->c->fs, op->parent, &folder);
+	if (parent != FS_INO_ROOT)
+		fs_path(b->c->fs, parent, &folder);
 	more = realloc(b->names, (b->name_count + 1) * sizeof(*more));
 	if (!more)
 		return;
 	b->names = more;
-	if (asprintf(&name, "%s%s%.*s", folder ? folder : op->parent == FS_INO_ROOT ? "" : "(new)",
-		    folder || op->parent != FS_INO_ROOT ? "/" : "", (int)op->name_len,
-		    (const char *)op_tail(op, sizeof(*op))) >= 0)
+	if (asprintf(&name, "%s%s%.*s", folder ? folder : parent == FS_INO_ROOT ? "" : "(new)",
+		    folder || parent != FS_INO_ROOT ? "/" : "", (int)len, text) >= 0)
 		b->names[b->name_count++] = name;
 }
 
@@ -179,6 +179,9 @@ static void note_op(struct beyond *b, const struct gf_disk_op *op)
 	case GF_OP_RENAME:
 		add_ino(b, ((const struct gf_op_rename *)p)->other);
 		add_ino(b, ((const struct gf_op_rename *)p)->ino);
+		add_name(b, ((const struct gf_op_rename *)p)->parent,
+			op_tail(p, sizeof(struct gf_op_rename)),
+			((const struct gf_op_rename *)p)->name_len);
 		break;
 	case GF_OP_ATTR:
 	case GF_OP_UNLINK:
@@ -188,7 +191,10 @@ static void note_op(struct beyond *b, const struct gf_disk_op *op)
 		add_ino(b, ((const struct gf_op_ino *)p)->ino);
 		break;
 	case GF_OP_INODE:
-		add_name(b, p);
+		if (((const struct gf_op_inode *)p)->kind != GF_KIND_GOLDEN)
+			add_name(b, ((const struct gf_op_inode *)p)->parent,
+				op_tail(p, sizeof(struct gf_op_inode)),
+				((const struct gf_op_inode *)p)->name_len);
 		break;
 	default:
 		break;
