@@ -74,7 +74,7 @@ static const struct verb verbs[] = {
 	{"df", verb_df, "show the space of a store", "df [OPTION...] [MOUNTPOINT]",
 		VIEW_HELP
 		"Columns: virtual data unique pool golden journal metadata physical free\n"
-		"  saved-clone saved-dedup saved-zero ratio clones snapshots\n",
+		"  saved-clone saved-dedup saved-zero ratio clones snapshots state\n",
 		{"goldfs df /mnt/vms", "goldfs df --json /mnt/vms"}},
 	{"settle", verb_settle, "write everything to its place and free what can be freed",
 		"settle [--background] MOUNTPOINT",

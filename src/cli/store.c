@@ -26,6 +26,7 @@ static const struct column store_columns[] = {
 	{"RATIO", "ratio", COLUMN_RATIO, true},
 	{"CLONES", "clones", COLUMN_COUNT, true},
 	{"SNAPSHOTS", "snapshots", COLUMN_COUNT, false},
+	{"STATE", "state", COLUMN_TEXT, true},
 	{NULL, NULL, COLUMN_TEXT, false},
 };
 

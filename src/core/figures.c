@@ -778,6 +778,8 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
 	fs->io->ops->list(fs->io, ".", add_top_file, &u);
 	space_look(fs, &total, &out->free_bytes);
+	out->state = !fs->options.read_only && fs_writable(fs) ? "read-only" :
+		space_state(fs, out->free_bytes);
 	out->journal_bytes = allocated(fs, "journal/0");
 	out->golden_bytes = u.pins;
 	out->metadata_bytes = u.metadata;

@@ -310,6 +310,7 @@ struct fs_store_figures {
 	double ratio; /* data and zeros that clones show, per byte stored */
 	uint64_t clones;
 	uint64_t snapshots;
+	const char *state; /* "ok", "80% full", "90% full", "95% full", "full", "read-only" */
 };
 
 int fs_store_figures(struct fs *fs, struct fs_store_figures *figures);

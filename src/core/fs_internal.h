@@ -431,6 +431,8 @@ bool space_give_reserve(struct fs *fs, bool for_data);
 void space_hold_reserve(struct fs *fs);
 /* Checkpoint: bytes that it may take for blocks, so that maps and catalog find room as well. */
 uint64_t space_for_blocks(struct fs *fs);
+/* For people: the level of warning that stands, or "full" when so many bytes are left. */
+const char *space_state(struct fs *fs, uint64_t left);
 /* The level of warning, per cent, 0: none; level: the one before. Pure. */
 unsigned space_level(unsigned level, uint64_t used, uint64_t total);
 

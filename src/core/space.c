@@ -78,6 +78,15 @@ static void warn_if_full(struct fs *fs, uint64_t available)
 			level, (unsigned long long)(available / MIB));
 }
 
+const char *space_state(struct fs *fs, uint64_t left)
+{
+	unsigned level = atomic_load(&fs->space_level);
+
+	if (!left)
+		return "full";
+	return level >= 95 ? "95% full" : level >= 90 ? "90% full" : level ? "80% full" : "ok";
+}
+
 /* ---- what is free ---- */
 
 /* Bytes of blocks that stand in the ring only, checksums included. */

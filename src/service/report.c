@@ -79,6 +79,7 @@ json_t *report_store(const struct fs_store_figures *figures)
 	set(&object, "ratio", json_real(isfinite(figures->ratio) ? figures->ratio : 0));
 	set_bytes(&object, "clones", figures->clones);
 	set_bytes(&object, "snapshots", figures->snapshots);
+	set(&object, "state", json_string(figures->state ? figures->state : ""));
 	return object;
 }
 

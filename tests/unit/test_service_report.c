@@ -74,7 +74,8 @@ static void test_store(void **state)
 
 	check_keys(json, "virtual_bytes data_bytes unique_bytes pool_bytes golden_bytes "
 			 "journal_bytes metadata_bytes physical_bytes free_bytes saved_clone_bytes "
-			 "saved_dedup_bytes saved_zero_bytes ratio clones snapshots");
+			 "saved_dedup_bytes saved_zero_bytes ratio clones snapshots "
+			 "state");
 	assert_int_equal(json_integer_value(json_object_get(json, "pool_bytes")), 7);
 	assert_true(json_is_number(json_object_get(json, "ratio")));
 	json_decref(json);
