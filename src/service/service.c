@@ -7,7 +7,7 @@
  *	18	metrics		0444
  *	19	control		0666
  *	20	jobs		0755
- *	32..63	jobs/ID.json	0440, of the job's starter; 32 + ID % 32
+ *	32..63	jobs/ID.json	0400, of the job's starter; 32 + ID % 32
  *
  * All of these are fixed numbers, so that FUSE node ids stay right over a restart. A file's text is
  * made when it is opened; its size is 0, as with files of /proc, and it is read to its end.
@@ -130,7 +130,7 @@ static int job_attr(struct service *service, uint64_t ino, struct fs_attr *attr,
 
 	if (r < 0)
 		return r;
-	fill_attr(service, ino, S_IFREG | 0440, attr);
+	fill_attr(service, ino, S_IFREG | 0400, attr);
 	attr->uid = view.uid;
 	attr->gid = view.gid;
 	attr->btime_ns = view.started_ns;
