@@ -41,6 +41,9 @@
  * | job-wait   | id, timeout_ms (for ever)                     | job {...}, running or ended  |
  * | job-cancel | id                                            | job {...}                    |
  *
+ * A request is carried out for who writes it, and only who opened the descriptor may: write(2) gives
+ * EPERM to another user or group.
+ *
  * Who may: clone needs what open(source, O_RDONLY) and creating the targets need; the new files
  * belong to the caller (and to the folder's group where the folder is set-group-ID) and get the
  * source's permissions less umask, as with cp. list and stat need search permission on the folders
