@@ -70,14 +70,17 @@ static int mode_is_filter(void)
 	return prctl(PR_SET_NAME, "x");
 }
 
-static int run_program(void)
+/* Not called where a sanitizer is in. */
+#define MAYBE_UNUSED __attribute__((unused))
+
+static int MAYBE_UNUSED run_program(void)
 {
 	char *argv[] = {(char *)"true", NULL};
 
 	return execv("/bin/true", argv);
 }
 
-static int trace(void)
+static int MAYBE_UNUSED trace(void)
 {
 	return (int)ptrace(PTRACE_TRACEME, 0, 0, 0);
 }
@@ -92,24 +95,24 @@ static int own_namespace(void)
 	return unshare(CLONE_NEWUSER);
 }
 
-static int clone_into_namespace(void)
+static int MAYBE_UNUSED clone_into_namespace(void)
 {
 	return (int)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
-static int clone_by_new_call(void)
+static int MAYBE_UNUSED clone_by_new_call(void)
 {
 	char args[88] = "";
 
 	return (int)syscall(SYS_clone3, args, sizeof(args));
 }
 
-static int internet(void)
+static int MAYBE_UNUSED internet(void)
 {
 	return socket(AF_INET, SOCK_STREAM, 0);
 }
 
-static int memory_to_run(void)
+static int MAYBE_UNUSED memory_to_run(void)
 {
 	return mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) ==
 			MAP_FAILED ?
@@ -117,19 +120,19 @@ static int memory_to_run(void)
 		0;
 }
 
-static int raise_limit(void)
+static int MAYBE_UNUSED raise_limit(void)
 {
 	const struct rlimit limit = {1000, 1000};
 
 	return setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static int stop_parent(void)
+static int MAYBE_UNUSED stop_parent(void)
 {
 	return kill(getppid(), SIGSTOP);
 }
 
-static int call_of_the_future(void)
+static int MAYBE_UNUSED call_of_the_future(void)
 {
 	return (int)syscall(9999);
 }
