@@ -183,6 +183,18 @@ check-corruption: $(corrupt_bins)
 check-mount: all $(tool_bins)
 	@tests/run $(BIN)/goldfs $(call only,$(mount_tests))
 
+## check-asan: unit, fuzz, crash and mounted tests, with addresses and undefined behaviour checked
+check-asan:
+	@LIMIT_FACTOR=3 $(MAKE) --no-print-directory SANITIZE=address,undefined \
+		check-unit check-fuzz check-crash check-mount
+
+# test_crash has no threads: it would take an hour to say so.
+## check-tsan: unit, crash and mounted tests, with data races and lock orders checked
+check-tsan:
+	@LIMIT_FACTOR=3 $(MAKE) --no-print-directory SANITIZE=thread check-unit check-mount
+	@LIMIT_FACTOR=3 SECONDS=60 $(MAKE) --no-print-directory SANITIZE=thread TESTS=threads \
+		check-crash
+
 ## check-boot: real guests on clones of a Debian image
 check-boot: all
 	@tests/run $(BIN)/goldfs $(call only,$(boot_tests))
@@ -238,10 +250,9 @@ list:
 clean:
 	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-boot check-layers fuzz \
-	fuzzers fuzz-seeds demo demo-stop deps install uninstall list clean force
-.PHONY: all check test-programs check-unit check-crash check-corruption check-mount check-boot check-layers demo \
-	demo-stop deps install uninstall list clean force
+.PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-asan \
+	check-tsan check-boot check-layers fuzz fuzzers fuzz-seeds demo demo-stop deps install \
+	uninstall list clean force check-corruption
 .DELETE_ON_ERROR:
 .SECONDARY:
 
