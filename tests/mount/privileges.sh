@@ -66,6 +66,8 @@ touch "$store/.keep" && rm "$store/.keep"
 ) || exit 1
 confined $few
 private
+findmnt -n -o OPTIONS mnt | grep -q 'default_permissions.*allow_other' ||
+	fail "$(findmnt -n -o OPTIONS mnt)"
 for pid in $(daemon_pid) $(worker_pid); do
 	! ls -l /proc/"$pid"/fd | grep -q left-open || fail "a file of whoever mounted it is open"
 	[ "$(awk '/^Max file size/ { print $4 }' /proc/"$pid"/limits)" = unlimited ] ||

@@ -479,6 +479,54 @@ static void an_unseen_change_needs_the_sums(void **state)
 	assert_int_equal(reopen(p, &print), -ESTALE);
 }
 
+static int64_t ctime_of(struct pins *p, const char *name)
+{
+	struct stat st;
+
+	assert_int_equal(fstatat(p->s.dirfd, name, &st, 0), 0);
+	return (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec;
+}
+
+/* Whoever puts the time of modification back cannot put back the time of change. */
+static void a_change_in_disguise_is_found(void **state)
+{
+	struct pins *p = *state;
+	struct pin_print print = make_linked(p);
+	int64_t seen = 0;
+
+	assert_int_equal(pin_seen(p->s.dirfd, ID, &seen), -ENOENT);
+	/* Before there are sums there is only the time, and then a warning is all there can be. */
+	assert_int_equal(pin_seen_set(p->s.dirfd, ID, print.size, ctime_of(p, "f")), 0);
+	assert_int_equal(pin_seen(p->s.dirfd, ID, &seen), 0);
+	assert_true(seen == ctime_of(p, "f"));
+	assert_int_equal(pin_sums_exist(p->s.dirfd, ID), -ENOENT);
+	assert_int_equal(reopen(p, &print), 0);
+
+	make_sums(p);
+	assert_int_equal(pin_seen(p->s.dirfd, ID, &seen), 0);
+	assert_true(seen == ctime_of(p, "f"));
+	usleep(20000); /* the clock of the file system has moved */
+	poke(p, "f", UNSEEN, "UNSEEN");
+	set_mtime(p, "f", print.mtime_ns);
+	assert_int_equal(reopen(p, &print), -ESTALE);
+	poke(p, "f", UNSEEN, "unseen");
+	set_mtime(p, "f", print.mtime_ns);
+	assert_int_equal(reopen(p, &print), 0);
+	/* chmod looks alike and is none, and then it is noted, and the sums are as they were. */
+	assert_int_equal(fchmodat(p->s.dirfd, "f", 0604, 0), 0);
+	assert_int_equal(reopen(p, &print), 0);
+	assert_int_equal(pin_seen_set(p->s.dirfd, ID, print.size, ctime_of(p, "f")), 0);
+	assert_int_equal(pin_seen(p->s.dirfd, ID, &seen), 0);
+	assert_true(seen == ctime_of(p, "f"));
+	assert_int_equal(pin_sums_exist(p->s.dirfd, ID), 0);
+	/* A damaged header is made anew. */
+	poke(p, "golden/7.sums", 50, "\xa5\x5a");
+	assert_int_equal(pin_seen(p->s.dirfd, ID, &seen), -ENOENT);
+	assert_int_equal(pin_seen_set(p->s.dirfd, ID, print.size, 5), 0);
+	assert_int_equal(pin_seen(p->s.dirfd, ID, &seen), 0);
+	assert_int_equal(seen, 5);
+}
+
 static void a_hole_for_data_is_found(void **state)
 {
 	struct pins *p = *state;
@@ -972,6 +1020,7 @@ int main(void)
 		PIN_TEST(damage_to_a_copy_is_found),
 		PIN_TEST(a_touched_link_is_the_same),
 		PIN_TEST(an_unseen_change_needs_the_sums),
+		PIN_TEST(a_change_in_disguise_is_found),
 		PIN_TEST(a_hole_for_data_is_found),
 		PIN_TEST(other_sizes_and_samples_are_stale),
 		PIN_TEST(damaged_sums_are_no_sums),
