@@ -21,6 +21,11 @@
  * on its way into the kernel's tables (so one that was looked up within the last moment waits).
  * An open file is known: the kernel's file holds the inode. A file that stays open stays.
  *
+ * Nobody asks about a file that counts as open here. The kernel lets such a question wait while the
+ * inode is going, and that may wait for pages that a request of ours is about to fill: a process
+ * that is killed then cannot die, so no successor comes, so nobody answers. A file whose last
+ * RELEASE was served has no such requests, because they hold it back.
+ *
  * Space. Recovery leaves blocks and files that no state refers to; they are found in the
  * background some seconds later, not before serving.
  */
@@ -79,7 +84,7 @@ void fs_takeover_served(struct fs *fs)
 	atomic_store(&fs->resent_open, false);
 }
 
-/* Numbers of inherited files without a name; malloc'ed. */
+/* Numbers of inherited files without a name that nobody has open; malloc'ed. */
 static int collect(struct fs *fs, uint64_t **inos, size_t *count)
 {
 	struct inode *inode, *next;
@@ -91,7 +96,8 @@ static int collect(struct fs *fs, uint64_t **inos, size_t *count)
 	if (!*inos)
 		r = -ENOMEM;
 	HASH_ITER (by_ino, fs->inodes, inode, next)
-		if (!r && inode->inherited && is_orphan(fs, inode))
+		if (!r && inode->inherited && is_orphan(fs, inode) &&
+			atomic_load(&inode->opens) == 0)
 			(*inos)[(*count)++] = inode->ino;
 	pthread_rwlock_unlock(&fs->tree);
 	return r;

@@ -16,8 +16,9 @@
  * and its place in the list is in every request.
  *
  * The kernel may have pages of a file that a dead process had changed behind its back without
- * having said so yet. Nothing says which, so after a takeover the pages of all files that are open
- * are dropped, and of others at their next open (core/handles.c).
+ * having said so yet. They are dropped when the file is next opened (core/handles.c), by who opens
+ * it. Not by us for all files that are open: a notification waits for pages that are locked by a
+ * request in flight, and a process that is killed while it waits does not die (notify.h).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -114,14 +115,16 @@ void handles_inherit(struct fuse_server *server)
 	log_info("%zu files are open", in.open);
 }
 
-static void invalidate(void *arg, const struct handover_handle *handle)
-{
-	fuse_server_invalidate(arg, handle->ino);
-}
+struct same {
+	uint64_t ino;
+	size_t count;
+};
 
-void handles_invalidate(struct fuse_server *server)
+static void count_same(void *arg, const struct handover_handle *handle)
 {
-	handover_handles_each(server->handover, invalidate, server);
+	struct same *same = arg;
+
+	same->count += handle->ino == same->ino;
 }
 
 void handles_tick(struct fuse_server *server)
@@ -130,8 +133,11 @@ void handles_tick(struct fuse_server *server)
 
 	for (size_t i = 0; u && i < u->count; i++) {
 		const struct fuse_file_info fi = {.fh = u->list[i].fh};
+		struct same same = {.ino = u->list[i].ino};
 
-		if (fuse_server_is_known(server, u->list[i].ino) != 0)
+		/* Of a file that is open for sure nobody asks: see core/takeover.c. */
+		handover_handles_each(server->handover, count_same, &same);
+		if (same.count > 1 || fuse_server_is_known(server, u->list[i].ino) != 0)
 			continue;
 		handle_close(server, u->list[i].ino, &fi);
 		u->list[i--] = u->list[--u->count];

@@ -106,8 +106,6 @@ void handle_opened(struct fuse_server *server, uint64_t ino, const struct fuse_f
 void handle_close(struct fuse_server *server, uint64_t ino, const struct fuse_file_info *fi);
 /* After a takeover: opens in the core what is open. Before the first request is served. */
 void handles_inherit(struct fuse_server *server);
-/* Makes the kernel drop what it has cached of open files. */
-void handles_invalidate(struct fuse_server *server);
 /* Looks after those of which it is not sure that they are open. */
 void handles_tick(struct fuse_server *server);
 void handles_release(struct fuse_server *server);

@@ -6,6 +6,12 @@
  * must not be sent by a thread that serves one, nor under any lock that serving needs. A thread of
  * its own sends them; whoever wants one leaves the inode number and goes on. The same number
  * waiting twice is sent once.
+ *
+ * A process that is killed while one of its threads waits there does not die before the request is
+ * answered, and as its successor is started only when it is dead, nobody would answer. So this is
+ * for files that nobody is reading or writing at that moment: whoever changes content behind the
+ * kernel first sees to it that no request on the file is in flight (nothing does it yet; a takeover
+ * that did it for all open files ended just so).
  */
 #ifndef GOLDFS_FUSE_NOTIFY_H
 #define GOLDFS_FUSE_NOTIFY_H

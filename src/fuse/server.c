@@ -513,8 +513,6 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 		r = take_over(server);
 	if (r == 0)
 		r = notifier_start(server->notifier, server->session);
-	if (r == 0 && server->takeover)
-		handles_invalidate(server);
 	if (r == 0 && server->takeover && !server->resent.count)
 		served_resent(server);
 	if (r == 0)

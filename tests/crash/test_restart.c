@@ -104,9 +104,13 @@ static int is_known(void *arg, uint64_t ino)
 {
 	struct world *w = arg;
 
-	for (size_t i = 0; i < w->file_count; i++)
+	for (size_t i = 0; i < w->file_count; i++) {
+		/* It would wait for requests that only a successor answers. */
+		if (w->files[i].ino == ino && w->files[i].opens)
+			wrong(w, "the kernel is asked about an open file");
 		if (w->files[i].ino == ino)
 			return w->files[i].known;
+	}
 	return 0;
 }
 
@@ -591,7 +595,8 @@ static void finish(struct world *w)
 	w->left_count = 0;
 	take_over(w);
 	for (size_t i = 0; i < w->file_count; i++) {
-		w->files[i].opens = 0;
+		for (; w->files[i].opens; w->files[i].opens--)
+			fs_close_file(w->fs, w->files[i].ino, O_RDWR);
 		w->files[i].known = false;
 	}
 	if (fs_settle(w->fs))
