@@ -24,6 +24,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
@@ -279,7 +280,7 @@ static int apply_size_meta(struct fs *fs, struct inode *inode, const struct gf_o
 
 	if (!layer || atomic_load(&inode->layer) != layer)
 		return -EUCLEAN;
-	if (op->size < layer->bound)
+	if (op->size < layer->bound && !MUTATED("truncation leaves what is below in sight"))
 		layer->bound = op->size;
 	inode->size = op->size;
 	MUTEX_GUARD(&inode->lock);
@@ -467,7 +468,8 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 	struct commit_point *point;
 
 	HASH_FIND(hh, how->commits, &layer, sizeof(layer), point);
-	return point && point->upto >= how->seq;
+	return point && (point->upto >= how->seq ||
+				MUTATED("a commit record covers later writes"));
 }
 
 /* Blocks that an announcement explains: OVERLAY, with the announced checksums. */
@@ -524,6 +526,7 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 	uint32_t n;
 	int r = 0;
 
+	committed = committed || MUTATED("an uncommitted large write counts unseen");
 	memset(there, committed, sizeof(there));
 	if (!committed)
 		r = compare_announced(fs, layer, block, sums, count, there);
@@ -560,14 +563,16 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 			return r;
 	}
 	/* The process that wrote this may have died before it synced anything. */
-	layer_set_unsynced(layer);
+	if (!MUTATED("recovery takes what it found in place for durable"))
+		layer_set_unsynced(layer);
 	if (!committed) {
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
 		/* Not after a takeover: nothing was lost, these are writes as any others. */
-		layer->recovered = !fs->options.takeover;
+		layer->recovered = !fs->options.takeover &&
+				   !MUTATED("large writes go over what recovery found");
 	}
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
-	if (!whole && !how->recalling) {
+	if (!whole && !how->recalling && !MUTATED("recovery commits a large write that is not whole")) {
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
 		layer_note_large_failure(layer, how->seq, true);
 	}

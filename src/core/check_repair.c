@@ -19,6 +19,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 /* ---- copies of what is replaced ---- */
@@ -41,8 +42,8 @@ static int copy_data(struct io *io, int from, int to)
 		}
 	}
 	if (r == -ENXIO)
-		r = io->ops->truncate(io, to, st.size);
-	return r ? r : io->ops->fdatasync(io, to);
+		r = SITE("repair: give a saved copy its size", io->ops->truncate(io, to, st.size));
+	return r ? r : SITE("repair: sync a saved copy", io->ops->fdatasync(io, to));
 }
 
 static int copy_file(struct io *io, const char *from, const char *to)
@@ -119,8 +120,10 @@ static int save_all(struct check *c)
 		r = save(c, path);
 	}
 	if (!r)
-		r = c->io->ops->syncdir(c->io, c->report->saved);
-	return r ? r : c->io->ops->syncdir(c->io, ".");
+		r = SITE("repair: sync names of saved copies",
+			c->io->ops->syncdir(c->io, c->report->saved));
+	return r ? r : SITE("repair: sync the name of the saved copies' folder",
+		c->io->ops->syncdir(c->io, "."));
 }
 
 /* ---- files ---- */
@@ -136,7 +139,7 @@ static int write_bytes(struct io *io, const struct mend *m)
 		return fd;
 	r = io_pwrite(io, fd, m->bytes, m->len, m->off);
 	if (!r)
-		r = io->ops->fdatasync(io, fd);
+		r = SITE("repair: sync what was mended", io->ops->fdatasync(io, fd));
 	io->ops->close(io, fd);
 	return r;
 }
@@ -152,11 +155,11 @@ static int mend_files(struct check *c)
 		else if (m->kind == MEND_MAKE_FOLDER)
 			r = io->ops->mkdir(io, m->path);
 		else if (m->kind == MEND_REMOVE)
-			r = io->ops->unlink(io, m->path);
+			r = SITE("repair: remove what nothing refers to", io->ops->unlink(io, m->path));
 		if (r == -ENOENT && m->kind == MEND_REMOVE)
 			r = 0;
 	}
-	return r ? r : io->ops->syncdir(io, ".");
+	return r ? r : SITE("repair: sync the store's folder", io->ops->syncdir(io, "."));
 }
 
 /* ---- states ---- */

@@ -32,6 +32,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
@@ -68,8 +69,9 @@ static int batch_read(struct batch *b)
 		struct jentry now;
 		int r;
 
-		b->current[i] = jindex_get(fs->jindex, e->layer, e->block, &now) &&
-				now.seq == e->seq && now.pos == e->pos;
+		b->current[i] = (jindex_get(fs->jindex, e->layer, e->block, &now) &&
+					now.seq == e->seq && now.pos == e->pos) ||
+				MUTATED("destage puts an older version over a newer one");
 		if (!b->current[i])
 			continue;
 		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
@@ -102,8 +104,8 @@ static int batch_classify(struct batch *b)
 
 		if (!b->right[i])
 			b->kinds[i] = GF_OVERLAY;
-		else if (same &&
-			memcmp(block, b->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
+		else if (same && (memcmp(block, b->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
+					 MUTATED("destage shares without comparing")))
 			b->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
 			b->kinds[i] = layer->parent || layer->image ? GF_ZERO : GF_PARENT;
@@ -133,7 +135,7 @@ static int batch_place(struct batch *b, size_t i, size_t n)
 	for (size_t k = 0; k < n; k++)
 		sums[k] = b->entries[i + k].sum;
 	r = layer_write_data(b->layer, data, n * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
-	return r ? r : layer_write_sums(b->layer, block, sums, n);
+	return r ? r : SITE("destage: the checksums", layer_write_sums(b->layer, block, sums, n));
 }
 
 static int batch_store(struct batch *b, size_t i, size_t n)
@@ -223,7 +225,11 @@ static int destage_run(struct fs *fs, struct batch *b)
 		return 0;
 	}
 	pthread_rwlock_rdlock(&fs->sharing);
-	rangelock_lock(&b->layer->ranges, &range, first, first + b->count - 1);
+	/* The last block of 16 TiB is hardly ever in anybody's way. */
+	if (MUTATED("destage does not lock the blocks"))
+		rangelock_lock(&b->layer->ranges, &range, UINT64_MAX - 1, UINT64_MAX - 1);
+	else
+		rangelock_lock(&b->layer->ranges, &range, first, first + b->count - 1);
 	r = batch_destage_locked(b);
 	rangelock_unlock(&b->layer->ranges, &range);
 	pthread_rwlock_unlock(&fs->sharing);
@@ -324,14 +330,17 @@ static int picture_take_locked(struct picture *p)
 
 static int picture_take(struct picture *p)
 {
+	bool open = MUTATED("take the picture while records are being applied");
 	int r;
 
-	pthread_rwlock_wrlock(&p->fs->gate);
+	if (!open)
+		pthread_rwlock_wrlock(&p->fs->gate);
 	atomic_store(&p->fs->changed, false);
 	atomic_store(&p->fs->large_pending, 0);
 	p->given_up = atomic_exchange(&p->fs->given_up, 0);
 	r = picture_take_locked(p);
-	pthread_rwlock_unlock(&p->fs->gate);
+	if (!open)
+		pthread_rwlock_unlock(&p->fs->gate);
 	return r;
 }
 
@@ -350,10 +359,10 @@ static int picture_sums(struct fs *fs, struct layer *layer)
 static int picture_sync(struct fs *fs, struct layer *layer)
 {
 	/* Also when it looks clean: a flush that is running may not be done yet. */
-	int r = layer_sync_data(layer);
+	int r = SITE("checkpoint: sync data before the pages", layer_sync_data(layer));
 
 	if (!r)
-		r = layer_sync_sums(layer);
+		r = SITE("checkpoint: sync checksums before the pages", layer_sync_sums(layer));
 	if (r)
 		layer_trouble(fs, layer, r, true, "sync the data");
 	return r ? -EAGAIN : 0;
@@ -374,7 +383,8 @@ static int picture_pages(struct fs *fs, struct layer_picture *lp)
 static int picture_catalog(struct picture *p)
 {
 	struct fs *fs = p->fs;
-	int r = fs->io->ops->syncdir(fs->io, "layer");
+	int r = SITE("checkpoint: sync names of layer files",
+		fs->io->ops->syncdir(fs->io, "layer"));
 
 	if (r)
 		return fs_fail_because(fs, r, "cannot sync the folder \"layer\"");
@@ -394,7 +404,8 @@ static int picture_catalog(struct picture *p)
 static int picture_write(struct picture *p)
 {
 	struct fs *fs = p->fs;
-	int r = journal_sync(fs->journal, p->upto);
+	int r = SITE("checkpoint: sync the journal up to the picture",
+		journal_sync(fs->journal, p->upto));
 
 	for (size_t i = 0; i < p->count && !r; i++)
 		if (!p->layers[i].layer->left_out)
@@ -455,7 +466,8 @@ static void picture_finish(struct picture *p)
 
 	fs->generation = p->head.generation;
 	fs->tail = p->tail;
-	drain_wait(&fs->readers);
+	if (!MUTATED("reuse places in the ring while readers are there"))
+		drain_wait(&fs->readers);
 	journal_set_tail(fs->journal, p->tail);
 	for (size_t i = 0; i < p->count; i++) {
 		struct layer *layer = p->layers[i].layer;
@@ -574,9 +586,11 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 			return r;
 		p.tail = settled_head(fs);
 	}
-	r = journal_sync(fs->journal, p.tail.seq - 1);
+	r = SITE("checkpoint: sync the journal before destaging",
+		journal_sync(fs->journal, p.tail.seq - 1));
 	if (!r)
-		r = destage(fs, p.tail.seq - 1, &out->full);
+		r = destage(fs, MUTATED("the tail passes blocks that were not destaged") ?
+					0 : p.tail.seq - 1, &out->full);
 	/* A layer that failed on the way is left out from the next round on. */
 	if (!r && atomic_load(&fs->recalls))
 		r = -EAGAIN;
@@ -584,6 +598,12 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = picture_tail(&p, out);
 	if (!r)
 		r = picture_take(&p);
+	if (!r && MUTATED("punch holes before the state is durable")) {
+		for (size_t i = 0; i < p.count; i++)
+			layer_punch(p.layers[i].layer, steal_pointer(&p.layers[i].punches));
+	}
+	if (!r && MUTATED("remove files before the state is durable"))
+		bury_dead(fs, steal_pointer(&p.dead));
 	if (!r)
 		r = picture_write(&p);
 	fs->picture_failed = r;

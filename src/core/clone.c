@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 #define COPY_PIECE (1 * MIB)
@@ -84,7 +85,8 @@ static int freeze_clone(struct source *src, struct opbuf *buf)
 	/* A copy into the source cannot grow a frozen layer: its next call moves bytes. */
 	src->inode->copy_task = 0;
 	r = add_layer(buf, src, &head);
-	return r ? r : add_head(buf, src->inode->ino, head);
+	return r ? r : SITE("clone: the source goes on in a layer of its own",
+		add_head(buf, src->inode->ino, head));
 }
 
 /* tree held exclusively. Takes the source's io lock when it is a clone. */

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/mutation.h"
 
 static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto)
 {
@@ -63,17 +64,20 @@ static int flush_layer(struct fs *fs, struct layer *layer)
 	if (atomic_load(&layer->failed))
 		return -EIO;
 	/* One that is done but began after another that is not must not be left out. */
-	upto = layer_large_wait(layer);
+	upto = MUTATED("commit passes a large write that is on its way") ?
+		       atomic_load(&layer->large_seq) : layer_large_wait(layer);
 	/* A large write that failed left bytes that no commit record may vouch for. */
-	if (atomic_load(&layer->poison_seq))
+	if (atomic_load(&layer->poison_seq) && !MUTATED("commit a large write that failed"))
 		return flush_poisoned(fs, layer);
-	r = layer_sync_data(layer);
+	if (MUTATED("commit record before the sync of the data"))
+		add_commit(fs, layer, upto);
+	r = SITE("flush: sync data before the commit record", layer_sync_data(layer));
 	if (r) {
 		/* The pages are gone: what was acknowledged may not be what is there. */
 		layer_fail(fs, layer, r, "sync the data");
 		return -EIO;
 	}
-	r = add_commit(fs, layer, upto);
+	r = SITE("flush: append the commit record", add_commit(fs, layer, upto));
 	if (!r)
 		atomic_store(&layer->committed_seq, upto);
 	return r;
@@ -83,8 +87,11 @@ int flush_layers(struct fs *fs, struct layer *layer)
 {
 	int r = 0;
 
-	for (; layer && !r; layer = layer->parent)
+	for (; layer && !r; layer = layer->parent) {
 		r = flush_layer(fs, layer);
+		if (MUTATED("fsync leaves out the layers below"))
+			break;
+	}
 	return r;
 }
 
@@ -135,7 +142,10 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 		done(arg, r);
 		return;
 	}
-	journal_sync_async(fs->journal, journal_last_seq(fs->journal), done, arg);
+	if (MUTATED("fsync answers before the journal's sync"))
+		done(arg, 0);
+	else
+		journal_sync_async(fs->journal, journal_last_seq(fs->journal), done, arg);
 }
 
 int flush_recovered(struct fs *fs, struct inode *inode)
@@ -149,7 +159,8 @@ int flush_recovered(struct fs *fs, struct inode *inode)
 	pthread_rwlock_unlock(&fs->tree);
 	r = flush_layer(fs, layer);
 	if (!r)
-		r = journal_sync(fs->journal, journal_last_seq(fs->journal));
+		r = SITE("flush of what recovery found: sync the journal",
+			journal_sync(fs->journal, journal_last_seq(fs->journal)));
 	if (!r)
 		atomic_store(&layer->recovered, false);
 	hold_end(layer);
@@ -196,7 +207,8 @@ static int sync_all(struct fs *fs, bool but_failed)
 	free(list);
 	if (!r && !but_failed && atomic_load(&fs->failed_layers))
 		r = -EIO;
-	return r ? r : journal_sync(fs->journal, journal_last_seq(fs->journal));
+	return r ? r : SITE("sync of everything: sync the journal",
+		journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
 
 int fs_sync(struct fs *fs)

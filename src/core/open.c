@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 #define MIN_JOURNAL (1 * MIB)
@@ -142,7 +143,7 @@ static int make_store(struct fs *fs)
 	if (!r)
 		r = write_first_catalogs(fs);
 	if (!r)
-		r = fs->io->ops->syncdir(fs->io, ".");
+		r = SITE("sync the folders of a new store", fs->io->ops->syncdir(fs->io, "."));
 	if (!r)
 		r = superblock_write(fs->io, &fs->super);
 	return r ? log_error(r, "cannot make a store") : 0;
@@ -197,7 +198,7 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 	struct apply how = {
 		.seq = seq,
 		.ops_pos = ops_pos,
-		.meta = seq > rec->meta_seq,
+		.meta = seq > rec->meta_seq || MUTATED("replay repeats what the catalog contains"),
 		.blocks = true,
 		.replaying = true,
 		.commits = rec->commits,
@@ -334,7 +335,8 @@ static int start_epoch(struct fs *fs)
 	r = append_epoch(fs);
 	journal_unreserve(fs->journal, room);
 	return r || fs->options.takeover ? r
-					 : journal_sync(fs->journal, journal_last_seq(fs->journal));
+					 : SITE("open: sync the new epoch",
+						   journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
 
 /* Files that lost their names while open, and whose process is gone with the references. */
@@ -393,7 +395,7 @@ static int remove_orphan_file(void *arg, const char *name)
 	if (needed)
 		return 0;
 	snprintf(path, sizeof(path), "layer/%s", name);
-	fs->io->ops->unlink(fs->io, path);
+	SITE("remove files of layers that are not there", fs->io->ops->unlink(fs->io, path));
 	return 0;
 }
 
@@ -438,7 +440,7 @@ static int recover(struct fs *fs)
 	if (r)
 		log_warning("cannot write the copy of the superblock: %s", strerror(-r));
 	/* A process that died may have made files whose names it did not sync. */
-	r = fs->io->ops->syncdir(fs->io, "layer");
+	r = SITE("open: sync names that a dead process left", fs->io->ops->syncdir(fs->io, "layer"));
 	if (!r)
 		r = start_epoch(fs);
 	if (!r)

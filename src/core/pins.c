@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "base/times.h"
 #include "image/folder.h"
@@ -282,7 +283,7 @@ static int change_pin(struct fs *fs, uint64_t id, enum gf_pin_kind kind)
 	pthread_rwlock_unlock(&fs->tree);
 	journal_unreserve(fs->journal, room);
 	opbuf_release(&buf);
-	return r ? r : journal_sync(fs->journal, seq);
+	return r ? r : SITE("pin changed: sync the journal", journal_sync(fs->journal, seq));
 }
 
 /* The copy is complete: read from it from now on. */
@@ -440,7 +441,9 @@ static int open_pinned(struct fs *fs, uint64_t id, int fd, enum gf_pin_kind kind
 
 	snprintf(path, sizeof(path), "golden/%" PRIu64, id);
 	own = kind == GF_PIN_REFLINK ?
-		openat(fs->options.store_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) :
+		openat(fs->options.store_fd, path,
+			(MUTATED("open a golden image for writing: a new pin") ? O_RDWR : O_RDONLY) |
+				O_CLOEXEC | O_NOFOLLOW) :
 		fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	return own < 0 ? -errno : own;
 }

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "base/mutation.h"
 
 int64_t now_ns(void)
 {
@@ -69,7 +70,8 @@ int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq)
 	if (buf->failed)
 		return -ENOMEM;
 	pthread_rwlock_rdlock(&fs->gate);
-	r = journal_append(fs->journal, &iov, 1, &how.seq, &how.ops_pos);
+	r = SITE("append the record of a change",
+		journal_append(fs->journal, &iov, 1, &how.seq, &how.ops_pos));
 	if (!r) {
 		r = apply_ops(fs, buf->bytes, buf->len, &how);
 		/* The journal says it and memory does not: nothing may be built on that. */

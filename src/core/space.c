@@ -27,6 +27,7 @@
 #include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 #define SPACE_INTERVAL_NS 200000000 /* how long a look at the free space below is believed */
@@ -178,11 +179,11 @@ static int resize_reserve(struct fs *fs, uint64_t bytes)
 		return fd;
 	r = ops->stat(fs->io, fd, &st);
 	if (!r && st.size > bytes)
-		r = ops->truncate(fs->io, fd, bytes);
+		r = SITE("give the reserve back", ops->truncate(fs->io, fd, bytes));
 	if (!r && bytes && st.allocated < bytes) {
 		r = ops->allocate(fs->io, fd, 0, bytes);
 		if (r)
-			ops->truncate(fs->io, fd, 0);
+			SITE("give a reserve back that is not whole", ops->truncate(fs->io, fd, 0));
 	}
 	ops->close(fs->io, fd);
 	atomic_store(&fs->reserve_held, r ? 0 : bytes);

@@ -25,6 +25,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
@@ -294,7 +295,8 @@ static int job_classify(struct job *job)
 	for (uint64_t i = 0; i < count; i++) {
 		const uint8_t *block = data + i * GF_BLOCK_SIZE;
 
-		if (same && memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
+		if (same && (memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
+				    MUTATED("a large write is shared without comparing")))
 			job->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
 			job->kinds[i] = below ? GF_ZERO : GF_PARENT;
@@ -420,7 +422,8 @@ static bool needs_mark(const struct job *job)
 
 	if (!count || layer_is_marked(job->layer, job->large_first, count))
 		return false;
-	return layer_may_be_in_place(job->layer, job->large_first, count);
+	return layer_may_be_in_place(job->layer, job->large_first, count) &&
+	       !MUTATED("overwrite in place without an intent mark");
 }
 
 /* Step 1: intent marks, durable before the first overwrite in place. */
@@ -443,7 +446,8 @@ static int mark_intent(struct job *job)
 	}
 	r = record_commit(job->fs, &buf, &seq);
 	opbuf_release(&buf);
-	return r ? r : journal_sync(job->fs->journal, seq);
+	return r ? r : SITE("intent mark: sync the journal",
+		journal_sync(job->fs->journal, seq));
 }
 
 /* Step 3 for one run of blocks that are to be OVERLAY. */
@@ -454,7 +458,8 @@ static int place_run(struct job *job, uint64_t i, uint64_t n)
 		n * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
 
 	if (!r)
-		r = layer_write_sums(job->layer, block, job->sums + i, n);
+		r = SITE("a large write: its checksums",
+			layer_write_sums(job->layer, block, job->sums + i, n));
 	COUNT(job->fs, large_write_bytes, n * GF_BLOCK_SIZE);
 	return r;
 }
@@ -548,6 +553,10 @@ static int job_commit_locked(struct job *job)
 	if (large)
 		layer_large_begin(
 			job->layer, &ticket, journal_last_seq(job->fs->journal) + 1);
+	if (large && MUTATED("bytes of a large write before its announcement"))
+		place_large(job);
+	if (large && MUTATED("blocks of a large write OVERLAY before the bytes"))
+		settle_states(job, journal_last_seq(job->fs->journal) + 1, 0);
 	r = journal_append(job->fs->journal, &iov, 1, &seq, &ops_pos);
 	if (!r && large) {
 		r = place_large(job);
@@ -641,7 +650,8 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	pthread_rwlock_rdlock(&inode->io);
 	pthread_rwlock_rdlock(&fs->sharing);
 	job.layer = atomic_load(&inode->layer);
-	rangelock_lock(&job.layer->ranges, &range, job.first, job.end - 1);
+	rangelock_lock(&job.layer->ranges, &range, job.first,
+		MUTATED("a write locks its first block only") ? job.first : job.end - 1);
 	r = volume_writable(inode);
 	if (!r)
 		r = job_run_locked(&job);

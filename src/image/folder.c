@@ -34,6 +34,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 
 #define LINKS_MAX 40 /* as the kernel */
 
@@ -344,7 +345,8 @@ int folder_stat(struct folder *folder, const char *path, struct stat *st)
 /* The path is known to name a regular file, but it may be another one by now: O_NONBLOCK. */
 static int open_for_reading(struct folder *folder, const char *path)
 {
-	const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY;
+	const int mode = MUTATED("open a golden image for writing: in its folder") ? O_RDWR : O_RDONLY;
+	const int flags = mode | O_NONBLOCK | O_NOCTTY;
 	CLEANUP_CLOSE int fd = open_beneath(folder, path, flags | O_NOATIME);
 	struct stat st;
 

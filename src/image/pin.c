@@ -33,6 +33,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "base/times.h"
 #include "image/image.h"
@@ -54,7 +55,7 @@ static void tmp_name(char name[PIN_NAME_MAX], uint64_t id, const char *suffix)
 static int make_folder(int store_fd)
 {
 	if (mkdirat(store_fd, "golden", 0700) == 0)
-		return fd_syncdir(store_fd, "");
+		return SITE("pin: sync the folder's name", fd_syncdir(store_fd, ""));
 	return errno == EEXIST ? 0 : -errno;
 }
 
@@ -63,7 +64,7 @@ void pin_tmp_drop(int store_fd, uint64_t id, const char *suffix)
 	char name[PIN_NAME_MAX];
 
 	tmp_name(name, id, suffix);
-	unlinkat(store_fd, name, 0);
+	SITE("pin: remove a copy that was not finished", unlinkat(store_fd, name, 0));
 }
 
 int pin_tmp_open(int store_fd, uint64_t id, const char *suffix)
@@ -86,9 +87,10 @@ int pin_tmp_publish(int store_fd, uint64_t id, const char *suffix, int fd)
 
 	tmp_name(tmp, id, suffix);
 	pin_name(name, id, suffix);
-	if (fsync(fd) < 0 || renameat(store_fd, tmp, store_fd, name) < 0)
+	if (SITE("pin: sync the copy before it gets its name", fsync(fd)) < 0 ||
+		SITE("pin: give the copy its name", renameat(store_fd, tmp, store_fd, name)) < 0)
 		return -errno;
-	return fd_syncdir(store_fd, "golden");
+	return SITE("pin: sync the copy's name", fd_syncdir(store_fd, "golden"));
 }
 
 int pin_lease_tells_writers(int fd)
@@ -160,14 +162,16 @@ static int try_link(int store_fd, uint64_t id, int source_fd)
 	rc = link_once(source_fd, store_fd, name);
 	if (rc == -EEXIST && unlinkat(store_fd, name, 0) == 0)
 		rc = link_once(source_fd, store_fd, name);
-	return rc < 0 ? rc : fd_syncdir(store_fd, "golden");
+	return rc < 0 ? rc : SITE("pin: sync the link's name",
+		fd_syncdir(store_fd, "golden"));
 }
 
 static int make_pin(int store_fd, uint64_t id, int source_fd, enum gf_pin_kind *kind)
 {
 	int rc;
 
-	if (fdatasync(source_fd) < 0 && errno != EINVAL && errno != EROFS)
+	if (SITE("pin: sync the image before it is linked", fdatasync(source_fd)) < 0 &&
+		errno != EINVAL && errno != EROFS)
 		return -errno;
 	rc = try_reflink(store_fd, id, source_fd);
 	if (rc == 0) {
@@ -410,7 +414,8 @@ static int check_linked(
 
 static int open_file(int store_fd, uint64_t id)
 {
-	const int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+	const int mode = MUTATED("open a golden image for writing: its pin") ? O_RDWR : O_RDONLY;
+	const int flags = mode | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
 	char name[PIN_NAME_MAX];
 	int fd;
 
@@ -468,7 +473,7 @@ int pin_remove(int store_fd, uint64_t id)
 
 	for (i = 0; i < ARRAY_SIZE(suffixes); i++) {
 		pin_name(name, id, suffixes[i]);
-		if (unlinkat(store_fd, name, 0) < 0 && errno != ENOENT)
+		if (SITE("pin: remove its files", unlinkat(store_fd, name, 0)) < 0 && errno != ENOENT)
 			return -errno;
 	}
 	return 0;

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "goldfs/format.h"
 
@@ -78,7 +79,8 @@ static int invalidate(struct io *io, int fd)
 {
 	uint8_t zeros[OPS_OFFSET] = {0};
 
-	return io_pwrite(io, fd, zeros, sizeof(zeros), 0) || io->ops->fdatasync(io, fd);
+	return io_pwrite(io, fd, zeros, sizeof(zeros), 0) ||
+	       SITE("sync the catalog that was made invalid", io->ops->fdatasync(io, fd));
 }
 
 int catalog_file_write(struct io *io, const struct catalog_head *head, const void *ops, size_t len)
@@ -91,7 +93,8 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 
 	head_encode(head, ops, len, &disk);
 	memcpy(first, &disk, sizeof(disk));
-	copy_path(path, head->generation);
+	copy_path(path, head->generation + (head->generation > 2 &&
+						   MUTATED("write the catalog over the copy that counts")));
 	fd = io->ops->open(io, path, O_RDWR | O_CREAT);
 	if (fd < 0)
 		return fd;
@@ -103,15 +106,16 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 	}
 	r = io->ops->pwritev(io, fd, iov, len ? 2 : 1, 0);
 	if (!r)
-		r = io->ops->truncate(io, fd, sizeof(first) + len);
+		r = SITE("cut the catalog to its length",
+			io->ops->truncate(io, fd, sizeof(first) + len));
 	if (!r)
-		r = io->ops->fdatasync(io, fd);
+		r = SITE("sync the catalog", io->ops->fdatasync(io, fd));
 	if (r && invalidate(io, fd))
 		r = log_error(-ENOTRECOVERABLE, "cannot write the store's \"%s\"", path);
 	io->ops->close(io, fd);
 	/* The first two generations make the files. */
 	if (!r && head->generation <= 2)
-		r = io->ops->syncdir(io, ".");
+		r = SITE("sync the names of the first catalogs", io->ops->syncdir(io, "."));
 	return r;
 }
 

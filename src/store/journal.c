@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "goldfs/format.h"
 #include "store/ops.h"
@@ -84,9 +85,9 @@ int journal_create(struct io *io, uint64_t size)
 	for (uint64_t off = 0; off < size && !r; off += MIB)
 		r = io_pwrite(io, fd, zeros, min_u64(MIB, size - off), off);
 	if (!r)
-		r = io->ops->fdatasync(io, fd);
+		r = SITE("sync the empty journal", io->ops->fdatasync(io, fd));
 	io->ops->close(io, fd);
-	return r ? r : io->ops->syncdir(io, "journal");
+	return r ? r : SITE("sync the journal's name", io->ops->syncdir(io, "journal"));
 }
 
 int journal_open(struct journal **journal, struct io *io, uint64_t size,
@@ -151,9 +152,12 @@ static bool record_follows(const uint8_t *secret, const struct gf_disk_record *r
 {
 	return rec->magic == GF_RECORD_MAGIC && rec->length >= sizeof(*rec) &&
 	       rec->length % RECORD_ALIGN == 0 && rec->length <= room &&
-	       rec->used <= rec->length - sizeof(*rec) && rec->seq == mark->seq &&
-	       rec->prev == mark->prev && rec->epoch >= epoch &&
-	       rec->sum == header_sum(secret, rec);
+	       rec->used <= rec->length - sizeof(*rec) &&
+	       (rec->seq == mark->seq || MUTATED("recovery follows records of any number")) &&
+	       (rec->prev == mark->prev || MUTATED("recovery follows records of another chain")) &&
+	       (rec->epoch >= epoch || MUTATED("recovery follows records of an older epoch")) &&
+	       (rec->sum == header_sum(secret, rec) ||
+		       MUTATED("recovery follows records whose header is torn"));
 }
 
 /* A piece of the file in memory. Most records are small: read one by one, a hundred thousand of
@@ -227,7 +231,8 @@ static int read_record(struct journal *j, const struct journal_mark *mark, uint6
 	rec = (const void *)(w->buf + (place - w->place));
 	*record = rec;
 	/* The second walk over the same records need not look at all bytes again. */
-	return rec->seq < w->whole_until || hash_struct(rec + 1, rec->used) == rec->ops_sum;
+	return rec->seq < w->whole_until || hash_struct(rec + 1, rec->used) == rec->ops_sum ||
+	       MUTATED("recovery follows records whose ops are torn");
 }
 
 int journal_scan(struct journal *j, struct journal_mark tail,
@@ -433,7 +438,7 @@ int journal_forget_lost(struct journal *j)
 		pos += len;
 	}
 	if (!r)
-		r = j->io->ops->fdatasync(j->io, j->fd);
+		r = SITE("sync the end of the chain", j->io->ops->fdatasync(j->io, j->fd));
 	if (r)
 		return log_error(r, "cannot write the journal");
 	write_synced(j, j->head.seq - 1);
@@ -692,16 +697,25 @@ static void lead(struct journal *j)
 		target = journal_last_seq(j);
 		r = atomic_load(&j->failed);
 		if (!r) {
-			r = j->io->ops->fdatasync(j->io, j->fd);
+			r = SITE("sync the journal", j->io->ops->fdatasync(j->io, j->fd));
 			if (r)
 				log_error(r, "cannot sync the journal; the store is read-only now, "
 					     "look at the disk below, then mount again");
 		}
-		if (r)
+		if (MUTATED("count as durable what came during the sync"))
+			target = journal_last_seq(j);
+		if (r && !MUTATED("try a failed sync of the journal again"))
 			journal_fail(j, r);
-		else
+		else if (!r)
 			write_synced(j, target);
 		pthread_mutex_lock(&j->sync_lock);
+		if (MUTATED("serve requests that came during the sync")) {
+			struct sync_request **end = &batch;
+
+			while (*end)
+				end = &(*end)->next;
+			*end = take_queue_locked(j);
+		}
 		if (!r && target > j->durable_seq)
 			j->durable_seq = target;
 		j->counts.syncs++;

@@ -19,6 +19,7 @@
 #include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "store/layer_internal.h"
 
@@ -55,7 +56,8 @@ static int sync_names(struct layer *l)
 	pthread_mutex_unlock(&l->lock);
 	if (!unsynced)
 		return 0;
-	e = l->env->io->ops->syncdir(l->env->io, "layer");
+	e = SITE("sync the names of a layer's files",
+		l->env->io->ops->syncdir(l->env->io, "layer"));
 	if (e) {
 		pthread_mutex_lock(&l->lock);
 		l->name_unsynced = true;
@@ -177,8 +179,8 @@ static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum lay
 		if (fd < 0)
 			return fd;
 		atomic_store(dirty, false);
-		e = l->env->io->ops->fdatasync(l->env->io, fd);
-		l->sync_error = e;
+		e = SITE("sync a layer's file", l->env->io->ops->fdatasync(l->env->io, fd));
+		l->sync_error = MUTATED("try a failed sync of a layer again") ? 0 : e;
 	}
 	if (!e)
 		l->sync_error = e = sync_names(l);
@@ -189,7 +191,8 @@ int layer_sync_data(struct layer *l)
 {
 	int e = sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
 
-	return e || !atomic_load(&l->last_block_used) ? e : layer_sync_sums(l);
+	return e || !atomic_load(&l->last_block_used) ?
+		e : SITE("sync the last block of 16 TiB", layer_sync_sums(l));
 }
 
 int layer_sync_sums(struct layer *l)
@@ -209,7 +212,8 @@ void layer_empty_files(struct layer *l)
 	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
 
 	if (fd >= 0)
-		l->env->io->ops->truncate(l->env->io, fd, 0);
+		SITE("empty a dead layer's data before removing it",
+			l->env->io->ops->truncate(l->env->io, fd, 0));
 }
 
 int layer_unlink_files(const struct layer_env *env, uint64_t id)
@@ -221,7 +225,7 @@ int layer_unlink_files(const struct layer_env *env, uint64_t id)
 		int e;
 
 		layer_path(path, id, file);
-		e = env->io->ops->unlink(env->io, path);
+		e = SITE("remove a dead layer's files", env->io->ops->unlink(env->io, path));
 		if (e && e != -ENOENT && !result)
 			result = e;
 	}
@@ -365,8 +369,9 @@ static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
 {
 	if ((block + count) * GF_BLOCK_SIZE > LAST_BLOCK_OFF)
 		count--; /* one block, which stands elsewhere: it stays */
-	return count ? l->env->io->ops->punch(l->env->io, fd, block * GF_BLOCK_SIZE,
-			       count * GF_BLOCK_SIZE) : 0;
+	return !count ? 0 : SITE("punch blocks that were given up",
+		l->env->io->ops->punch(l->env->io, fd, block * GF_BLOCK_SIZE,
+			count * GF_BLOCK_SIZE));
 }
 
 /*
@@ -390,8 +395,10 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 		if (r && !e) {
 			n = region_run(r, first, n);
 			/* What is lost may still be told by somebody from the bytes. */
-			keep = region_state(r, first) == GF_OVERLAY ||
-			       region_state(r, first) == GF_SHARED || r->dirty;
+			keep = ((region_state(r, first) == GF_OVERLAY ||
+					region_state(r, first) == GF_SHARED) &&
+				       !MUTATED("punch blocks that are in use again")) ||
+			       (r->dirty && !MUTATED("punch blocks of regions that changed since"));
 			if (r->dirty && region_state(r, first) != GF_OVERLAY)
 				layer_note_punch_locked(l, block, n);
 		}
@@ -411,7 +418,10 @@ static int punch_range(struct layer *l, int fd, uint64_t block, uint64_t count)
 	struct range range;
 	int e;
 
-	rangelock_lock(&l->ranges, &range, block, block + count - 1);
+	if (MUTATED("punch without locking the blocks"))
+		rangelock_lock(&l->ranges, &range, UINT64_MAX - 1, UINT64_MAX - 1);
+	else
+		rangelock_lock(&l->ranges, &range, block, block + count - 1);
 	e = punch_unused(l, fd, block, count);
 	rangelock_unlock(&l->ranges, &range);
 	return e;

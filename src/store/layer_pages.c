@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "store/layer_internal.h"
 
 struct page_write {
@@ -33,7 +34,9 @@ void layer_path(char path[40], uint64_t id, enum layer_file file)
 
 static uint64_t page_offset(uint32_t region, uint64_t generation)
 {
-	return ((uint64_t)region * 2 + generation % 2) * sizeof(struct gf_disk_page);
+	uint64_t slot = MUTATED("write map pages over those that count") ? 0 : generation % 2;
+
+	return ((uint64_t)region * 2 + slot) * sizeof(struct gf_disk_page);
 }
 
 int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
@@ -228,7 +231,7 @@ int layer_write_pages(struct layer *l, struct page_write *pages)
 			page_offset(w->region, w->generation));
 	}
 	if (!e)
-		e = ops->fdatasync(l->env->io, fd);
+		e = SITE("sync map pages", ops->fdatasync(l->env->io, fd));
 	ops->close(l->env->io, fd);
 	if (!e && fresh) {
 		MUTEX_GUARD(&l->lock);

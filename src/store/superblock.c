@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "base/mutation.h"
 #include "goldfs/format.h"
 
 #define SUPER_TEMP "superblock.new"
@@ -111,11 +112,12 @@ static int write_file(struct io *io, const char *path, const struct superblock *
 		return fd;
 	r = io_pwrite(io, fd, buf, len, 0);
 	if (!r)
-		r = io->ops->fdatasync(io, fd);
+		r = SITE("sync a new superblock", io->ops->fdatasync(io, fd));
 	io->ops->close(io, fd);
 	if (!r)
-		r = io->ops->rename(io, SUPER_TEMP, path);
-	return r ? r : io->ops->syncdir(io, ".");
+		r = SITE("rename the superblock into place",
+			io->ops->rename(io, SUPER_TEMP, path));
+	return r ? r : SITE("sync the name of the superblock", io->ops->syncdir(io, "."));
 }
 
 int superblock_write(struct io *io, const struct superblock *sb)
