@@ -108,7 +108,8 @@ $(unit_bins): $(BIN)/%: $(OBJ)/%.o $(unit_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.
 
 $(crash_bins): $(BIN)/%: $(OBJ)/%.o $(crash_helpers:%.c=$(OBJ)/%.o) $(OBJ)/goldfs.a
 	@mkdir -p $(@D)
-	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs) -lcmocka
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $(filter %.o,$^) \
+		$(call archive,$(filter %.a,$^)) $(all_libs) -lcmocka
 
 $(fuzz_bins): $(BIN)/%: $(OBJ)/%.o $(OBJ)/tests/fuzz/main.o $(fuzz_helpers:%.c=$(OBJ)/%.o) \
 		$(OBJ)/goldfs.a
@@ -130,6 +131,10 @@ $(corrupt_bins): $(BIN)/%: $(OBJ)/%.o $(corrupt_helpers:%.c=$(OBJ)/%.o) $(OBJ)/g
 $(tool_bins): $(BIN)/%: $(OBJ)/%.o
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ -pthread
+
+# The list of mutations is to have those of parts that a program does not name, too.
+archive = $(if $(findstring GF_MUTATIONS,$(CPPFLAGS)),-Wl$(comma)--whole-archive $(1) \
+	-Wl$(comma)--no-whole-archive,$(1))
 
 # What the compiler is called with; only a change touches the file, which rebuilds the objects.
 $(OBJ)/flags: force
@@ -178,6 +183,28 @@ check-crash: $(call only,$(crash_bins))
 ## check-corruption: thousands of stores with a wrong bit or block each; BITS=, BLOCKS=, SEED=
 check-corruption: $(corrupt_bins)
 	@BITS=$${BITS:-10000} BLOCKS=$${BLOCKS:-1000} $(BIN)/tests/corrupt/test_corrupt
+
+## check-crash-long: the same with 200,000 states or STATES=n, all workloads in a table
+check-crash-long: $(BIN)/tests/crash/test_crash
+	STATES=$(or $(STATES),200000) $<
+
+.PHONY: check-crash-long check-mutations mutation-programs
+
+# Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
+mutation_tests := superblock catalog_file journal layer image pin pin_order figures invariant check_order
+mutation_crash := crash threads faults readers
+mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
+	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'
+mutation_bins = $(filter $(mutation_tests:%=$(BIN)/tests/unit/test_%),$(unit_bins)) \
+	$(filter $(mutation_crash:%=$(BIN)/tests/crash/test_%),$(crash_bins))
+mutation-programs: $(mutation_bins)
+
+## check-mutations: break each sync and invariant in turn (UPDATE=1 remembers who noticed)
+check-mutations:
+	@tests/check-sites
+	@$(mutation_make) $(jobs) mutation-programs
+	@$(BUILD)/mutations/tests/crash/test_crash --mutations --hints tests/crash/mutations.list \
+		$(if $(UPDATE),--update) $(if $(QUICK),--quick) $(if $(V),--verbose)
 
 ## check-mount: tests on a real mount
 check-mount: all $(tool_bins)

@@ -279,7 +279,7 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 		free(point);
 	}
 	fs->epoch = max_u64(head->epoch, epoch);
-	if (!r && (rec.records || !head->clean) && head->generation > 2)
+	if (!r && (rec.records || !head->clean))
 		fs->reclaim_wanted = true;
 	return r;
 }

@@ -3,6 +3,7 @@
 #include "image/image.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 struct image_memory {
 	struct image image; /* first */
 	const uint8_t *bytes;
+	uint8_t *holes; /* bit per block */
 };
 
 static const uint8_t *bytes_of(struct image *img)
@@ -31,7 +33,7 @@ static int memory_read(struct image *img, void *buf, size_t len, uint64_t off)
 }
 
 /* off is below the size and at the start of a block. */
-static int is_hole(struct image *img, uint64_t off)
+static int is_zeros(struct image *img, uint64_t off)
 {
 	const uint8_t *p = bytes_of(img) + off;
 	size_t len = (size_t)min_u64(GF_BLOCK_SIZE, img->size - off);
@@ -43,6 +45,25 @@ static int is_hole(struct image *img, uint64_t off)
 		len--;
 	}
 	return len == 0;
+}
+
+/* Once: tests ask often, and a big image is mostly holes. */
+static int find_holes(struct image_memory *mem)
+{
+	uint64_t blocks = round_up(mem->image.size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+
+	mem->holes = calloc(1, blocks / 8 + 1);
+	for (uint64_t i = 0; mem->holes && i < blocks; i++)
+		if (is_zeros(&mem->image, i * GF_BLOCK_SIZE))
+			mem->holes[i / 8] |= 1u << (i % 8);
+	return mem->holes ? 0 : -ENOMEM;
+}
+
+static bool is_hole(struct image *img, uint64_t off)
+{
+	uint64_t block = off / GF_BLOCK_SIZE;
+
+	return ((struct image_memory *)img)->holes[block / 8] >> (block % 8) & 1;
 }
 
 static int memory_next_data(struct image *img, uint64_t off, uint64_t *start, uint64_t *end)
@@ -62,6 +83,7 @@ static int memory_next_data(struct image *img, uint64_t off, uint64_t *start, ui
 
 static void memory_free(struct image *img)
 {
+	free(((struct image_memory *)img)->holes);
 	free(img);
 }
 
@@ -80,6 +102,10 @@ int image_memory_new(struct image **img, const void *bytes, uint64_t size)
 	mem->image.ops = &memory_ops;
 	mem->image.size = size;
 	mem->bytes = bytes;
+	if (find_holes(mem)) {
+		free(mem);
+		return -ENOMEM;
+	}
 	*img = &mem->image;
 	return 0;
 }

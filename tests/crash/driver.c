@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/sizes.h"
+#include "core/check.h"
 #include "core/scrub.h"
 #include "driver_internal.h"
 
@@ -128,6 +129,45 @@ static int expect_same(struct driver *d, struct simdisk *disk, struct expected w
 	return r;
 }
 
+/*
+ * What `goldfs check` says of the disk: never damage, and of a store that was settled and closed
+ * after the crash, no space that nothing refers to.
+ */
+static int check_whole(struct driver *d, struct simdisk *disk, const char *step, bool settled)
+{
+	struct check_options options = {.io = simdisk_io(disk), .store_fd = -1};
+	struct fs_options fs_options = run_options(&d->run);
+	struct check_report report;
+	const char *what = NULL;
+	char text[600];
+	int r;
+
+	options.golden_test = fs_options.golden_test;
+	options.golden_test_arg = fs_options.golden_test_arg;
+	d->result->checks++;
+	r = check_store(&options, &report);
+	/* One that was not made yet, or half. */
+	if (r && !(r == -ENOENT && !settled && !d->run.fs))
+		what = strerror(-r);
+	for (size_t i = 0; i < report.count && !what; i++) {
+		const struct check_finding *f = &report.findings[i];
+
+		if (f->severity != CHECK_DAMAGE)
+			continue;
+		snprintf(text, sizeof(text), "check: %s \"%s\" at %" PRIu64 "+%" PRIu64 ": %.300s",
+			f->structure, f->place, f->offset, f->length, f->text);
+		what = text;
+	}
+	if (!what && settled && report.orphaned_bytes) {
+		snprintf(text, sizeof(text), "check: %" PRIu64 " bytes of %" PRIu64
+			" files are not given back: %.300s", report.orphaned_bytes,
+			report.orphaned_files, report.count ? report.findings[0].text : "");
+		what = text;
+	}
+	check_report_release(&report);
+	return what ? fail_state(d, step, what) : 0;
+}
+
 /* ---- taking a state further ---- */
 
 struct interrupter {
@@ -243,6 +283,29 @@ static int lose_power(struct driver *d, struct simdisk *disk, struct fs *fs, str
 	return r;
 }
 
+/* Everything goes to its place, and what nobody needs is given back. */
+static int settle_and_close(struct driver *d, struct simdisk *disk, struct fs *fs, uint64_t want)
+{
+	static const char step[] = "settling and closing after recovery";
+	uint64_t got = 0;
+	int r = fs_settle(fs), closed;
+
+	closed = fs_close(fs);
+	if (r || closed)
+		return (r == -ENOSPC || closed == -ENOSPC) && is_full(d) ? 0 :
+			fail_state(d, step, strerror(r ? -r : -closed));
+	if (check_whole(d, disk, step, true))
+		return -1;
+	fs = open_store(d, disk, step);
+	if (!fs)
+		return -1;
+	r = hash_store(d, fs, step, &got);
+	if (!r && got != want)
+		r = fail_state(d, step, "the files differ");
+	fs_abandon(fs);
+	return r;
+}
+
 /* fs: recovered from a clone of crashed, on disk, by so many calls. Is used up. */
 static int go_deep(struct driver *d, struct simdisk *crashed, struct simdisk *disk, struct fs *fs,
 	uint64_t calls, bool death)
@@ -255,17 +318,20 @@ static int go_deep(struct driver *d, struct simdisk *crashed, struct simdisk *di
 		fs_abandon(fs);
 		return r;
 	}
-	switch (rng_below(&d->rng, 3)) {
+	switch (d->run.profile->recovery ? 9 : rng_below(&d->rng, 4)) {
 	case 0:
 		return lose_power(d, disk, fs, want);
 	case 1:
 		return write_and_close(d, disk, fs, want.hash);
+	case 2:
+		return settle_and_close(d, disk, fs, want.hash);
 	default:
 		fs_abandon(fs);
 	}
+	for (int i = d->options->every ? 0 : d->run.profile->recovery ? 4 : 1; i > 0 && !r; i--)
+		r = recover_interrupted(d, crashed, 1 + rng_below(&d->rng, calls), want, death);
 	if (!d->options->every)
-		return recover_interrupted(
-			d, crashed, 1 + rng_below(&d->rng, calls), want, death);
+		return r;
 	for (uint64_t at = 1; at <= calls && !r; at++)
 		r = recover_interrupted(d, crashed, at, want, death);
 	return r;
@@ -299,7 +365,7 @@ static int check_state(struct driver *d, struct simdisk *crashed, enum model_mod
 
 	if (!r && check)
 		r = drive_check_store(d, crashed, "before recovery");
-	if (!r && rng_below(&d->rng, 4) == 0)
+	if (!r && (d->run.profile->recovery || rng_below(&d->rng, 4) == 0))
 		r = go_deep(d, crashed, disk, fs, calls, mode == MODEL_EXACT);
 	else if (fs) {
 		if (!r)
@@ -430,7 +496,6 @@ static void start(struct driver *d, uint64_t seed, const uint8_t *keep)
 void drive_result_take(struct driver *d)
 {
 	d->result->points = d->points;
-	d->result->ignored = simdisk_ignored();
 	d->result->failed = *d->run.reason;
 	memcpy(d->result->reason, d->run.reason, sizeof(d->run.reason));
 	run_release(&d->run);
@@ -472,7 +537,10 @@ pid_t drive_spawn(const struct drive_options *options, struct drive_result *res,
 	fflush(NULL);
 	pid = fork();
 	if (pid == 0) {
-		int rc = run_seed(options, res, seed, keep);
+		int rc;
+
+		alarm(options->seconds);
+		rc = run_seed(options, res, seed, keep);
 
 		fflush(NULL);
 		_exit(rc);

@@ -31,7 +31,14 @@ struct drive_options {
 	int jobs;
 	bool verbose;
 	bool reduce;
+	bool list;
 	bool mutations;
+	const char *mutation; /* only this one; "": all */
+	const char *hints;    /* file that tells who notices which; NULL: none */
+	bool quick;	      /* ask nobody but who is named there */
+	bool update;	      /* write it anew */
+	unsigned seconds;     /* after which a workload's process is ended; 0: never */
+	const char *workload; /* only those; "": all */
 	bool every; /* all kinds of crash at every point */
 };
 
@@ -43,9 +50,8 @@ struct drive_result {
 	uint64_t distinct; /* by the disk's hash */
 	uint64_t deep;	   /* taken further */
 	uint64_t recoveries;
-	uint64_t checks; /* runs of the offline check */
+	uint64_t checks; /* of the whole store */
 	uint64_t kinds[DRIVE_DEATH + 1];
-	uint64_t ignored; /* calls that a mutation left out */
 	bool failed;
 	char where[512]; /* also when the process dies */
 	char reason[1200];
@@ -59,7 +65,7 @@ pid_t drive_spawn(const struct drive_options *options, struct drive_result *resu
 bool drive_finish(struct drive_result *result, int status);
 void drive_print_failure(const struct drive_options *options, const struct drive_result *result);
 
-/* mutations.c: each sync and punch is left out in turn, and must be missed. Exit status. */
+/* mutations.c: each mutation is turned on in turn, and must be noticed. Exit status. */
 int mutations_run(const struct drive_options *options, struct drive_result *results);
 
 #endif

@@ -39,7 +39,7 @@ struct model;
 typedef uint32_t model_value; /* 0: zeros */
 
 enum model_mode { MODEL_EXACT, MODEL_POWER };
-enum model_kind { MODEL_FILE, MODEL_FOLDER };
+enum model_kind { MODEL_FILE, MODEL_FOLDER, MODEL_LINK };
 
 struct model_chunk {
 	model_value base[MODEL_CHUNK];

@@ -1,101 +1,450 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Do the crash tests notice when a sync is missing?
+ * Do the tests notice when something is done wrong?
  *
- * First the workloads run as they are, and every place that calls fdatasync, syncdir or punch is
- * noted. Then each of these places in turn does nothing, and the same workloads must fail. Places
- * are told apart by return addresses, which the processes forked here have in common.
+ * The list of what can be done wrong is in the program (base/mutation.h): every call that makes
+ * something durable or gives something back, and every place that upholds an invariant. First all
+ * workloads run as they are, which also tells which places each of them reaches. Then each mutation
+ * is turned on alone, and the workloads that reach its place run, each in a process of its own,
+ * until one fails; after them the programs of unit tests and the one with threads. What none of
+ * them notices is missed, and fails the run.
+ *
+ * tests/crash/mutations.list remembers who noticed what, and which calls are there although leaving
+ * them out breaks nothing, with the reason. Who is named there is asked first; the short form asks
+ * nobody else.
  */
 #include "driver.h"
 
-#include <dlfcn.h>
-#include <inttypes.h>
 #include <stdio.h>
+
+#ifndef GF_MUTATIONS
+
+int mutations_run(const struct drive_options *options, struct drive_result *results)
+{
+	(void)options;
+	(void)results;
+	fprintf(stderr, "test_crash: mutations are in the build of \"make check-mutations\" only\n");
+	return 2;
+}
+
+#else
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
-enum { MAX_SITES = 256 };
+#include "base/mutation.h"
+#include "workload.h"
 
-struct found_sites {
-	int count;
-	struct simdisk_site list[MAX_SITES];
+enum { MAX_MUTATIONS = 512, MAX_PROFILES = 64, ROUNDS = 2, PROGRAM_SECONDS = 150 };
+
+static const struct {
+	const char *path; /* from the folder of this program */
+	const char *arguments[3];
+} programs[] = {
+	{"test_faults", {NULL}},
+	{"test_readers", {NULL}},
+	{"../unit/test_pin_order", {NULL}},
+	{"../unit/test_superblock", {NULL}},
+	{"../unit/test_catalog_file", {NULL}},
+	{"../unit/test_journal", {NULL}},
+	{"../unit/test_layer", {NULL}},
+	{"../unit/test_image", {NULL}},
+	{"../unit/test_pin", {NULL}},
+	{"../unit/test_figures", {NULL}},
+	{"../unit/test_check_order", {NULL}},
+	{"../unit/test_invariant", {NULL}},
+	{"test_threads", {"8", "150", NULL}},
+};
+enum { PROGRAMS = sizeof(programs) / sizeof(programs[0]) };
+
+/* What is known of a mutation before and found out in the run; shared memory. */
+struct trial {
+	char hint[64];	    /* who noticed it last time */
+	uint64_t hint_seed; /* 0: a program */
+	char redundant[200];
+	bool caught, asked;
+	char by[64];
+	uint64_t by_seed;
+	uint64_t states;
+	double seconds;
+	char reason[200];
 };
 
-/* "flush_layer at src/core/flush.c:49", when the tools to tell are there. */
-static void describe(void *address, char *out, size_t size)
-{
-	char command[256];
-	Dl_info info;
-	FILE *f;
+struct shared {
+	struct trial trials[MAX_MUTATIONS];
+	unsigned reached[MAX_PROFILES][MAX_MUTATIONS];
+	bool program_passes[PROGRAMS];
+};
 
-	snprintf(out, size, "%p", address);
-	if (!dladdr(address, &info) || !info.dli_fbase)
-		return;
-	snprintf(command, sizeof(command), "addr2line -sfpe '%s' %#tx 2>/dev/null", info.dli_fname,
-		(char *)address - (char *)info.dli_fbase - 1);
-	f = popen(command, "r");
-	if (!f)
-		return;
-	if (fgets(out, (int)size, f))
-		out[strcspn(out, "\n")] = 0;
-	pclose(f);
+struct session {
+	const struct drive_options *options;
+	const struct mutation *const *list;
+	unsigned count;
+	struct shared *shared;
+	const char *folder;
+};
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
-static bool run_one(const struct drive_options *options, struct drive_result *result, uint64_t seed)
+static uint64_t seed_of(const struct session *s, int profile, int round)
 {
-	int status;
-	pid_t pid = drive_spawn(options, result, seed, NULL);
+	uint64_t count = (uint64_t)profile_count, first = s->options->first;
 
+	return first + ((uint64_t)profile + count - first % count) % count + (uint64_t)round * count;
+}
+
+static int profile_named(const char *name)
+{
+	for (int i = 0; i < profile_count; i++)
+		if (strcmp(profiles[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+/* ---- mutations.list: NAME | WHO | SEED, or NAME | redundant | REASON ---- */
+
+static void read_hint(struct session *s, char *line)
+{
+	char *name = line, *who = strstr(line, " | "), *last;
+
+	if (*line == '#' || !who)
+		return;
+	*who = 0;
+	who += 3;
+	last = strstr(who, " | ");
+	if (!last)
+		return;
+	*last = 0;
+	last += 3;
+	last[strcspn(last, "\n")] = 0;
+	for (unsigned i = 0; i < s->count; i++) {
+		struct trial *t = &s->shared->trials[i];
+
+		if (strcmp(s->list[i]->name, name) != 0)
+			continue;
+		if (strcmp(who, "redundant") == 0) {
+			snprintf(t->redundant, sizeof(t->redundant), "%s", last);
+		} else {
+			snprintf(t->hint, sizeof(t->hint), "%s", who);
+			t->hint_seed = strtoull(last, NULL, 10);
+		}
+	}
+}
+
+static void read_hints(struct session *s)
+{
+	char line[512];
+	FILE *f = s->options->hints ? fopen(s->options->hints, "re") : NULL;
+
+	while (f && fgets(line, sizeof(line), f))
+		read_hint(s, line);
+	if (f)
+		fclose(f);
+}
+
+static void write_hints(const struct session *s)
+{
+	FILE *f = fopen(s->options->hints, "we");
+
+	if (!f)
+		return;
+	fprintf(f, "# Written by \"make check-mutations UPDATE=1\": MUTATION | WHO NOTICES IT | SEED.\n"
+		   "# By hand: MUTATION | redundant | WHY LEAVING IT OUT BREAKS NOTHING.\n");
+	for (unsigned i = 0; i < s->count; i++) {
+		const struct trial *t = &s->shared->trials[i];
+
+		if (*t->redundant)
+			fprintf(f, "%s | redundant | %s\n", s->list[i]->name, t->redundant);
+		else if (t->caught)
+			fprintf(f, "%s | %s | %" PRIu64 "\n", s->list[i]->name, t->by, t->by_seed);
+	}
+	fclose(f);
+}
+
+/* ---- asking ---- */
+
+/* Whether the workload fails. */
+static bool ask_workload(const struct session *s, struct drive_result *result, uint64_t seed,
+	uint64_t states)
+{
+	struct drive_options options = *s->options;
+	int status;
+	pid_t pid;
+
+	options.first = options.last = seed;
+	options.states = states;
+	options.seconds = 60;
+	pid = drive_spawn(&options, result, seed, NULL);
 	waitpid(pid, &status, 0);
 	return drive_finish(result, status);
 }
 
-/* Seeds until one fails; 0: none does. */
-static uint64_t try_site(const struct drive_options *options, struct drive_result *result,
-	uint64_t *ignored)
+static void run_program(const struct session *s, int which, const char *mutation)
 {
-	*ignored = 0;
-	for (uint64_t seed = options->first; seed <= options->last; seed++) {
-		if (run_one(options, result, seed))
-			return seed;
-		*ignored += result->ignored;
+	char path[512];
+	const char *argv[5] = {path};
+	int null = open("/dev/null", O_RDWR);
+
+	snprintf(path, sizeof(path), "%s/%s", s->folder, programs[which].path);
+	for (int i = 0; i < 3 && programs[which].arguments[i]; i++)
+		argv[i + 1] = programs[which].arguments[i];
+	dup2(null, 0);
+	dup2(null, 1);
+	dup2(null, 2);
+	if (mutation)
+		setenv("GF_MUTATION", mutation, 1);
+	else
+		unsetenv("GF_MUTATION");
+	alarm(PROGRAM_SECONDS);
+	execv(path, (char *const *)argv);
+	_exit(127);
+}
+
+/* Whether the program fails, or does not come to an end. */
+static bool ask_program(const struct session *s, int which, const char *mutation)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0)
+		run_program(s, which, mutation);
+	waitpid(pid, &status, 0);
+	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+static void note_workload(struct trial *t, const struct drive_result *result, uint64_t seed)
+{
+	t->caught = true;
+	t->by_seed = seed;
+	snprintf(t->by, sizeof(t->by), "%s", profiles[seed % (uint64_t)profile_count].name);
+	snprintf(t->reason, sizeof(t->reason), "%.199s", result->reason);
+}
+
+static void ask_seed(const struct session *s, unsigned index, struct drive_result *result,
+	uint64_t seed, uint64_t states)
+{
+	struct trial *t = &s->shared->trials[index];
+	bool fails = ask_workload(s, result, seed, states);
+
+	t->asked = true;
+	t->states += result->states;
+	if (fails)
+		note_workload(t, result, seed);
+}
+
+static void ask_one_program(const struct session *s, unsigned index, int which)
+{
+	struct trial *t = &s->shared->trials[index];
+
+	if (!s->shared->program_passes[which] || !ask_program(s, which, s->list[index]->name))
+		return;
+	t->caught = true;
+	t->by_seed = 0;
+	snprintf(t->by, sizeof(t->by), "%s", programs[which].path);
+	strcpy(t->reason, "the program fails");
+}
+
+static void ask_hint(const struct session *s, unsigned index, struct drive_result *result)
+{
+	const struct trial *t = &s->shared->trials[index];
+
+	if (!*t->hint)
+		return;
+	if (t->hint_seed && profile_named(t->hint) >= 0)
+		ask_seed(s, index, result, t->hint_seed, 1500);
+	for (int i = 0; i < PROGRAMS && !t->hint_seed; i++)
+		if (strcmp(programs[i].path, t->hint) == 0)
+			ask_one_program(s, index, i);
+}
+
+static void ask_everybody(const struct session *s, unsigned index, struct drive_result *result)
+{
+	const struct trial *t = &s->shared->trials[index];
+
+	for (int round = 0; round < ROUNDS && !t->caught; round++) {
+		for (int p = 0; p < profile_count && !t->caught; p++)
+			if (s->shared->reached[p][index])
+				ask_seed(s, index, result, seed_of(s, p, round), round ? 1200 : 250);
+		for (int i = 0; i < PROGRAMS && !t->caught && !round; i++)
+			ask_one_program(s, index, i);
 	}
-	return 0;
+}
+
+/* In a process of its own. */
+static void try_mutation(const struct session *s, unsigned index)
+{
+	struct trial *t = &s->shared->trials[index];
+	struct drive_result *result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	double start = now();
+
+	mutation_count_in(NULL);
+	mutation_turn_on(s->list[index]);
+	if (*t->redundant)
+		return;
+	ask_hint(s, index, result);
+	if (!t->caught && !s->options->quick)
+		ask_everybody(s, index, result);
+	t->seconds = now() - start;
+}
+
+/* ---- the two passes ---- */
+
+static void wait_for_room(int *busy, int jobs)
+{
+	while (*busy >= jobs) {
+		wait(NULL);
+		(*busy)--;
+	}
+}
+
+/* Everything must pass as it is. */
+static void baseline_profile(const struct session *s, int profile)
+{
+	struct drive_result *result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	mutation_count_in(s->shared->reached[profile]);
+	if (ask_workload(s, result, seed_of(s, profile, 0), 120)) {
+		drive_print_failure(s->options, result);
+		fflush(stdout);
+	}
+	_exit(result->failed);
+}
+
+static void baseline(struct session *s)
+{
+	int busy = 0;
+
+	for (int p = 0; p < profile_count && !s->options->quick; p++) {
+		wait_for_room(&busy, s->options->jobs);
+		fflush(NULL);
+		if (fork() == 0)
+			baseline_profile(s, p);
+		busy++;
+	}
+	for (int i = 0; i < PROGRAMS; i++) {
+		wait_for_room(&busy, s->options->jobs);
+		fflush(NULL);
+		if (fork() == 0) {
+			bool fails = !s->options->quick && ask_program(s, i, NULL);
+
+			s->shared->program_passes[i] = !fails;
+			if (fails)
+				printf("not used: %s fails as it is, or is not there\n",
+					programs[i].path);
+			fflush(stdout);
+			_exit(0);
+		}
+		busy++;
+	}
+	wait_for_room(&busy, 1);
+}
+
+static void print_row(const struct session *s, unsigned i)
+{
+	const struct trial *t = &s->shared->trials[i];
+	char place[64];
+
+	snprintf(place, sizeof(place), "%s:%d", s->list[i]->file, s->list[i]->line);
+	if (*t->redundant)
+		printf("%-9s %-57s %-29s %s\n", "redundant", s->list[i]->name, place, t->redundant);
+	else if (t->caught)
+		printf("%-9s %-57s %-29s %s, %" PRIu64 " states, %.1f s\n", "caught",
+			s->list[i]->name, place, t->by, t->states, t->seconds);
+	else
+		printf("%-9s %-57s %-29s %s, %" PRIu64 " states, %.1f s\n", "MISSED",
+			s->list[i]->name, place, t->asked ? "nobody noticed" : "nobody reached it",
+			t->states, t->seconds);
+	if (s->options->verbose && t->caught)
+		printf("          %s\n", t->reason);
+	fflush(stdout);
+}
+
+static int compare_places(const void *a, const void *b)
+{
+	const struct mutation *x = *(const struct mutation *const *)a;
+	const struct mutation *y = *(const struct mutation *const *)b;
+	int r = strcmp(x->file, y->file);
+
+	return r ? r : x->line - y->line;
+}
+
+static int print_table(const struct session *s, double seconds)
+{
+	const struct mutation *sorted[MAX_MUTATIONS];
+	unsigned caught = 0, redundant = 0, calls = 0;
+
+	memcpy(sorted, s->list, s->count * sizeof(*sorted));
+	qsort(sorted, s->count, sizeof(*sorted), compare_places);
+	for (unsigned i = 0; i < s->count; i++) {
+		unsigned k = 0;
+
+		while (s->list[k] != sorted[i])
+			k++;
+		if (*s->options->mutation && strcmp(s->options->mutation, sorted[i]->name) != 0)
+			continue;
+		print_row(s, k);
+		calls += sorted[i]->left_out;
+		redundant += *s->shared->trials[k].redundant != 0;
+		caught += s->shared->trials[k].caught;
+	}
+	printf("%u mutations (%u calls left out, %u invariants broken): %u caught, %u redundant, "
+	       "%u missed, %.0f s\n",
+		s->count, calls, s->count - calls, caught, redundant,
+		s->count - caught - redundant, seconds);
+	return caught + redundant == s->count || *s->options->mutation ? 0 : 1;
 }
 
 int mutations_run(const struct drive_options *options, struct drive_result *results)
 {
-	struct found_sites *found = mmap(NULL, sizeof(*found), PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	char caller[160], above[160];
-	uint64_t ignored;
-	int caught = 0;
+	struct session s = {.options = options};
+	char self[512] = "";
+	int busy = 0, rc;
+	double start = now();
 
-	if (found == MAP_FAILED)
+	(void)results;
+	if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
 		return 1;
-	simdisk_track_sites(found->list, MAX_SITES, &found->count);
-	if (try_site(options, results, &ignored)) {
-		drive_print_failure(options, results);
+	s.folder = dirname(self);
+	s.list = mutation_list(&s.count);
+	s.shared = mmap(NULL, sizeof(*s.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		-1, 0);
+	if (s.shared == MAP_FAILED || s.count > MAX_MUTATIONS || profile_count > MAX_PROFILES)
 		return 1;
+	read_hints(&s);
+	baseline(&s);
+	for (unsigned i = 0; i < s.count; i++) {
+		if (*options->mutation && strcmp(options->mutation, s.list[i]->name) != 0)
+			continue;
+		wait_for_room(&busy, options->jobs);
+		fflush(NULL);
+		if (fork() == 0) {
+			try_mutation(&s, i);
+			_exit(0);
+		}
+		busy++;
 	}
-	simdisk_track_sites(NULL, 0, NULL);
-	for (int i = 0; i < found->count; i++) {
-		const struct simdisk_site *site = &found->list[i];
-		uint64_t seed;
-
-		simdisk_ignore_site(site);
-		seed = try_site(options, results, &ignored);
-		caught += seed != 0;
-		describe(site->frames[0], caller, sizeof(caller));
-		describe(site->frames[1], above, sizeof(above));
-		printf("%-6s %-24s %s < %s: ", seed ? "caught" : "MISSED", site->name, caller, above);
-		if (seed)
-			printf("seed %" PRIu64 ", %.120s\n", seed, results->reason);
-		else
-			printf("%" PRIu64 " calls left out, nothing noticed\n", ignored);
-		fflush(stdout);
-	}
-	printf("%d of %d left-out calls caught\n", caught, found->count);
-	return caught == found->count ? 0 : 1;
+	wait_for_room(&busy, 1);
+	rc = print_table(&s, now() - start);
+	if (options->update && !*options->mutation)
+		write_hints(&s);
+	return rc;
 }
+
+#endif

@@ -304,7 +304,7 @@ static int check_place(struct simdisk *disk, const char *path)
 	return folder_exists(disk, folder) ? 0 : -ENOENT;
 }
 
-/* ---- before each call: hook, faults, ignored sites ---- */
+/* ---- before each call: hook, faults ---- */
 
 static bool fault_strikes(struct simdisk *disk, enum simdisk_op op, const char *path, int *err)
 {
@@ -328,17 +328,16 @@ static bool fault_strikes(struct simdisk *disk, enum simdisk_op op, const char *
 	return false;
 }
 
-/* What a call must do after begin(): go on, fail, or pretend. */
-enum verdict { GO_ON, FAIL, IGNORE };
+/* What a call must do after begin(). */
+enum verdict { GO_ON, FAIL };
 
 /* Returns with the lock held. */
-static __attribute__((noinline)) enum verdict begin_write(struct simdisk *disk,
+static enum verdict begin_write(struct simdisk *disk,
 	enum simdisk_op op, const char *path, const uint8_t *data, uint64_t off, uint64_t len,
 	int *err)
 {
 	struct simdisk_call call = {
 		.op = op, .path = path, .off = off, .len = len, .data = data};
-	bool ignored = site_is_ignored(op, path);
 
 	pthread_mutex_lock(&disk->lock);
 	call.number = ++disk->calls;
@@ -347,13 +346,10 @@ static __attribute__((noinline)) enum verdict begin_write(struct simdisk *disk,
 		disk->hook(disk->hook_arg, disk, &call);
 		pthread_mutex_lock(&disk->lock);
 	}
-	if (fault_strikes(disk, op, path, err))
-		return FAIL;
-	return ignored ? IGNORE : GO_ON;
+	return fault_strikes(disk, op, path, err) ? FAIL : GO_ON;
 }
 
-/* Inlined, so that the callers of sites are one frame above begin_write() everywhere. */
-static inline __attribute__((always_inline)) enum verdict begin(struct simdisk *disk,
+static enum verdict begin(struct simdisk *disk,
 	enum simdisk_op op, const char *path, uint64_t off, uint64_t len, int *err)
 {
 	return begin_write(disk, op, path, NULL, off, len, err);
@@ -514,8 +510,6 @@ static int sim_fdatasync(struct io *io, int fd)
 	case GO_ON:
 		file_sync(handle.file);
 		break;
-	case IGNORE:
-		break;
 	}
 	return end(disk, 0);
 }
@@ -566,8 +560,6 @@ static int sim_punch(struct io *io, int fd, uint64_t off, uint64_t len)
 	switch (begin(disk, SIMDISK_PUNCH, handle.path, off, len, &err)) {
 	case FAIL:
 		return end(disk, err);
-	case IGNORE:
-		return end(disk, 0);
 	case GO_ON:
 		break;
 	}
@@ -669,8 +661,6 @@ static int sim_syncdir(struct io *io, const char *path)
 	switch (begin(disk, SIMDISK_SYNCDIR, *folder ? folder : ".", 0, 0, &err)) {
 	case FAIL:
 		return end(disk, err);
-	case IGNORE:
-		return end(disk, 0);
 	case GO_ON:
 		break;
 	}

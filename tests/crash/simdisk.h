@@ -102,24 +102,4 @@ void simdisk_heal(struct simdisk *disk);
 /* How often a fault struck. */
 uint64_t simdisk_faults(struct simdisk *disk);
 
-/*
- * Call sites, for mutation runs: each place in the program that calls fdatasync, syncdir or punch,
- * told apart by the return addresses above it and the kind of file. They are of the process, not of
- * one disk, and addresses are the same in the children that it forks.
- */
-#define SIMDISK_FRAMES 3
-
-struct simdisk_site {
-	enum simdisk_op op;
-	void *frames[SIMDISK_FRAMES]; /* the nearest first */
-	char name[SIMDISK_PATH + 16]; /* "fdatasync layer/#.data" */
-};
-
-/* From now on every call is noted in a list of `room` sites (shared memory, if need be). */
-void simdisk_track_sites(struct simdisk_site *list, int room, int *count);
-/* Calls of this site return 0 and do nothing, on all disks. NULL: none. */
-void simdisk_ignore_site(const struct simdisk_site *site);
-/* How many calls were not carried out. */
-uint64_t simdisk_ignored(void);
-
 #endif

@@ -95,8 +95,6 @@ struct simdisk {
 	uint64_t struck;
 };
 
-/* simdisk_sites.c: notes the call whose table function calls this through one more function. */
-bool site_is_ignored(enum simdisk_op op, const char *path);
 void *sim_alloc(void *p, size_t size);
 struct simfile *simdisk_file(struct simdisk *disk, uint64_t id);
 struct simfile *simdisk_add_file(struct simdisk *disk, uint64_t id);

@@ -5,8 +5,12 @@
  *   test_crash [--seeds A-B] [--ops N] [--states N] [--jobs N]
  *   test_crash --seeds 17 [--policy NAME] [--every] [--verbose]     what a failure prints
  *   test_crash --seeds 17 --reduce     leaves out operations as long as it still fails
- *   test_crash --mutations             leaves out each sync in turn, which must fail
+ *   test_crash --list                  the workloads by name
+ *   test_crash --workload NAME         only this one; a word of the name is enough
+ *   test_crash --mutations [--mutation NAME] [--hints FILE] [--quick] [--update]
+ *                                      breaks one thing after the other, which must be noticed
  *
+ * A workload is a mix of operations and a seed; seed S belongs to workload S modulo their number.
  * Environment: STATES (distinct disk images in all), SEED (first seed), JOBS.
  */
 #include <inttypes.h>
@@ -68,38 +72,55 @@ static int reduce(struct drive_options options, struct drive_result *res)
 	return 0;
 }
 
-/* ---- main ---- */
+/* ---- running all ---- */
+
+struct line {
+	uint64_t seeds, failed;
+	double seconds;
+	struct drive_result sum;
+};
 
 struct pool {
 	const struct drive_options *options;
 	struct drive_result *results;
 	pid_t *pids;
-	uint64_t total, failed;
-	struct drive_result sum;
+	double *started;
+	struct line *lines; /* per workload */
+	struct line total;
 };
+
+static double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static void add_up(struct line *line, const struct drive_result *res, double seconds)
+{
+	line->seeds++;
+	line->failed += res->failed;
+	line->seconds += seconds;
+	line->sum.points += res->points;
+	line->sum.states += res->states;
+	line->sum.distinct += res->distinct;
+	line->sum.deep += res->deep;
+	line->sum.checks += res->checks;
+	line->sum.recoveries += res->recoveries;
+	for (int i = 0; i <= DRIVE_DEATH; i++)
+		line->sum.kinds[i] += res->kinds[i];
+}
 
 static void collect(struct pool *pool, int slot, int status)
 {
 	struct drive_result *res = &pool->results[slot];
+	double seconds = now() - pool->started[slot];
 
-	pool->total++;
-	if (drive_finish(res, status)) {
-		pool->failed++;
+	if (drive_finish(res, status))
 		drive_print_failure(pool->options, res);
-	}
-	if (pool->options->verbose)
-		printf("seed %" PRIu64 " (%s): %" PRIu64 " crash points, %" PRIu64 " states, %" PRIu64
-		       " distinct\n",
-			res->seed, profiles[res->seed % (uint64_t)profile_count].name, res->points,
-			res->states, res->distinct);
-	pool->sum.points += res->points;
-	pool->sum.states += res->states;
-	pool->sum.distinct += res->distinct;
-	pool->sum.deep += res->deep;
-	pool->sum.recoveries += res->recoveries;
-	pool->sum.checks += res->checks;
-	for (int i = 0; i <= DRIVE_DEATH; i++)
-		pool->sum.kinds[i] += res->kinds[i];
+	add_up(&pool->lines[res->seed % (uint64_t)profile_count], res, seconds);
+	add_up(&pool->total, res, seconds);
 }
 
 static void wait_one(struct pool *pool)
@@ -115,92 +136,153 @@ static void wait_one(struct pool *pool)
 	}
 }
 
+static void print_line(const char *name, const struct line *line)
+{
+	printf("%-22s %6" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9" PRIu64 " %11" PRIu64 " %8.1f\n",
+		name, line->seeds, line->sum.points, line->sum.states, line->sum.distinct,
+		line->failed, line->seconds);
+}
+
+static void print_table(const struct pool *pool, double seconds)
+{
+	printf("%-22s %6s %9s %9s %9s %11s %8s\n", "workload", "seeds", "points", "states",
+		"distinct", "violations", "seconds");
+	for (int i = 0; i < profile_count; i++)
+		if (pool->lines[i].seeds)
+			print_line(profiles[i].name, &pool->lines[i]);
+	print_line("all", &pool->total);
+	for (int i = 0; i <= DRIVE_DEATH; i++)
+		printf("    %-14s %" PRIu64 "\n", drive_kind_name(i), pool->total.sum.kinds[i]);
+	printf("%" PRIu64 " recoveries, %" PRIu64 " states taken further, %" PRIu64
+	       " checks of the whole store, %.0f s\n",
+		pool->total.sum.recoveries, pool->total.sum.deep, pool->total.sum.checks, seconds);
+}
+
+static bool is_wanted(const struct drive_options *options, uint64_t seed)
+{
+	return !*options->workload ||
+	       strstr(profiles[seed % (uint64_t)profile_count].name, options->workload);
+}
+
+/* The seeds share the states. */
+static uint64_t count_wanted(const struct drive_options *options)
+{
+	uint64_t n = 0;
+
+	for (uint64_t seed = options->first; seed <= options->last; seed++)
+		n += is_wanted(options, seed);
+	return n;
+}
+
 static int run_all(const struct drive_options *options, struct drive_result *results)
 {
+	struct line lines[64] = {0};
+	double started[64], t0 = now();
 	pid_t pids[64] = {0};
-	struct pool pool = {.options = options, .results = results, .pids = pids};
-	struct timespec t0, t1;
+	struct pool pool = {.options = options, .results = results, .pids = pids,
+		.started = started, .lines = lines};
 	int busy = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &t0);
 	for (uint64_t seed = options->first; seed <= options->last; seed++) {
 		int slot = 0;
 
+		if (!is_wanted(options, seed))
+			continue;
 		if (busy == options->jobs) {
 			wait_one(&pool);
 			busy--;
 		}
 		while (pids[slot])
 			slot++;
+		started[slot] = now();
 		pids[slot] = drive_spawn(options, &results[slot], seed, NULL);
 		busy++;
 	}
 	for (; busy; busy--)
 		wait_one(&pool);
-	clock_gettime(CLOCK_MONOTONIC, &t1);
-	printf("%" PRIu64 " workloads (seeds %" PRIu64 "-%" PRIu64 ", %d operations): %" PRIu64
-	       " crash points, %" PRIu64 " states, %" PRIu64 " distinct disk images, %" PRIu64
-	       " recoveries, %" PRIu64 " taken further, %" PRIu64 " checks, %ld s\n",
-		pool.total, options->first, options->last, options->ops, pool.sum.points,
-		pool.sum.states, pool.sum.distinct, pool.sum.recoveries, pool.sum.deep, pool.sum.checks,
-		(long)(t1.tv_sec - t0.tv_sec));
-	for (int i = 0; i <= DRIVE_DEATH; i++)
-		printf("    %-14s %" PRIu64 "\n", drive_kind_name(i), pool.sum.kinds[i]);
-	printf("%" PRIu64 " passed, %" PRIu64 " failed\n", pool.total - pool.failed, pool.failed);
-	return pool.failed ? 1 : 0;
+	print_table(&pool, now() - t0);
+	printf("%" PRIu64 " passed, %" PRIu64 " failed (seeds %" PRIu64 "-%" PRIu64 ")\n",
+		pool.total.seeds - pool.total.failed, pool.total.failed, options->first,
+		options->last);
+	return pool.total.failed || !pool.total.seeds;
 }
+
+/* ---- main ---- */
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: test_crash [--seeds A[-B]] [--ops N] [--states N] [--jobs N]\n"
-			"                  [--policy NAME] [--every] [--verbose] [--reduce] [--mutations]\n");
+	fprintf(stderr, "usage: test_crash [--list] [--workload NAME] [--seeds A[-B]] [--ops N]\n"
+			"                  [--states N] [--jobs N] [--policy NAME] [--every]\n"
+			"                  [--verbose] [--reduce] [--mutations [--mutation NAME]\n"
+			"                  [--hints FILE] [--quick] [--update]]\n");
 	return 2;
 }
 
 static int parse_policy(const char *name)
 {
 	for (int i = 0; i <= DRIVE_DEATH; i++) {
-		if (strcmp(name, drive_kind_name(i)) == 0 || (i == DRIVE_DEATH && strcmp(name, "death") == 0))
+		if (strcmp(name, drive_kind_name(i)) == 0 ||
+			(i == DRIVE_DEATH && strcmp(name, "death") == 0))
 			return i;
 	}
 	fprintf(stderr, "no policy \"%s\"\n", name);
 	exit(2);
 }
 
+static bool parse_flag(struct drive_options *o, const char *arg)
+{
+	const struct {
+		const char *name;
+		bool *flag;
+	} flags[] = {{"--verbose", &o->verbose}, {"--reduce", &o->reduce},
+		{"--mutations", &o->mutations}, {"--every", &o->every}, {"--quick", &o->quick},
+		{"--update", &o->update}, {"--list", &o->list}};
+
+	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
+		if (strcmp(arg, flags[i].name) == 0) {
+			*flags[i].flag = true;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool parse_value(struct drive_options *o, const char *arg, const char *value)
+{
+	char *end;
+
+	if (strcmp(arg, "--seeds") == 0) {
+		o->first = o->last = strtoull(value, &end, 10);
+		if (*end == '-')
+			o->last = strtoull(end + 1, NULL, 10);
+	} else if (strcmp(arg, "--ops") == 0) {
+		o->ops = atoi(value);
+	} else if (strcmp(arg, "--states") == 0) {
+		o->states = strtoull(value, NULL, 10);
+	} else if (strcmp(arg, "--jobs") == 0) {
+		o->jobs = atoi(value);
+	} else if (strcmp(arg, "--policy") == 0) {
+		o->policy = parse_policy(value);
+	} else if (strcmp(arg, "--workload") == 0) {
+		o->workload = value;
+	} else if (strcmp(arg, "--mutation") == 0) {
+		o->mutation = value;
+	} else if (strcmp(arg, "--hints") == 0) {
+		o->hints = value;
+	} else {
+		return false;
+	}
+	return true;
+}
+
 static int parse(struct drive_options *o, int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
-		const char *arg = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
-		char *end;
-
-		if (strcmp(arg, "--verbose") == 0) {
-			o->verbose = true;
-		} else if (strcmp(arg, "--reduce") == 0) {
-			o->reduce = true;
-		} else if (strcmp(arg, "--mutations") == 0) {
-			o->mutations = true;
-		} else if (strcmp(arg, "--every") == 0) {
-			o->every = true;
-		} else if (!value) {
+		if (parse_flag(o, argv[i]))
+			continue;
+		if (i + 1 >= argc || !parse_value(o, argv[i], argv[i + 1]))
 			return usage();
-		} else {
-			i++;
-			if (strcmp(arg, "--seeds") == 0) {
-				o->first = o->last = strtoull(value, &end, 10);
-				if (*end == '-')
-					o->last = strtoull(end + 1, NULL, 10);
-			} else if (strcmp(arg, "--ops") == 0) {
-				o->ops = atoi(value);
-			} else if (strcmp(arg, "--states") == 0) {
-				o->states = strtoull(value, NULL, 10);
-			} else if (strcmp(arg, "--jobs") == 0) {
-				o->jobs = atoi(value);
-			} else if (strcmp(arg, "--policy") == 0) {
-				o->policy = parse_policy(value);
-			} else {
-				return usage();
-			}
-		}
+		i++;
 	}
 	return o->last < o->first || o->ops < 1 || o->jobs < 1 || o->jobs > 64 ? usage() : 0;
 }
@@ -212,21 +294,31 @@ static uint64_t from_env(const char *name, uint64_t otherwise)
 	return value && *value ? strtoull(value, NULL, 10) : otherwise;
 }
 
+static int list_workloads(void)
+{
+	for (int i = 0; i < profile_count; i++)
+		puts(profiles[i].name);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	struct drive_options options = {.ops = 150, .policy = -1};
+	struct drive_options options = {.ops = 150, .policy = -1, .workload = "", .mutation = ""};
 	struct drive_result *results;
+	uint64_t count = (uint64_t)profile_count;
 	int rc;
 
 	options.first = from_env("SEED", 1);
-	options.last = options.first + 35;
-	options.states = from_env("STATES", 26000);
-	/* Longer runs do not dig deeper in the same workloads only. */
-	options.last = max_u64(options.last, options.first + options.states / 1000);
+	options.states = from_env("STATES", 12000);
 	options.jobs = (int)from_env("JOBS", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
+	/* All workloads; longer runs do not only dig deeper in the same ones. */
+	options.last = options.first +
+		       max_u64(1, options.states / (1200 * count)) * count - 1;
 	rc = parse(&options, argc, argv);
 	if (rc)
 		return rc;
+	if (options.list)
+		return list_workloads();
 	if (!options.verbose)
 		log_open(LOG_TO_FILE, "/dev/null");
 	results = mmap(NULL, sizeof(*results) * 64, PROT_READ | PROT_WRITE,
@@ -235,5 +327,7 @@ int main(int argc, char **argv)
 		return 1;
 	if (options.mutations)
 		return mutations_run(&options, results);
+	options.states = options.states / max_u64(1, count_wanted(&options)) *
+			 (options.last - options.first + 1);
 	return options.reduce ? reduce(options, results) : run_all(&options, results);
 }

@@ -475,57 +475,6 @@ static void test_space_is_limited(void **state)
 	simdisk_free(disk);
 }
 
-/* Not inlined, so that the call of sync_at() is one site for all who call site_a(). */
-static __attribute__((noinline)) void inner(struct simdisk *disk, int fd)
-{
-	sync_at(disk, fd);
-	assert_true(simdisk_calls(disk) > 0);
-}
-
-static __attribute__((noinline)) void site_a(struct simdisk *disk, int fd)
-{
-	inner(disk, fd);
-	assert_true(simdisk_calls(disk) > 0);
-}
-
-static int durable_byte(struct simdisk *disk)
-{
-	struct simdisk *after = simdisk_crash(disk, SIMDISK_DROP, 1);
-	int c = byte_at(after, "a", 0);
-
-	simdisk_free(after);
-	return c;
-}
-
-static void test_ignored_sync_site(void **state)
-{
-	static struct simdisk_site sites[16];
-	static int count;
-	int fd;
-	struct simdisk *disk = with_file(&fd);
-
-	(void)state;
-	simdisk_track_sites(sites, 16, &count);
-	write_at(disk, fd, 'm', 512, 0);
-	site_a(disk, fd);
-	write_at(disk, fd, 'n', 512, 0);
-	site_a(disk, fd);
-	assert_int_equal(count, 1);
-	assert_string_equal(sites[0].name, "fdatasync a");
-	assert_int_equal(durable_byte(disk), 'n');
-	simdisk_ignore_site(&sites[0]);
-	write_at(disk, fd, 'x', 512, 0);
-	site_a(disk, fd);
-	assert_int_equal(durable_byte(disk), 'n');
-	assert_int_equal(simdisk_ignored(), 1);
-	sync_at(disk, fd); /* another site */
-	assert_int_equal(durable_byte(disk), 'x');
-	assert_int_equal(count, 2);
-	simdisk_ignore_site(NULL);
-	simdisk_track_sites(NULL, 0, NULL);
-	simdisk_free(disk);
-}
-
 static void test_hash_is_of_content(void **state)
 {
 	int fd, other;
@@ -832,7 +781,6 @@ int main(void)
 		cmocka_unit_test(test_failed_sync_loses_for_good),
 		cmocka_unit_test(test_faults_are_counted),
 		cmocka_unit_test(test_space_is_limited),
-		cmocka_unit_test(test_ignored_sync_site),
 		cmocka_unit_test(test_hash_is_of_content),
 		cmocka_unit_test(test_model_accepts_an_honest_store),
 		cmocka_unit_test(test_model_catches_a_lying_sync),

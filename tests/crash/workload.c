@@ -98,8 +98,15 @@ struct fs_options run_options(struct run *run)
 	return options;
 }
 
+/* The profile's: a process has one run. */
+static uint64_t view_shift;
+
 static const char *const all_paths[] = {"f0", "f1", "f2", "f3", "f4", "d0", "d1", "d0/a", "d0/b",
 	"d1/a", "d1/b", "d0/ds", "d1/ds"};
+static const char *const many_paths[] = {"f00", "f01", "f02", "f03", "f04", "f05", "f06", "f07", "f08",
+	"f09", "f10", "f11", "f12", "f13", "f14", "f15", "f16", "f17", "f18", "f19", "f20", "f21",
+	"f22", "f23", "f24", "f25", "f26", "f27", "f28", "f29", "f30", "f31", "d0", "d0/a", "d0/b",
+	"d0/c", "d0/d", "d0/e", "d0/f", "d0/g"};
 
 int run_init(struct run *run, uint64_t seed, int op_count)
 {
@@ -107,8 +114,9 @@ int run_init(struct run *run, uint64_t seed, int op_count)
 	run->seed = seed;
 	run->op_count = op_count;
 	run->profile = &profiles[seed % (uint64_t)profile_count];
-	run->paths = all_paths;
-	run->path_count = ARRAY_SIZE(all_paths);
+	view_shift = run->profile->shift;
+	run->paths = run->profile->files ? many_paths : all_paths;
+	run->path_count = run->profile->files ? ARRAY_SIZE(many_paths) : ARRAY_SIZE(all_paths);
 	run->model = model_new();
 	for (int i = 0; i < RUN_IMAGES; i++) {
 		if (make_image(run, i) < 0)
@@ -192,6 +200,13 @@ int sync_file(struct fs *fs, uint64_t ino)
 
 /* ---- views ---- */
 
+uint32_t mode_mark(enum model_kind kind, uint32_t mode)
+{
+	uint32_t usual = kind == MODEL_FOLDER ? 0755 : kind == MODEL_LINK ? 0777 : 0644;
+
+	return ((mode & 07777) ^ usual) << MODE_SHIFT;
+}
+
 struct lister {
 	struct model_view *view;
 	struct fs *fs;
@@ -213,17 +228,19 @@ static int list_entry(void *arg, const char *name, const struct fs_attr *attr, u
 	if (!view->list)
 		abort();
 	seen = &view->list[view->count++];
-	*seen = (struct model_seen){.ino = attr->ino, .size = attr->size};
-	seen->kind = S_ISDIR(attr->mode) ? MODEL_FOLDER : MODEL_FILE;
-	if (seen->kind == MODEL_FOLDER)
-		seen->size = 0;
+	*seen = (struct model_seen){.ino = attr->ino};
+	seen->kind = S_ISDIR(attr->mode) ? MODEL_FOLDER :
+		     S_ISLNK(attr->mode) ? MODEL_LINK : MODEL_FILE;
+	if (seen->kind == MODEL_FILE)
+		seen->size = attr->size - min_u64(attr->size, view_shift);
+	seen->xattr = mode_mark(seen->kind, attr->mode);
 	if (snprintf(seen->path, sizeof(seen->path), "%s%s%s", l->folder, *l->folder ? "/" : "",
 		    name) >= (int)sizeof(seen->path))
 		l->error = -ENAMETOOLONG;
 	return 0;
 }
 
-static uint32_t read_xattr(struct fs *fs, uint64_t ino)
+static uint32_t read_user_xattr(struct fs *fs, uint64_t ino)
 {
 	char value[32];
 	ssize_t n = fs_getxattr(fs, ino, "user.k", value, sizeof(value) - 1);
@@ -236,9 +253,27 @@ static uint32_t read_xattr(struct fs *fs, uint64_t ino)
 	return (uint32_t)strtoul(value, NULL, 10);
 }
 
+/* Of a symbolic link, the number in its target; else that of the attribute. */
+static uint32_t read_xattr(struct fs *fs, const struct model_seen *seen)
+{
+	uint64_t ino = seen->ino;
+	char *target;
+
+	if (seen->kind == MODEL_LINK) {
+		uint32_t number;
+
+		if (fs_readlink(fs, ino, &target))
+			return UINT32_MAX;
+		number = (uint32_t)strtoul(target, NULL, 10);
+		free(target);
+		return number;
+	}
+	return read_user_xattr(fs, ino);
+}
+
 static ssize_t view_read(void *arg, uint64_t ino, void *buf, size_t len, uint64_t off)
 {
-	return fs_read(arg, ino, buf, len, off);
+	return fs_read(arg, ino, buf, len, off + view_shift);
 }
 
 int view_take(struct model_view *view, struct fs *fs)
@@ -251,7 +286,7 @@ int view_take(struct model_view *view, struct fs *fs)
 	for (size_t i = 0; i < view->count && !r; i++) {
 		char folder[MODEL_NAME];
 
-		view->list[i].xattr = read_xattr(fs, view->list[i].ino);
+		view->list[i].xattr |= read_xattr(fs, &view->list[i]);
 		if (view->list[i].kind != MODEL_FOLDER)
 			continue;
 		strcpy(folder, view->list[i].path);
@@ -273,9 +308,9 @@ void view_release(struct model_view *view)
 static int hash_file(struct fs *fs, const struct model_seen *seen, uint64_t *hash)
 {
 	uint8_t buf[128 * KIB];
-	uint64_t off = 0, h = 0;
+	uint64_t off = view_shift, size = seen->size + view_shift, h = 0;
 
-	while (off < seen->size) {
+	while (off < size) {
 		int64_t start = fs_seek(fs, seen->ino, off, SEEK_DATA), end;
 
 		if (start == -ENXIO)
@@ -283,10 +318,10 @@ static int hash_file(struct fs *fs, const struct model_seen *seen, uint64_t *has
 		end = start < 0 ? start : fs_seek(fs, seen->ino, (uint64_t)start, SEEK_HOLE);
 		if (end < 0)
 			return (int)end;
-		if ((uint64_t)start < off || end <= start || (uint64_t)end > seen->size)
+		if ((uint64_t)start < off || end <= start || (uint64_t)end > size)
 			return -ERANGE;
 		for (off = round_down((uint64_t)start, 4096); off < (uint64_t)end;) {
-			size_t len = (size_t)min_u64(sizeof(buf), seen->size - off);
+			size_t len = (size_t)min_u64(sizeof(buf), size - off);
 			ssize_t n;
 
 			memset(buf, 0, sizeof(buf));
@@ -350,7 +385,8 @@ const char *view_figures(const struct model_view *view, struct fs *fs)
 		}
 		f = info.figures;
 		fs_info_release(&info);
-		if (f.virtual_bytes == seen->size && f.virtual_bytes == f.data_bytes + f.zero_bytes &&
+		if ((f.virtual_bytes == seen->size + view_shift || view_shift) &&
+			f.virtual_bytes == f.data_bytes + f.zero_bytes &&
 			f.data_bytes == f.unique_bytes + f.shared_golden_bytes +
 					f.shared_clone_bytes + f.shared_snapshot_bytes +
 					f.shared_self_bytes)

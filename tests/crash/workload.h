@@ -76,6 +76,10 @@ const char *view_figures(const struct model_view *view, struct fs *fs);
 /* fs_fsync, waiting. */
 int sync_file(struct fs *fs, uint64_t ino);
 
+/* In a model's attribute: bits of the mode that are not the usual ones. */
+#define MODE_SHIFT 20
+uint32_t mode_mark(enum model_kind kind, uint32_t mode);
+
 struct profile {
 	const char *name;
 	uint64_t journal_size;
@@ -83,6 +87,10 @@ struct profile {
 	unsigned faults; /* one in so many operations arms a fault; 0: never */
 	unsigned big;	 /* per cent of golden clones that are of the large image */
 	const char *weights; /* a letter per chance, see op_table */
+	bool recovery;	     /* each state is recovered again and again, interrupted */
+	bool no_golden;	     /* files begin empty */
+	unsigned files;	     /* at most so many, 0: a few */
+	uint64_t shift;	     /* content begins here, bytes; what is before is a hole */
 };
 extern const struct profile profiles[];
 extern const int profile_count;

@@ -4,6 +4,7 @@
 #define GOLDFS_TESTS_WORKLOAD_INTERNAL_H
 
 #include "workload.h"
+#include "goldfs/format.h"
 
 #define MAX_SIZE (1280 * KIB) /* of files that are no clones of the large image */
 #define MAX_FILES 9
@@ -47,11 +48,12 @@ const char *pick_free(struct run *run, bool folder);
 #define CONTENT_OPS(X) \
 	X('s', op_small) X('h', op_hot) X('5', op_sectors) X('b', op_bytes) X('L', op_large) \
 	X('l', op_large_odd) X('z', op_zeros) X('g', op_golden_bytes) X('p', op_punch) \
-	X('r', op_zero_range) X('t', op_truncate) X('y', op_copy_range)
+	X('r', op_zero_range) X('t', op_truncate) X('y', op_copy_range) X('T', op_grow)
 #define NAME_OPS(X) \
 	X('n', op_create) X('d', op_mkdir) X('D', op_rmdir) X('c', op_clone_golden) \
 	X('C', op_clone_file) X('R', op_clone_replace) X('w', op_copy_whole) X('u', op_unlink) \
-	X('U', op_unlink_open) X('m', op_rename) X('M', op_rename_folder) X('x', op_xattr)
+	X('U', op_unlink_open) X('m', op_rename) X('M', op_rename_folder) X('x', op_xattr) \
+	X('a', op_attributes) X('k', op_symlink) X('j', op_unlink_symlink)
 #define RESTART_OPS(X) \
 	X('f', op_fsync) X('S', op_sync) X('e', op_settle) X('?', op_check) X('P', op_power) \
 	X('K', op_kill) X('O', op_remount) X('F', op_fault)

@@ -141,8 +141,13 @@ int op_fault(struct run *run)
 
 /* ---- mixes ---- */
 
-const struct profile profile_threads = {
-	"threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux"};
+/* Designated, so that what a mix does not say is zero. */
+#define MIX(name_, journal, capacity_, faults_, big_, ...) \
+	{.name = name_, .journal_size = journal, .capacity = capacity_, .faults = faults_, \
+		.big = big_, .weights = __VA_ARGS__}
+
+const struct profile profile_threads =
+	MIX("threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux");
 
 static const struct {
 	char letter;
@@ -154,20 +159,46 @@ static const struct {
 };
 
 const struct profile profiles[] = {
-	{"mixed", MIB, TIB, 0, 4, "sshh55bbLLllzgprtyndDcccCCCRwuUmMxxfffSe?PKO"},
-	{"small", MIB, TIB, 0, 4, "ssssssssshhhhhh55555bbbbbzgcccCnfffSe?K"},
-	{"hot", MIB, TIB, 0, 4, "hhhhhhhhhhhhhhLLlprccCffS?PK"},
-	{"large over small", MIB, TIB, 0, 4, "sss555hhLLLLLLlllllzpccCfffffSe?PK"},
-	{"other's flush", 2 * MIB, TIB, 0, 4, "LLLLLLllhhccCffffffffff?P"},
-	{"clones", MIB, TIB, 0, 4, "shhbLLlcccCCCCCCCCCRRRwwuUfffSe?PKO"},
-	{"names", MIB, TIB, 0, 4, "shLnnnndddDDcccCRRwuuUmmmmMMxxxxxfSe?PKO"},
-	{"discard", MIB, TIB, 0, 4, "sshbLLlzzzggggpppppprrrrttttccCffSe?PK"},
-	{"full ring", MIB, TIB, 0, 4, "sssssssssssssssssss5b5bhhhhLccC?f"},
-	{"settling", MIB, TIB, 0, 4, "sshhbLLlzprtcCCRufSeeeeeeee?POOO"},
-	{"regions", MIB, TIB, 0, 60, "ssss55bbLLllzgpprttycccCCCRwffSe?PKO"},
-	{"full disk", MIB, 2816 * KIB, 0, 0, "ssshhbbLLLLLllzppttcccCCCCRuuufSeee?P"},
-	{"faults", MIB, TIB, 25, 4, "sshhbbLLLllzprtcccCCRuumxffffSe?POKKK"},
-	{"power", MIB, TIB, 0, 4, "sshhbbLLllzgprtcCCRumxfffSPPPPPKKKKO?"},
+	MIX("mixed", MIB, TIB, 0, 4, "sshh55bbLLllzgprtyndDcccCCCRwuUmMxxfffSe?PKO"),
+	MIX("small", MIB, TIB, 0, 4, "ssssssssshhhhhh55555bbbbbzgcccCnfffSe?K"),
+	MIX("hot", MIB, TIB, 0, 4, "hhhhhhhhhhhhhhLLlprccCffS?PK"),
+	MIX("large over small", MIB, TIB, 0, 4, "sss555hhLLLLLLlllllzpccCfffffSe?PK"),
+	MIX("other's flush", 2 * MIB, TIB, 0, 4, "LLLLLLllhhccCffffffffff?P"),
+	MIX("clones", MIB, TIB, 0, 4, "shhbLLlcccCCCCCCCCCRRRwwuUfffSe?PKO"),
+	MIX("names", MIB, TIB, 0, 4, "shLnnnndddDDcccCRRwuuUmmmmMMxxxxxfSe?PKO"),
+	MIX("discard", MIB, TIB, 0, 4, "sshbLLlzzzggggpppppprrrrttttccCffSe?PK"),
+	MIX("full ring", MIB, TIB, 0, 4, "sssssssssssssssssss5b5bhhhhLccC?f"),
+	MIX("settling", MIB, TIB, 0, 4, "sshhbLLlzprtcCCRufSeeeeeeee?POOO"),
+	MIX("regions", MIB, TIB, 0, 60, "ssss55bbLLllzgpprttycccCCCRwffSe?PKO"),
+	MIX("full disk", MIB, 2816 * KIB, 0, 0, "ssshhbbLLLLLllzppttcccCCCCRuuufSeee?P"),
+	MIX("faults", MIB, TIB, 25, 4, "sshhbbLLLllzprtcccCCRuumxffffSe?POKKK"),
+	MIX("power", MIB, TIB, 0, 4, "sshhbbLLllzgprtcCCRumxfffSPPPPPKKKKO?"),
+	MIX("sub-block", MIB, TIB, 0, 4, "555555555bbbbbbbblllhscCffSe?PK"),
+	MIX("zero range", MIB, TIB, 0, 4, "sshLLlrrrrrrrrrzztcCffSe?PK"),
+	MIX("clone being written", MIB, TIB, 0, 4, "shLlCsLhCllRCsLCuffeK"),
+	MIX("freeze in flight", MIB, TIB, 0, 4, "LLLLLLlCCCCRhfff?PKe"),
+	MIX("unlink while open", MIB, TIB, 0, 4, "sLUUUUUUcCCRufe?PK"),
+	MIX("rename", MIB, TIB, 0, 4, "sLmmmmmmmmmMMddncCuRff?PKOe"),
+	MIX("truncate", MIB, TIB, 0, 4, "shLLttttttttttpcCffe?PK"),
+	MIX("recovery", MIB, TIB, 0, 4, "sshLLLlzprtcCRufSKe", .recovery = true),
+	MIX("remount", MIB, TIB, 0, 4, "shLlptcCRuUmxfOOOOOOee"),
+	MIX("deep chain", MIB, TIB, 0, 2, "sLCsCLChCuCsCffe?PK"),
+	MIX("batches", MIB, TIB, 0, 2, "sLcCCCCcRuuuuuffe?PKO", .files = 24),
+	MIX("growing copies", MIB, TIB, 0, 10, "sLhwwwwwwwywyuuutff?PKe"),
+	MIX("attributes", MIB, TIB, 0, 4, "saaaaaaaxxxxxxnddcCRmuffSe?PKO"),
+	MIX("links and folders", MIB, TIB, 0, 4, "kkkkkkjjjddddDDMMmnncuaxffSe?PKO"),
+	MIX("ring wraps", MIB, TIB, 0, 4, "ssssssss5555hhhhhhbbbbLfffffffe?PK"),
+	MIX("pressure", MIB, TIB, 0, 4, "ssssshhhhbbLLLLLLLLLLlllzcCCfe?P"),
+	MIX("many clones", MIB, TIB, 0, 2, "sshLcccccCCCCCRufSe?PK", .files = 32),
+	MIX("pins", MIB, TIB, 0, 8, "sLccccccRRRuuuuuuuuffeee?PKOO"),
+	MIX("sparse disk", MIB, TIB, 0, 30, "TTTTsss5bbLLLlpprrzCcCuffSe?PK", .files = 5),
+	MIX("last block", MIB, TIB, 0, 0, "sssshh5bbLLLLllzpprrttttnnCCCRufffSe?PKO", .no_golden = true,
+		.files = 5, .shift = GF_MAX_SIZE - MAX_SIZE),
+	MIX("unseen blocks", MIB, TIB, 0, 4, "ssshLLCCCCRRRuuptttfeeeeeeee?PK"),
+	MIX("discard and rewrite", MIB, TIB, 0, 4, "LLLLssspppppppphhhrrrffeee?PK"),
+	MIX("full disk, discards", MIB, 2560 * KIB, 0, 0, "sshbLLLlpppppprtttcCCuuufSeee?PO"),
+	MIX("faults, large", MIB, TIB, 20, 0, "LLLLLLlllhpcCRuffff?POK"),
+	MIX("sync all", MIB, TIB, 0, 4, "sLLLllhcCCRUumxSSSSSS?P"),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 
@@ -188,7 +219,7 @@ int run_one_op(struct run *run)
 	*run->text = 0;
 	/* Something to work on. */
 	if (file_count(run) < 2)
-		return op_clone_golden(run);
+		return run->profile->no_golden ? op_create(run) : op_clone_golden(run);
 	if (run->profile->faults && below(run, run->profile->faults) == 0)
 		return op_fault(run);
 	return run_letter(run, weights[below(run, strlen(weights))]);

@@ -12,7 +12,14 @@
 #include "image/image.h"
 #include "workload_internal.h"
 
+#define XATTR_MASK ((1u << MODE_SHIFT) - 1)
+
 static const struct fs_owner owner = {0, 0};
+
+static size_t max_files(const struct run *run)
+{
+	return run->profile->files ? run->profile->files : MAX_FILES;
+}
 
 /* The new inode's number, and no reference of it held. */
 static int learn_ino(struct run *run, const char *path)
@@ -34,7 +41,7 @@ static int do_make(struct run *run, const char *path, bool folder)
 	uint64_t parent;
 	int r;
 
-	if (!path || (!folder && file_count(run) >= MAX_FILES))
+	if (!path || (!folder && file_count(run) >= max_files(run)))
 		return 0;
 	parent = place_of(run, path, &name);
 	say(run, "make %s \"%s\"", folder ? "folder" : "file", path);
@@ -120,26 +127,45 @@ static int add_clone(struct run *run, const char *path, const struct model_objec
 	return 0;
 }
 
+enum { BATCH = 12 };
+
+/* Several targets where nothing stands; some of those that there are. */
+static size_t pick_batch(struct run *run, const char *paths[BATCH])
+{
+	size_t count = 0, room = max_files(run) - min_u64(file_count(run), max_files(run));
+
+	for (int tries = 0; tries < 4 * BATCH && count < BATCH && count < room; tries++) {
+		const char *path = pick_free(run, false);
+		bool known = !path;
+
+		for (size_t i = 0; i < count && !known; i++)
+			known = strcmp(paths[i], path) == 0;
+		if (!known)
+			paths[count++] = path;
+	}
+	return count;
+}
+
 /* source NULL: of a golden image. */
 static int do_clone(struct run *run, const struct model_entry *from, bool replace)
 {
 	const struct model_object *source = from ? object_of(run, from) : NULL;
 	uint64_t golden = below(run, 100) < run->profile->big ? 3 : 1 + below(run, 2), ino = 0;
 	struct model_entry *over = replace ? pick_entry(run, MODEL_FILE) : NULL;
-	struct fs_clone_target targets[2];
-	const char *paths[2];
+	struct fs_clone_target targets[BATCH];
+	const char *paths[BATCH];
 	char path[MODEL_NAME], text[MODEL_NAME];
 	size_t count = 1, failed = 0;
 	int r = 0;
 
 	paths[0] = over ? strcpy(path, over->path) : pick_free(run, false);
-	if (!paths[0] || (!over && file_count(run) >= MAX_FILES) || (replace && !over) ||
+	if (!paths[0] || (!over && file_count(run) >= max_files(run)) || (replace && !over) ||
 		(source && over && object_of(run, over) == source))
 		return 0;
-	if (!over && below(run, 4) == 0) {
-		paths[1] = pick_free(run, false);
-		count = paths[1] && strcmp(paths[1], paths[0]) != 0 ? 2 : 1;
-	}
+	if (!over && below(run, run->profile->files ? 2 : 4) == 0)
+		count = max_u64(1, pick_batch(run, paths));
+	if (!over && count > 2 && !run->profile->files)
+		count = 2;
 	snprintf(text, sizeof(text), from ? "\"%.50s\"" : "golden %.50s",
 		from ? from->path : (char[]){(char)('0' + golden), 0});
 	say(run, "clone %s -> \"%s\"%s%s%s", text, paths[0], count > 1 ? " and " : "",
@@ -176,8 +202,10 @@ int op_clone_file(struct run *run)
 
 int op_clone_replace(struct run *run)
 {
-	struct model_entry *entry = below(run, 2) ? pick_entry(run, MODEL_FILE) : NULL;
+	struct model_entry *entry = NULL;
 
+	if (run->profile->no_golden || below(run, 2))
+		entry = pick_entry(run, MODEL_FILE);
 	return do_clone(run, entry, true);
 }
 
@@ -335,7 +363,8 @@ int op_rename_folder(struct run *run)
 int op_xattr(struct run *run)
 {
 	struct model_entry *entry = pick_entry(run, below(run, 4) ? MODEL_FILE : MODEL_FOLDER);
-	bool drop = entry && entry->xattr && below(run, 3) == 0;
+	bool drop = entry && (entry->xattr & XATTR_MASK) && below(run, 3) == 0;
+	uint32_t mode_bits = entry ? entry->xattr & ~XATTR_MASK : 0;
 	char path[MODEL_NAME], value[300];
 	uint32_t number = 1 + (uint32_t)below(run, 1000000);
 	uint64_t ino;
@@ -347,10 +376,77 @@ int op_xattr(struct run *run)
 	ino = object_of(run, entry)->ino;
 	say(run, "xattr of \"%s\": %u", path, drop ? 0 : number);
 	model_tree_begin(run->model);
-	model_set_xattr(run->model, path, drop ? 0 : number);
+	model_set_xattr(run->model, path, mode_bits | (drop ? 0 : number));
 	snprintf(value, sizeof(value), "%u", number);
 	r = drop ? fs_removexattr(run->fs, ino, "user.k") :
 		   fs_setxattr(run->fs, ino, "user.k", value, strlen(value), 0);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
+
+/* Mode and times. */
+int op_attributes(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, below(run, 4) ? MODEL_FILE : MODEL_FOLDER);
+	struct fs_attr attr = {.mode = (uint32_t)below(run, 07777), .uid = (uint32_t)below(run, 9),
+		.mtime_ns = (int64_t)below(run, 1000000)};
+	uint64_t ino;
+	int r;
+
+	if (!entry)
+		return 0;
+	ino = object_of(run, entry)->ino;
+	say(run, "attributes of \"%s\": mode %o", entry->path, attr.mode);
+	model_tree_begin(run->model);
+	entry = model_find(run->model, entry->path);
+	model_set_xattr(run->model, entry->path, (entry->xattr & XATTR_MASK) |
+		mode_mark(object_of(run, entry)->kind, attr.mode));
+	r = fs_setattr(run->fs, ino, FS_SET_MODE | FS_SET_UID | FS_SET_MTIME, &attr);
+	model_tree_end(run->model, !r);
+	return verdict(run, r);
+}
+
+int op_symlink(struct run *run)
+{
+	const char *path = pick_free(run, false), *name;
+	char target[16];
+	uint32_t number = 1 + (uint32_t)below(run, 100000);
+	struct fs_attr attr;
+	uint64_t parent;
+	int r;
+
+	if (!path)
+		return 0;
+	parent = place_of(run, path, &name);
+	snprintf(target, sizeof(target), "%u", number);
+	say(run, "symbolic link \"%s\" to %s", path, target);
+	model_tree_begin(run->model);
+	model_add(run->model, path, MODEL_LINK);
+	model_set_xattr(run->model, path, number);
+	r = fs_symlink(run->fs, parent, name, target, owner, &attr);
+	model_tree_end(run->model, !r);
+	if (r)
+		return verdict(run, r);
+	fs_forget(run->fs, attr.ino, 1);
+	return learn_ino(run, path);
+}
+
+int op_unlink_symlink(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_LINK);
+	char path[MODEL_NAME];
+	const char *name;
+	uint64_t parent;
+	int r;
+
+	if (!entry)
+		return 0;
+	strcpy(path, entry->path);
+	parent = place_of(run, path, &name);
+	say(run, "unlink the symbolic link \"%s\"", path);
+	model_tree_begin(run->model);
+	model_remove(run->model, path);
+	r = fs_unlink(run->fs, parent, name);
 	model_tree_end(run->model, !r);
 	return verdict(run, r);
 }

@@ -132,7 +132,8 @@ int failed_change(struct run *run, struct model_object *object, int64_t r)
 		return -1;
 	if (fs_getattr(run->fs, object->ino, &attr) || view_take(&view, run->fs))
 		run_fail(run, "%s: nothing can be read after its failure", run->text);
-	else if (model_settle_object(run->model, object, &view, attr.size))
+	else if (model_settle_object(run->model, object, &view,
+			 attr.size - min_u64(attr.size, run->profile->shift)))
 		run_fail(run, "%s: after its failure %s", run->text, model_reason(run->model));
 	view_release(&view);
 	return *run->reason ? -1 : 0;
@@ -148,7 +149,7 @@ static int do_write(struct run *run, struct model_entry *entry, model_value valu
 	say(run, "write \"%s\" %" PRIu64 "+%" PRIu64 " value %u", entry->path, off, len, value);
 	model_fill_range(run->model, value, off, len, buf);
 	model_write_begin(run->model, object, value, off, len, true);
-	n = UNLOCKED(run, fs_write(run->fs, object->ino, buf, len, off));
+	n = UNLOCKED(run, fs_write(run->fs, object->ino, buf, len, off + run->profile->shift));
 	if (n == (ssize_t)len) {
 		model_change_end(run->model, object);
 		return 0;
@@ -173,6 +174,9 @@ static uint64_t pick_place(struct run *run, const struct model_object *object, u
 	} else {
 		end = min_u64(end + 40 * KIB, MAX_SIZE - len);
 		off = below(run, end);
+		/* There the last block of the largest file is a thing of its own. */
+		if (run->profile->shift && below(run, 3) == 0)
+			off = MAX_SIZE - len;
 	}
 	return round_down(off, align);
 }
@@ -289,14 +293,15 @@ static int do_range(struct run *run, int mode)
 	if (!entry)
 		return 0;
 	object = object_of(run, entry);
-	if (below(run, 8) == 0)
+	if (below(run, 8) == 0 && object->size <= 80 * MIB)
 		len = max_u64(round_up(object->size, 4096), 4096);
 	off = pick_place(run, object, min_u64(len, 256 * KIB), align);
 	if (object->size <= MAX_SIZE)
 		len = min_u64(len, MAX_SIZE - off);
 	say(run, "fallocate \"%s\" mode %d %" PRIu64 "+%" PRIu64, entry->path, mode, off, len);
 	model_write_begin(run->model, object, 0, off, len, grow);
-	r = UNLOCKED(run, fs_fallocate(run->fs, object->ino, mode, off, len));
+	r = UNLOCKED(run, fs_fallocate(run->fs, object->ino, mode,
+			     off + run->profile->shift, len));
 	if (r)
 		return failed_change(run, object, r);
 	model_change_end(run->model, object);
@@ -331,9 +336,32 @@ int op_truncate(struct run *run)
 		attr.size = round_down(attr.size, 4096);
 	if (attr.size > 80 * MIB)
 		attr.size = 80 * MIB;
+	if (run->profile->shift)
+		attr.size = min_u64(attr.size, MAX_SIZE);
 	say(run, "truncate \"%s\" %" PRIu64 " -> %" PRIu64, entry->path, object->size, attr.size);
 	model_truncate_begin(run->model, object, attr.size);
+	attr.size += run->profile->shift;
 	r = UNLOCKED(run, fs_setattr(run->fs, object->ino, FS_SET_SIZE, &attr));
+	if (r)
+		return failed_change(run, object, r);
+	model_change_end(run->model, object);
+	return 0;
+}
+
+/* A disk that is large and almost empty. */
+int op_grow(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+	struct fs_attr attr = {.size = 256 * MIB + 4096 * below(run, 65536)};
+	struct model_object *object;
+	int r;
+
+	if (!entry || object_of(run, entry)->size > MAX_SIZE)
+		return 0;
+	object = object_of(run, entry);
+	say(run, "grow \"%s\" to %" PRIu64, entry->path, attr.size);
+	model_truncate_begin(run->model, object, attr.size);
+	r = fs_setattr(run->fs, object->ino, FS_SET_SIZE, &attr);
 	if (r)
 		return failed_change(run, object, r);
 	model_change_end(run->model, object);
