@@ -161,6 +161,7 @@ enum gf_op_type {
 	GF_OP_PAD = 1,
 	GF_OP_EPOCH = 2,
 	GF_OP_REQUEST = 3, /* whose change this record is */
+	GF_OP_CARRIED = 4, /* the record is a copy, and stands for the one of that number */
 	/* Blocks. */
 	GF_OP_WRITE = 16,  /* blocks with their bytes */
 	GF_OP_LARGE = 17,  /* announces blocks that go straight to the layer's data file */
@@ -216,6 +217,17 @@ _Static_assert(sizeof(struct gf_op_request) == 32, "request");
 
 /* LARGE, flags: the bytes were synced before this was written; no commit record is needed. */
 #define GF_LARGE_SYNCED 1
+
+/*
+ * First in a record that says once more what an older one said, so that the tail can pass that one.
+ * It counts only when the tail has passed it, and then in that one's place: before all records that
+ * are no copies, copies in the order of these numbers.
+ */
+struct gf_op_carried {
+	struct gf_disk_op op;
+	uint64_t seq; /* of the first of all of which this is a copy */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_carried) == 16, "carried");
 
 /* WRITE: followed by count * 4096 bytes. LARGE: by count 32-bit checksums, padded to 8. */
 struct gf_op_blocks {

@@ -35,6 +35,7 @@ struct carry {
 	uint64_t copy_below; /* records from this number on stay, and the tail stops there */
 	uint64_t seq; /* of the record */
 	struct journal_mark reached;
+	uint64_t origin; /* of the op's record: what it is a copy of, or itself */
 };
 
 /* The op is to stay where it is: the tail cannot pass it. */
@@ -69,12 +70,27 @@ static bool is_wanted(struct fs *fs, struct layer *layer, uint64_t block, uint64
 	return now.pos == pos;
 }
 
+/*
+ * Copies of a layer that is left out do not come in one piece, and older versions are among them: a
+ * crash must find each in the place of what it is a copy of. Those of a healthy one are the newest
+ * version, wherever they stand.
+ */
+static void begin_copy(const struct carry *c, const struct layer *layer, struct opbuf *buf)
+{
+	struct gf_op_carried *op;
+
+	opbuf_init(buf);
+	if (layer->left_out && OPBUF_ADD(buf, GF_OP_CARRIED, 0, op, 0))
+		op->seq = c->origin;
+}
+
 /* Appends buf, one op with bytes that stood at old_pos; the new place of those that are the newest
  * version is remembered. */
 static int append_copy(struct carry *c, struct layer *layer, struct opbuf *buf, uint64_t old_pos)
 {
 	struct iovec iov = {.iov_base = buf->bytes, .iov_len = buf->len};
-	const struct gf_op_blocks *op = (const void *)buf->bytes;
+	size_t at = layer->left_out ? sizeof(struct gf_op_carried) : 0;
+	const struct gf_op_blocks *op = (const void *)(buf->bytes + at);
 	struct fs *fs = c->fs;
 	uint64_t seq, pos;
 	int64_t room;
@@ -94,7 +110,7 @@ static int append_copy(struct carry *c, struct layer *layer, struct opbuf *buf, 
 		if (jindex_get(fs->jindex, layer->id, op->block + i, &now) &&
 			now.pos == old_pos + off)
 			r = layer_set_journaled(
-				layer, op->block + i, 1, pos + sizeof(*op) + off, seq,
+				layer, op->block + i, 1, pos + at + sizeof(*op) + off, seq,
 				(const uint8_t *)(op + 1) + off);
 	}
 	pthread_rwlock_unlock(&fs->gate);
@@ -110,7 +126,7 @@ static int carry_run(struct carry *c, struct layer *layer, const struct gf_op_bl
 	struct opbuf buf;
 	int r;
 
-	opbuf_init(&buf);
+	begin_copy(c, layer, &buf);
 	if (OPBUF_ADD(&buf, GF_OP_WRITE, 0, copy, (size_t)n * GF_BLOCK_SIZE)) {
 		copy->layer = op->layer;
 		copy->block = op->block + i;
@@ -190,7 +206,7 @@ static int carry_other(struct carry *c, struct layer *layer, const struct gf_dis
 
 	if (seq >= c->copy_below)
 		return STOP;
-	opbuf_init(&buf);
+	begin_copy(c, layer, &buf);
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_LARGE:
 		copy_large(&buf, layer, p, seq);
@@ -209,7 +225,7 @@ static int carry_other(struct carry *c, struct layer *layer, const struct gf_dis
 	default:
 		break;
 	}
-	if (buf.len || buf.failed)
+	if (buf.len > sizeof(struct gf_op_carried) || buf.failed)
 		r = append_copy(c, layer, &buf, 0);
 	opbuf_release(&buf);
 	return r;
@@ -240,6 +256,9 @@ static int carry_record(void *arg, const struct journal_mark *next, uint64_t seq
 	int r;
 
 	c->seq = seq;
+	c->origin = carried_origin(ops, len);
+	if (!c->origin)
+		c->origin = seq;
 	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
 		r = carry_op(c, op, seq, ops_pos + at);
 		if (r)
@@ -262,13 +281,27 @@ int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail)
 
 /* ---- taking back ---- */
 
+struct recall {
+	struct apply how;
+	struct carried_list carried;
+};
+
+static int recall_carried(void *arg, const struct journal_mark *next, uint64_t seq,
+	uint64_t ops_pos, const void *ops, size_t len)
+{
+	struct recall *recall = arg;
+
+	return carried_note(&recall->carried, seq, ops_pos, ops, len);
+}
+
 static int recall_record(void *arg, const struct journal_mark *next, uint64_t seq,
 	uint64_t ops_pos, const void *ops, size_t len)
 {
-	struct apply *how = arg;
+	struct recall *recall = arg;
+	struct apply *how = &recall->how;
 
 	/* Nothing of a write that failed counts, as it did not then. */
-	if (layer_large_outcome(how->only, seq) == LARGE_FAILED)
+	if (carried_origin(ops, len) || layer_large_outcome(how->only, seq) == LARGE_FAILED)
 		return 0;
 	how->seq = seq;
 	how->ops_pos = ops_pos;
@@ -277,17 +310,24 @@ static int recall_record(void *arg, const struct journal_mark *next, uint64_t se
 
 int carry_recall(struct fs *fs, struct layer *layer)
 {
-	struct apply how = {.blocks = true, .recalling = true, .only = layer, .fs = fs};
+	struct recall recall = {
+		.how = {.blocks = true, .recalling = true, .only = layer, .fs = fs}};
 	struct range range;
+	uint64_t upto;
 	int r;
 
 	/* Whoever changes blocks of the layer holds their range: none of its records is under way,
 	 * and none is added. */
 	rangelock_lock(&layer->ranges, &range, 0, UINT64_MAX);
-	r = journal_walk(fs->journal, fs->tail, journal_last_seq(fs->journal) + 1, recall_record,
-		&how);
+	upto = journal_last_seq(fs->journal) + 1;
+	r = journal_walk(fs->journal, fs->tail, upto, recall_carried, &recall);
+	if (!r)
+		r = carried_apply(fs, &recall.carried, fs->tail.seq, &recall.how);
+	if (!r)
+		r = journal_walk(fs->journal, fs->tail, upto, recall_record, &recall);
 	if (!r)
 		r = doubt_resolve(fs);
 	rangelock_unlock(&layer->ranges, &range);
+	carried_release(&recall.carried);
 	return r;
 }

@@ -297,6 +297,16 @@ static int picture_layer(struct layer_picture *lp, struct layer *layer)
 	return layer_take_pages(layer, &lp->pages);
 }
 
+/* Whether nothing is left to be punched or removed: the next mount need not look. */
+static bool picture_is_last(const struct picture *p)
+{
+	bool last = p->fs->closing && !p->dead;
+
+	for (size_t i = 0; i < p->count; i++)
+		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
+	return last || MUTATED("a clean end although space is not given back yet");
+}
+
 /* With the gate closed: nothing changes, and every record's effects are in memory. */
 static int picture_take_locked(struct picture *p)
 {
@@ -322,7 +332,7 @@ static int picture_take_locked(struct picture *p)
 		.next_ino = fs->next_ino,
 		.next_layer = fs->next_layer,
 		.next_golden = fs->next_golden,
-		.clean = fs->closing,
+		.clean = picture_is_last(p),
 	};
 	memcpy(p->head.uuid, fs->super.uuid, sizeof(p->head.uuid));
 	return r;
@@ -358,9 +368,13 @@ static int picture_sums(struct fs *fs, struct layer *layer)
 /* Step 5 for one layer. -EAGAIN: it failed, or is to be tried anew; the picture is of no use. */
 static int picture_sync(struct fs *fs, struct layer *layer)
 {
-	/* Also when it looks clean: a flush that is running may not be done yet. */
-	int r = SITE("checkpoint: sync data before the pages", layer_sync_data(layer));
+	int r = 0;
 
+	/* A clean end says that nothing is left to be given back. */
+	if (fs->closing)
+		layer_sync_punched(layer);
+	/* Also when it looks clean: a flush that is running may not be done yet. */
+	r = SITE("checkpoint: sync data before the pages", layer_sync_data(layer));
 	if (!r)
 		r = SITE("checkpoint: sync checksums before the pages", layer_sync_sums(layer));
 	if (r)

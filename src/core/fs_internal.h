@@ -613,6 +613,32 @@ int figures_free_unseen(struct fs *fs, struct forgotten *forgotten);
 /* Takes it back, when that could not be made durable. */
 void figures_remember(struct fs *fs, struct forgotten *forgotten);
 
+/* ---- carried.c ---- */
+
+struct carried {
+	uint64_t origin; /* number of the record that it is a copy of */
+	uint64_t seq;
+	uint64_t pos; /* of its ops in the ring */
+	size_t len;
+};
+
+/* All zero: empty. */
+struct carried_list {
+	struct carried *list;
+	size_t count;
+	size_t capacity;
+};
+
+/* The number of the record that this one is a copy of; 0: it is none. */
+uint64_t carried_origin(const void *ops, size_t len);
+/* Adds the record when it is a copy. 0 or -ENOMEM. */
+int carried_note(struct carried_list *list, uint64_t seq, uint64_t ops_pos, const void *ops,
+	size_t len);
+/* Applies the copies that count while the tail is at tail_seq. 0 or -errno. */
+int carried_apply(struct fs *fs, struct carried_list *list, uint64_t tail_seq,
+	const struct apply *how);
+void carried_release(struct carried_list *list);
+
 /* ---- flush.c ---- */
 /* Makes large writes of the layer and those below it durable and committed. */
 int flush_layers(struct fs *fs, struct layer *layer);

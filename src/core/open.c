@@ -156,6 +156,7 @@ struct recovery {
 	struct commit_point *commits;
 	uint64_t meta_seq;
 	uint64_t records;
+	struct carried_list carried;
 };
 
 static int note_commit(struct recovery *rec, const struct gf_op_commit *op)
@@ -183,6 +184,9 @@ static int find_commits(void *arg, uint64_t seq, uint64_t ops_pos, const void *o
 	int r;
 
 	rec->records++;
+	r = carried_note(&rec->carried, seq, ops_pos, ops, len);
+	if (r)
+		return r;
 	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
 		if (op->type == GF_OP_COMMIT)
 			r = note_commit(rec, (const void *)op);
@@ -204,7 +208,7 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 		.commits = rec->commits,
 	};
 
-	return apply_ops(rec->fs, ops, len, &how);
+	return carried_origin(ops, len) ? 0 : apply_ops(rec->fs, ops, len, &how);
 }
 
 /*
@@ -269,7 +273,11 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 		r = check_is_whole(fs);
 	journal_believe_scan(fs->journal);
 	if (!r)
+		r = carried_apply(fs, &rec.carried, head->tail.seq,
+			&(struct apply){.blocks = true, .replaying = true, .commits = rec.commits});
+	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
+	carried_release(&rec.carried);
 	if (!r)
 		r = doubt_resolve(fs);
 	if (!r && !fs->options.takeover && !is_same_boot(fs, fs->boot))

@@ -123,6 +123,7 @@ struct layer {
 
 	atomic_bool data_dirty;	     /* bytes written since the data file's last sync */
 	atomic_bool sums_dirty;
+	atomic_bool punched; /* since the data file's last sync, perhaps */
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
@@ -207,6 +208,8 @@ int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, 
 /* Makes data (and its name) durable; not the sums. */
 int layer_sync_data(struct layer *layer);
 int layer_sync_sums(struct layer *layer);
+/* The next sync of the data also covers holes, which otherwise may come back with a power loss. */
+void layer_sync_punched(struct layer *layer);
 /* All bytes since the last good sync were or will be written again: the next sync is a new one. */
 void layer_sync_anew(struct layer *layer);
 

@@ -200,6 +200,12 @@ int layer_sync_sums(struct layer *l)
 	return sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
 }
 
+void layer_sync_punched(struct layer *l)
+{
+	if (atomic_exchange(&l->punched, false))
+		atomic_store(&l->data_dirty, true);
+}
+
 void layer_sync_anew(struct layer *l)
 {
 	MUTEX_GUARD(&l->sync_lock);
@@ -369,6 +375,8 @@ static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
 {
 	if ((block + count) * GF_BLOCK_SIZE > LAST_BLOCK_OFF)
 		count--; /* one block, which stands elsewhere: it stays */
+	if (count)
+		atomic_store(&l->punched, true);
 	return !count ? 0 : SITE("punch blocks that were given up",
 		l->env->io->ops->punch(l->env->io, fd, block * GF_BLOCK_SIZE,
 			count * GF_BLOCK_SIZE));

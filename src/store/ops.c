@@ -81,6 +81,9 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 	case GF_OP_REQUEST:
 		OP_FIXED(gf_op_request);
 		break;
+	case GF_OP_CARRIED:
+		OP_FIXED(gf_op_carried);
+		break;
 	case GF_OP_WRITE:
 		OP_FIXED(gf_op_blocks);
 		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * GF_BLOCK_SIZE;

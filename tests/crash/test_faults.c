@@ -402,10 +402,10 @@ static void test_freed_space_is_used(void **state)
 
 /* ---- every call ---- */
 
-static const struct profile mix = {
-	"faults", MIB, TIB, 0, 4, "ssssshh55bbLLLLllzgprtyccCCRuumxnffffSee"};
-static const struct profile mix_full = {
-	"full", MIB, 2816 * KIB, 0, 0, "ssshhbbLLLLLzzpptccCCRuuffSee"};
+static const struct profile mix = {.name = "faults", .journal_size = MIB, .capacity = TIB, .big = 4,
+	.weights = "ssssshh55bbLLLLllzgprtyccCCRuumxnffffSee"};
+static const struct profile mix_full = {.name = "full", .journal_size = MIB,
+	.capacity = 2816 * KIB, .weights = "ssshhbbLLLLLzzpptccCCRuuffSee"};
 
 struct fault {
 	uint64_t at; /* call of the workload, 0: none fails */
