@@ -27,6 +27,7 @@
 #include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 #define EXACT_INTERVAL_NS INT64_C(1000000000)
@@ -307,7 +308,8 @@ int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes)
 	pthread_mutex_unlock(&fs->limit_lock);
 	journal_unreserve(fs->journal, room);
 	opbuf_release(&buf);
-	return r ? r : journal_sync(fs->journal, journal_last_seq(fs->journal));
+	return r ? r : SITE("limit: sync the journal",
+		journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
 
 int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used)
