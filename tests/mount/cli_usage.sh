@@ -35,7 +35,7 @@ works()
 works --version
 grep -q '^goldfs [0-9]' out || { echo "no version: $(cat out)"; failures=$((failures + 1)); }
 works --help
-for verb in mount umount clone list stat df settle golden job resize; do
+for verb in mount umount clone list stat df settle golden job resize limit; do
 	works "$verb" --help
 	if [ "$(sed -n '/^Examples:/,$p' out | grep -c '^  goldfs ')" -ne 2 ]; then
 		echo "goldfs $verb --help has not two examples"
@@ -47,7 +47,7 @@ fails 2
 fails 2 frobnicate
 fails 2 frobnicate a b
 fails 2 --frobnicate
-for verb in top rm snapshot promote rebase refresh upgrade-base convert limit dedup scrub check \
+for verb in top rm snapshot promote rebase refresh upgrade-base convert dedup scrub check \
 	upgrade; do
 	mkdir -p "$verb" mnt
 	fails 1 "$verb" mnt
@@ -102,6 +102,10 @@ fails 2 resize
 fails 2 resize image
 fails 2 resize --bad image 1G
 fails 1 resize image 1G
+fails 2 limit
+fails 2 limit image
+fails 2 limit image 0
+fails 1 limit image 1G
 fails 1 stat "$(printf 'a\nb\377')"
 
 if [ $failures -ne 0 ]; then

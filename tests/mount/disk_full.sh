@@ -48,7 +48,7 @@ writer()
 	        time.sleep(0.02)
 	# Overwriting what is there goes on, and syncing.
 	mine = sorted(sure)
-	for n in range(200 if full and mine else 0):
+	for n in range(60 if full and mine else 0):
 	    tag += 1
 	    block = rng.choice(mine)
 	    put(block, 1, tag)
@@ -85,6 +85,12 @@ check_all()
 	done
 }
 
+# Unmounted: every structure and checksum is as it should be.
+check_store()
+{
+	"$goldfs" check "$store" >"$work/check" 2>&1 || fail "check $1: $(cat "$work/check")"
+}
+
 # Nothing may have been told but that space is short.
 check_log()
 {
@@ -98,7 +104,7 @@ start_small_fs()
 {
 	local kind=$1
 	command -v "mkfs.$kind" >/dev/null || return 1
-	truncate -s "${SMALL:-192M}" "$work/disk.$kind"
+	truncate -s "${SMALL:-128M}" "$work/disk.$kind"
 	case $kind in
 	ext4) mkfs.ext4 -q -F "$work/disk.$kind" ;;
 	*) "mkfs.$kind" -q -f "$work/disk.$kind" ;;
@@ -143,6 +149,7 @@ full_by_clones()
 		fail "after a discard there is no space: $(cat "$work/dd")"
 	rm "$records/vm2.img"
 	umount_goldfs
+	check_store "when clones filled the disk"
 	mount_goldfs
 	check_all "after a remount"
 	check_log
@@ -179,6 +186,7 @@ full_by_others()
 	mount_goldfs
 	check_all "when others filled the disk, after kill -9"
 	umount_goldfs
+	check_store "when others filled the disk"
 	mount_goldfs
 	check_all "when others filled the disk, after a remount"
 	rm -f "$work/small/foreign" "$work/small/foreign2"
@@ -188,6 +196,7 @@ full_by_others()
 	"$goldfs" settle "$mnt" || fail "settle"
 	check_log
 	umount_goldfs
+	check_store "at the end"
 }
 
 setup "$1"
