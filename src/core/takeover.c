@@ -84,21 +84,25 @@ void fs_takeover_served(struct fs *fs)
 	atomic_store(&fs->resent_open, false);
 }
 
-/* Numbers of inherited files without a name that nobody has open; malloc'ed. */
-static int collect(struct fs *fs, uint64_t **inos, size_t *count)
+/* Numbers of inherited files without a name that nobody has open, malloc'ed; *open: others. */
+static int collect(struct fs *fs, uint64_t **inos, size_t *count, size_t *open)
 {
 	struct inode *inode, *next;
 	int r = 0;
 
-	*count = 0;
+	*count = *open = 0;
 	pthread_rwlock_rdlock(&fs->tree);
 	*inos = malloc((HASH_CNT(by_ino, fs->inodes) + 1) * sizeof(**inos));
 	if (!*inos)
 		r = -ENOMEM;
-	HASH_ITER (by_ino, fs->inodes, inode, next)
-		if (!r && inode->inherited && is_orphan(fs, inode) &&
-			atomic_load(&inode->opens) == 0)
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		if (r || !inode->inherited || !is_orphan(fs, inode))
+			continue;
+		if (atomic_load(&inode->opens) > 0)
+			++*open;
+		else
 			(*inos)[(*count)++] = inode->ino;
+	}
 	pthread_rwlock_unlock(&fs->tree);
 	return r;
 }
@@ -151,7 +155,7 @@ static void ask_for_orphans(struct fs *fs, struct orphans *left)
 		return;
 	/* Set again by whoever takes a name away meanwhile. */
 	atomic_store(&fs->orphans_left, false);
-	if (collect(fs, &inos, &count) < 0) {
+	if (collect(fs, &inos, &count, &left->known) < 0) {
 		atomic_store(&fs->orphans_left, true);
 		return;
 	}
