@@ -105,7 +105,7 @@ static int free_slot_locked(struct virtual_files *files)
 	return (int)old;
 }
 
-static int insert(struct virtual_files *files, struct virtual_file *file)
+static int insert(struct virtual_files *files, struct virtual_file *file, uint64_t *handle)
 {
 	int slot;
 
@@ -116,6 +116,7 @@ static int insert(struct virtual_files *files, struct virtual_file *file)
 	files->generation++;
 	file->handle = (files->generation << SLOT_BITS) | (uint64_t)slot;
 	files->slots[slot] = file;
+	*handle = file->handle;
 	return 0;
 }
 
@@ -138,12 +139,11 @@ int virtual_open(struct virtual_files *files, struct service *service,
 	if (!control)
 		r = service_read(service, opener, ino, &file->text, &file->len);
 	if (r == 0)
-		r = insert(files, file);
+		r = insert(files, file, handle);
 	if (r < 0) {
 		file_free(file);
 		return r;
 	}
-	*handle = file->handle;
 	return 0;
 }
 
@@ -156,6 +156,9 @@ void virtual_close(struct virtual_files *files, uint64_t handle)
 	pthread_mutex_lock(&files->lock);
 	files->slots[handle % SLOT_MAX] = NULL;
 	pthread_mutex_unlock(&files->lock);
+	/* The last request on it was answered before; this tells it to tools that see no answers. */
+	pthread_mutex_lock(&file->lock);
+	pthread_mutex_unlock(&file->lock);
 	file_free(file);
 }
 
