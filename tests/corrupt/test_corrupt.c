@@ -4,7 +4,7 @@
  *
  * For each of them:
  *   - when a mount shows anything else than before (any name, attribute, byte, figure, or error),
- *     the check has found something
+ *     the check has found something, and so does a scrub of that mount
  *   - a mount with verify=read never shows a wrong byte: what is read is right, or an error
  *   - after a repair the files that the check did not name read as before; when the check says that
  *     nothing is damaged any more, everything is as before
@@ -30,6 +30,7 @@
 #include "base/sizes.h"
 #include "core/check.h"
 #include "core/fs.h"
+#include "core/scrub.h"
 
 enum { CLASSES = 16 };
 
@@ -89,7 +90,9 @@ static int run_check(const char *root, bool repair, struct check_report *report)
 	return r;
 }
 
-static int see(const char *root, struct mount_how how, struct view *view)
+/* scrubbed: what a scrub of that mount finds afterwards; NULL: none is made. */
+static int see(const char *root, struct mount_how how, struct view *view,
+	struct check_report *scrubbed)
 {
 	struct mount m;
 	int r = mount_begin(&m, root, how);
@@ -97,6 +100,8 @@ static int see(const char *root, struct mount_how how, struct view *view)
 	memset(view, 0, sizeof(*view));
 	if (!r)
 		r = view_take(view, m.fs);
+	if (!r && scrubbed)
+		r = scrub_run(m.fs, &(struct scrub_options){.arg = NULL}, scrubbed);
 	mount_end(&m, false);
 	return r;
 }
@@ -159,12 +164,13 @@ static void fail_trial(struct trial *t, const char *what, const char *detail)
 
 static void look_as_mount(struct trial *t)
 {
+	struct check_report scrubbed = {.count = 0};
 	const char *differs = NULL;
 	struct view seen;
 	int r = copy_world(t->damaged, t->copy);
 
 	if (!r)
-		r = see(t->copy, (struct mount_how){.verify = false}, &seen);
+		r = see(t->copy, (struct mount_how){.verify = false}, &seen, &scrubbed);
 	else
 		memset(&seen, 0, sizeof(seen));
 	if (r)
@@ -176,6 +182,10 @@ static void look_as_mount(struct trial *t)
 		printf("  a mount shows: %s\n", differs ? differs : "the same");
 	if (differs && !t->report.count)
 		fail_trial(t, "the check found nothing, and a mount shows something else", differs);
+	/* What the end of the journal lost before the mount is nothing that it could find. */
+	if (!r && differs && t->report.damaged && !scrubbed.count)
+		fail_trial(t, "a scrub found nothing, and its mount shows something else", differs);
+	check_report_release(&scrubbed);
 	view_release(&seen);
 	remove_tree(t->copy);
 }
@@ -183,7 +193,7 @@ static void look_as_mount(struct trial *t)
 static void look_verified(struct trial *t)
 {
 	struct view seen;
-	int r = see(t->damaged, (struct mount_how){.verify = true, .read_only = true}, &seen);
+	int r = see(t->damaged, (struct mount_how){.verify = true, .read_only = true}, &seen, NULL);
 	const char *lie = r ? NULL : view_lies(t->right, &seen);
 
 	if (lie)
@@ -224,7 +234,7 @@ static void look_repaired(struct trial *t)
 		printf("  after a repair:\n");
 		print_report(&after);
 	}
-	mounted = see(t->damaged, (struct mount_how){.verify = false}, &seen);
+	mounted = see(t->damaged, (struct mount_how){.verify = false}, &seen, NULL);
 	if (mounted && !after.damaged)
 		fail_trial(t, "no mount is possible after a repair that found nothing left",
 			strerror(-mounted));
@@ -332,13 +342,13 @@ static int prepare_world(struct campaign *c, enum world_kind kind)
 	}
 	check_report_release(&report);
 	if (!r)
-		r = see(copy, (struct mount_how){.verify = false}, &c->reference[kind]);
+		r = see(copy, (struct mount_how){.verify = false}, &c->reference[kind], NULL);
 	remove_tree(copy);
 	/* A checked, read-only mount shows the same. */
 	if (!r)
 		r = copy_world(root, copy);
 	if (!r)
-		r = see(copy, (struct mount_how){.verify = true, .read_only = true}, &seen);
+		r = see(copy, (struct mount_how){.verify = true, .read_only = true}, &seen, NULL);
 	differs = r ? strerror(-r) : view_differs(&c->reference[kind], &seen);
 	if (differs)
 		printf("FAILED: world %d: %s\n", (int)kind, differs);
