@@ -138,6 +138,31 @@ check 0 --repair "$store"
 says out '[repaired]'
 rm "$store/readme"
 
+# ---- a mount after a crash frees it as well ----
+
+mount_goldfs
+dd if=/dev/urandom of="$mnt/two.img" bs=4k count=1 seek=3 conv=notrunc,fsync status=none
+sums=$(cksum "$mnt"/*.img | sed "s|$mnt/||")
+kill_daemon
+"$goldfs" umount "$mnt" 2>/dev/null || umount -l "$mnt"
+data=$(find "$store/layer" -name '*.data' | sort | head -n 1)
+dd if=/dev/urandom of="$data" bs=4k count=5 seek=500 conv=notrunc status=none
+head -c 9999 /dev/urandom >"$store/layer/7654321.data"
+head -c 9999 /dev/urandom >"$store/golden/1.tmp"
+head -c 9999 /dev/urandom >"$store/golden/99"
+check 0 "$store"
+says out '5 blocks take space and nothing refers to them'
+says out 'golden/1.tmp'
+mount_goldfs
+"$goldfs" settle "$mnt" || fail "cannot settle"
+[ "$sums" = "$(cksum "$mnt"/*.img | sed "s|$mnt/||")" ] || fail "files changed"
+umount_goldfs
+for file in layer/7654321.data golden/1.tmp golden/99; do
+	[ ! -e "$store/$file" ] || fail "$file is still there after a mount"
+done
+check 0 "$store"
+grep -q 'take space' out && fail "space is still taken: $(cat out)"
+
 # ---- damage: named, and repaired where that is possible ----
 
 layer=$(find "$store/layer" -name '*.data' -size +200k | sort | head -n 1)
