@@ -20,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/hash.h"
 
 struct io_posix {
 	struct io io; /* first */
@@ -203,15 +204,41 @@ static void posix_drop_cache(struct io *io, int fd)
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
+#ifndef STATX_MNT_ID_UNIQUE /* Linux 6.8 */
+#define STATX_MNT_ID_UNIQUE 0x4000U
+#endif
+
+/* Which mount of which file system the folder is on. A number that is given out again would not do:
+ * a disk that was pulled out and mounted again has lost what was not synced. */
+static int mount_identity(int dirfd, uint64_t *identity)
+{
+	struct statx stx = {0};
+	uint64_t of[3];
+
+	if (statx(dirfd, "", AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, &stx) < 0)
+		return -errno;
+	if (!(stx.stx_mask & STATX_MNT_ID_UNIQUE))
+		return -EOPNOTSUPP;
+	of[0] = stx.stx_mnt_id;
+	of[1] = stx.stx_dev_major;
+	of[2] = stx.stx_dev_minor;
+	*identity = hash_struct(of, sizeof(of));
+	return 0;
+}
+
+/* The machine may go on while the file system below was away (a disk that lost power, an image of a
+ * disk that was copied): so it is the life of both. */
 static int posix_boot(struct io *io, uint8_t id[16])
 {
 	char text[64] = "";
+	uint64_t identity = 0;
 	size_t n = 0;
-	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	int r = mount_identity(dirfd_of(io), &identity);
+	FILE *f = r ? NULL : fopen("/proc/sys/kernel/random/boot_id", "re");
 
 	memset(id, 0, 16);
 	if (!f)
-		return -errno;
+		return r ? r : -errno;
 	if (!fgets(text, sizeof(text), f))
 		text[0] = '\0';
 	fclose(f);
@@ -224,6 +251,8 @@ static int posix_boot(struct io *io, uint8_t id[16])
 		id[n / 2] |= (digit - hex) << (n % 2 ? 0 : 4);
 		n++;
 	}
+	for (size_t i = 0; i < sizeof(identity); i++)
+		id[i] ^= (uint8_t)(identity >> (8 * i));
 	return n == 32 ? 0 : -EIO;
 }
 
