@@ -16,6 +16,7 @@
 #include <sys/random.h>
 
 #include "base/cleanup.h"
+#include "base/sizes.h"
 #include "service/service.h"
 
 struct virtual_file {
@@ -27,10 +28,11 @@ struct virtual_file {
 	char *text;	      /* the picture, or the reply to the last request */
 	size_t len;
 	size_t pos; /* control: how much of the reply was read */
+	size_t kept; /* the table's lock; bytes of text, for the bounds on what a user keeps */
 };
 
 struct virtual_files {
-	pthread_mutex_t lock; /* protects slots, count and generation */
+	pthread_mutex_t lock; /* protects slots, count, generation, and `kept` of all */
 	struct virtual_file **slots;
 	size_t count;
 	uint64_t generation;
@@ -39,6 +41,14 @@ struct virtual_files {
 /* A handle is a generation and a slot, the slot in the low bits. */
 #define SLOT_BITS 16
 #define SLOT_MAX ((size_t)1 << SLOT_BITS)
+
+/*
+ * What one user other than root may keep: so many open files, and so much text in those that he
+ * has open before he gets more. Texts are of megabytes where there are many clones, and nobody
+ * makes him read or close them.
+ */
+#define USER_FILES_MAX 1024u
+#define USER_KEPT_MAX (32 * MIB)
 
 int virtual_files_new(struct virtual_files **files)
 {
@@ -105,11 +115,42 @@ static int free_slot_locked(struct virtual_files *files)
 	return (int)old;
 }
 
+/* 0, -EMFILE or -ENOBUFS. */
+static int check_user_locked(const struct virtual_files *files, uint32_t uid, size_t files_max)
+{
+	size_t count = 0, kept = 0;
+
+	if (uid == 0)
+		return 0;
+	for (size_t i = 0; i < files->count; i++) {
+		if (files->slots[i] && files->slots[i]->uid == uid) {
+			count++;
+			kept += files->slots[i]->kept;
+		}
+	}
+	return count >= files_max ? -EMFILE : kept > USER_KEPT_MAX ? -ENOBUFS : 0;
+}
+
+static int check_user(struct virtual_files *files, uint32_t uid, size_t files_max)
+{
+	MUTEX_GUARD(&files->lock);
+	return check_user_locked(files, uid, files_max);
+}
+
+static void set_kept(struct virtual_files *files, struct virtual_file *file, size_t kept)
+{
+	MUTEX_GUARD(&files->lock);
+	file->kept = kept;
+}
+
 static int insert(struct virtual_files *files, struct virtual_file *file, uint64_t *handle)
 {
 	int slot;
 
 	MUTEX_GUARD(&files->lock);
+	slot = check_user_locked(files, file->uid, USER_FILES_MAX);
+	if (slot < 0)
+		return slot;
 	slot = free_slot_locked(files);
 	if (slot < 0)
 		return slot;
@@ -136,8 +177,10 @@ int virtual_open(struct virtual_files *files, struct service *service,
 	file->control = control;
 	file->uid = opener->uid;
 	file->gid = opener->gid;
-	if (!control)
+	r = check_user(files, opener->uid, USER_FILES_MAX);
+	if (r == 0 && !control)
 		r = service_read(service, opener, ino, &file->text, &file->len);
+	file->kept = file->len;
 	if (r == 0)
 		r = insert(files, file, handle);
 	if (r < 0) {
@@ -177,8 +220,15 @@ ssize_t virtual_read(struct virtual_files *files, uint64_t handle, void *buf, si
 	if (len > file->len - off)
 		len = file->len - off;
 	memcpy(buf, file->text + off, len);
-	if (file->control)
-		file->pos += len;
+	if (!file->control)
+		return (ssize_t)len;
+	file->pos += len;
+	if (file->pos == file->len) {
+		free(file->text);
+		file->text = NULL;
+		file->len = file->pos = 0;
+		set_kept(files, file, 0);
+	}
 	return (ssize_t)len;
 }
 
@@ -196,6 +246,9 @@ ssize_t virtual_write(struct virtual_files *files, struct service *service, uint
 		return -EBADF;
 	if (caller->uid != file->uid || caller->gid != file->gid)
 		return -EPERM;
+	r = check_user(files, file->uid, SIZE_MAX);
+	if (r < 0)
+		return r;
 	r = service_control(service, caller, buf, len, &reply, &reply_len);
 	if (r < 0)
 		return r;
@@ -204,5 +257,6 @@ ssize_t virtual_write(struct virtual_files *files, struct service *service, uint
 	file->text = reply;
 	file->len = reply_len;
 	file->pos = 0;
+	set_kept(files, file, reply_len);
 	return (ssize_t)len;
 }

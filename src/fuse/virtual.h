@@ -36,7 +36,8 @@ static inline bool virtual_has(uint64_t ino)
 int virtual_files_new(struct virtual_files **files);
 void virtual_files_free(struct virtual_files *files);
 
-/* -EACCES: open for writing what is not the control file. *handle is for the calls below. */
+/* -EACCES: open for writing what is not the control file. -EMFILE, -ENOBUFS: this user keeps too
+ * many files open, or too much text in them; -ENOBUFS from a write, too. *handle is for the calls below. */
 int virtual_open(struct virtual_files *files, struct service *service,
 	const struct service_caller *opener, uint64_t ino, int flags, uint64_t *handle);
 void virtual_close(struct virtual_files *files, uint64_t handle);
