@@ -187,7 +187,8 @@ struct fs {
 	struct golden *goldens;	   /* tree */
 	struct dead *dead;	   /* tree */
 	struct inode *root;
-	uint64_t next_ino, next_layer, next_golden; /* tree */
+	uint64_t next_ino, next_layer; /* tree */
+	_Atomic uint64_t next_golden; /* tree; read by a checkpoint with the gate closed only */
 	uint64_t last_layer; /* tree; the highest id in the table so far */
 	struct pin_guard *guard;
 
