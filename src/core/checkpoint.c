@@ -300,7 +300,7 @@ static int picture_layer(struct layer_picture *lp, struct layer *layer)
 /* Whether nothing is left to be punched or removed: the next mount need not look. */
 static bool picture_is_last(const struct picture *p)
 {
-	bool last = p->fs->closing && !p->dead;
+	bool last = p->fs->closing && !p->dead && !p->fs->reclaim_wanted;
 
 	for (size_t i = 0; i < p->count; i++)
 		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
