@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -33,6 +34,7 @@ void sdnotify_init(void)
 
 void sdnotify(const char *fmt, ...)
 {
+	const struct timeval patience = {.tv_sec = 1};
 	CLEANUP_CLOSE int fd = -1;
 	char text[1024];
 	va_list ap;
@@ -46,7 +48,8 @@ void sdnotify(const char *fmt, ...)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || len < 0 || (size_t)len >= sizeof(text))
 		return;
-	if (sendto(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT,
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	if (sendto(fd, text, (size_t)len, MSG_NOSIGNAL,
 		    (const struct sockaddr *)&address, address_len) < 0)
 		return; /* whoever wanted to know is gone */
 }

@@ -9,7 +9,7 @@
 
 /* Remembers the socket and takes it out of the environment, so that no child speaks for us. */
 void sdnotify_init(void);
-/* Sends a message, when somebody listens; never waits. */
+/* Sends a message, when somebody listens; waits a second at most for one who is slow to. */
 void sdnotify(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

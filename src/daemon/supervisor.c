@@ -68,6 +68,7 @@ struct supervisor {
 	bool resend;
 	int64_t down_ns;  /* since when nobody serves */
 	int64_t start_ns; /* when the next worker is due; 0: not */
+	int64_t extend_ns; /* when systemd is to be asked for patience next */
 	int64_t deaths_ns[DEATHS_MAX]; /* a ring */
 	unsigned deaths;
 	unsigned barren;
@@ -261,6 +262,7 @@ static void worker_ended(struct supervisor *s, int status)
 	if (served)
 		s->down_ns = monotonic_now_ns();
 	s->serving = false;
+	s->extend_ns = 0;
 	logging_tick(s->with->config);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_DONE) {
 		if (!s->has_served)
@@ -351,8 +353,8 @@ static int time_to_wait(const struct supervisor *s)
 		due = s->start_ns;
 	if (s->upgrade.deadline_ns && s->upgrade.deadline_ns < due)
 		due = s->upgrade.deadline_ns;
-	if (!s->serving && due > now + EXTEND_SECONDS * SECOND_NS)
-		due = now + EXTEND_SECONDS * SECOND_NS;
+	if (!s->serving && s->extend_ns < due)
+		due = s->extend_ns;
 	if (due == INT64_MAX)
 		return -1;
 	return due <= now ? 0 : (int)((due - now) / 1000000 + 1);
@@ -363,8 +365,10 @@ static void step(struct supervisor *s)
 	struct pollfd fds[] = {{.fd = s->with->signals, .events = POLLIN},
 		{.fd = s->channel, .events = POLLIN}};
 
-	if (!s->serving)
+	if (!s->serving && monotonic_now_ns() >= s->extend_ns) {
 		sdnotify("EXTEND_TIMEOUT_USEC=%d\n", 4 * EXTEND_SECONDS * 1000000);
+		s->extend_ns = monotonic_now_ns() + EXTEND_SECONDS * SECOND_NS;
+	}
 	if (poll(fds, ARRAY_SIZE(fds), time_to_wait(s)) < 0 && errno != EINTR)
 		log_error(-errno, "poll");
 	if (fds[1].revents)

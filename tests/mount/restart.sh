@@ -6,6 +6,8 @@
 # worker must be there each time.
 . "$(dirname "$0")/work_lib.sh"
 seconds=${SECONDS_OF_LOAD:-12}
+export ASAN_OPTIONS="${ASAN_OPTIONS-}:handle_segv=0:handle_abort=0"
+export TSAN_OPTIONS="${TSAN_OPTIONS-}:handle_segv=0:handle_abort=0"
 ulimit -c 0 # these crashes are meant
 
 "$tools/ackwriter" 2>/dev/null || [ $? -eq 2 ] || fail "no ackwriter"

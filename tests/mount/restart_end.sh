@@ -8,6 +8,8 @@
 . "$(dirname "$0")/lib.sh"
 setup "$1"
 command -v jq >/dev/null || skip "needs jq"
+export ASAN_OPTIONS="${ASAN_OPTIONS-}:handle_segv=0:handle_abort=0"
+export TSAN_OPTIONS="${TSAN_OPTIONS-}:handle_segv=0:handle_abort=0"
 ulimit -c 0
 make_image base.img 4194304
 
