@@ -174,6 +174,12 @@ static void write_hints(const struct session *s)
 
 /* ---- asking ---- */
 
+/* A busy machine must not count as a test that noticed something. */
+static bool ran_out_of_time(int status)
+{
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+}
+
 /* Whether the workload fails. */
 static bool ask_workload(const struct session *s, struct drive_result *result, uint64_t seed,
 	uint64_t states)
@@ -187,7 +193,7 @@ static bool ask_workload(const struct session *s, struct drive_result *result, u
 	options.seconds = 60;
 	pid = drive_spawn(&options, result, seed, NULL);
 	waitpid(pid, &status, 0);
-	return drive_finish(result, status);
+	return drive_finish(result, status) && !ran_out_of_time(status);
 }
 
 static void run_program(const struct session *s, int which, const char *mutation)
@@ -211,7 +217,7 @@ static void run_program(const struct session *s, int which, const char *mutation
 	_exit(127);
 }
 
-/* Whether the program fails, or does not come to an end. */
+/* Whether the program fails. */
 static bool ask_program(const struct session *s, int which, const char *mutation)
 {
 	int status;
@@ -220,7 +226,7 @@ static bool ask_program(const struct session *s, int which, const char *mutation
 	if (pid == 0)
 		run_program(s, which, mutation);
 	waitpid(pid, &status, 0);
-	return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+	return (!WIFEXITED(status) || WEXITSTATUS(status) != 0) && !ran_out_of_time(status);
 }
 
 static void note_workload(struct trial *t, const struct drive_result *result, uint64_t seed)
