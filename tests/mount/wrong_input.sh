@@ -106,12 +106,19 @@ for garbage in '' '{' '[]' '{"a":1}' "$(head -c 3000 /dev/urandom | base64 -w 0)
 done
 umount_goldfs
 
-# A store of a newer format, and a damaged one.
+# A store of a newer format, and damaged ones. The superblock has a copy, which counts only while the
+# superblock itself cannot be read.
 cp -a "$store/superblock" saved
 printf '\x63' | dd of="$store/superblock" bs=1 seek=8 conv=notrunc status=none
+cp "$store/superblock" "$store/superblock.copy"
 wrong 1 'newer\|damaged' "$goldfs" -o "store=$store,log=$store/log" images mnt
 head -c 100 /dev/urandom >"$store/superblock"
+head -c 100 /dev/urandom >"$store/superblock.copy"
 wrong 1 'damaged' "$goldfs" -o "store=$store,log=$store/log" images mnt
+cp -a saved "$store/superblock.copy"
+mount_goldfs
+[ -e "$mnt/here" ] || fail "the store lost a file"
+umount_goldfs
 cp -a saved "$store/superblock"
 mount_goldfs
 [ -e "$mnt/here" ] || fail "the store lost a file"
