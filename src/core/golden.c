@@ -196,13 +196,11 @@ int golden_getattr(struct fs *fs, struct inode *inode, struct fs_attr *attr)
 struct golden_listing {
 	struct fs *fs;
 	struct inode *dir;
-	uint64_t skip; /* entries before the cookie */
-	uint64_t index;
 	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next);
 	void *arg;
 };
 
-static int list_entry(void *arg, const char *name, const struct stat *st)
+static int list_entry(void *arg, const char *name, const struct stat *st, uint64_t place)
 {
 	struct golden_listing *l = arg;
 	CLEANUP_FREE char *path = NULL;
@@ -210,8 +208,6 @@ static int list_entry(void *arg, const char *name, const struct stat *st)
 	struct fs_attr attr;
 	int r;
 
-	if (l->index++ < l->skip)
-		return 0;
 	if (asprintf(&path, "%s%s%s", l->dir ? l->dir->target : "", l->dir ? "/" : "", name) < 0)
 		return -ENOMEM;
 	r = node_for(l->fs, path, st, &inode);
@@ -219,20 +215,20 @@ static int list_entry(void *arg, const char *name, const struct stat *st)
 		return r;
 	stat_to_attr(st, inode->ino, &attr);
 	fs_forget(l->fs, inode->ino, 1);
-	return l->cb(l->arg, name, &attr, l->index);
+	return l->cb(l->arg, name, &attr, place);
 }
 
 int golden_list(struct fs *fs, struct inode *dir, uint64_t cookie,
 	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
 	void *arg)
 {
-	struct golden_listing l = {.fs = fs, .dir = dir, .skip = cookie, .cb = cb, .arg = arg};
+	struct golden_listing l = {.fs = fs, .dir = dir, .cb = cb, .arg = arg};
 
 	if (!fs->options.images)
 		return 0;
 	if (dir && !S_ISDIR(dir->mode))
 		return -ENOTDIR;
-	return folder_list(fs->options.images, dir ? dir->target : "", list_entry, &l);
+	return folder_list(fs->options.images, dir ? dir->target : "", cookie, list_entry, &l);
 }
 
 uint64_t golden_parent(struct fs *fs, struct inode *inode)

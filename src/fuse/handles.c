@@ -12,7 +12,7 @@
  * but when the client was killed meanwhile it is withdrawn instead. Such handles count as open, and
  * are given up when the kernel does not know the file any more.
  *
- * Folders need no handles: a listing goes by inode numbers, or by the order of names below IMAGES,
+ * Folders need no handles: a listing goes by inode numbers, or by hashes of names below IMAGES,
  * and its place in the list is in every request.
  *
  * The kernel may have pages of a file that a dead process had changed behind its back without

@@ -22,7 +22,6 @@
  */
 #include "image/folder.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -35,6 +34,7 @@
 
 #include "base/cleanup.h"
 #include "base/mutation.h"
+#include "image/dirnames.h"
 
 #define LINKS_MAX 40 /* as the kernel */
 
@@ -43,6 +43,7 @@ struct folder {
 	uid_t owner;
 	char *real;  /* its path without symbolic links */
 	char *given; /* its path as it was given, made absolute */
+	struct dirnames_cache names;
 };
 
 /* A path being rewritten into one without symbolic links. */
@@ -377,61 +378,13 @@ int folder_open_file(struct folder *folder, const char *path)
 	return S_ISDIR(st.st_mode) ? -EISDIR : open_for_reading(folder, plain);
 }
 
-struct names {
-	char **name;
-	size_t count, room;
-};
-
-static void names_release(struct names *names)
-{
-	while (names->count)
-		free(names->name[--names->count]);
-	free(names->name);
-}
-
-static int names_add(struct names *names, const char *name)
-{
-	if (names->count == names->room) {
-		size_t room = names->room ? names->room * 2 : 64;
-		char **grown = realloc(names->name, room * sizeof(*grown));
-
-		if (!grown)
-			return -ENOMEM;
-		names->name = grown;
-		names->room = room;
-	}
-	names->name[names->count] = strdup(name);
-	return names->name[names->count++] ? 0 : -ENOMEM;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-static int read_names(DIR *dir, struct names *names)
-{
-	struct dirent *entry;
-	int rc = 0;
-
-	while (rc == 0) {
-		errno = 0;
-		entry = readdir(dir);
-		if (!entry)
-			return -errno;
-		if (entry->d_name[0] != '.')
-			rc = names_add(names, entry->d_name);
-	}
-	return rc;
-}
-
-/* Attributes of an entry in the folder that dir reads. 1: not shown. */
+/* Attributes of an entry in the folder open as fd. 1: not shown. */
 static int stat_entry(
-	struct folder *folder, DIR *dir, const char *path, const char *name, struct stat *st)
+	struct folder *folder, int fd, const char *path, const char *name, struct stat *st)
 {
 	char full[PATH_MAX];
 
-	if (fstatat(dirfd(dir), name, st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fstatat(fd, name, st, AT_SYMLINK_NOFOLLOW) < 0)
 		return 1;
 	if (S_ISREG(st->st_mode) || S_ISDIR(st->st_mode))
 		return 0;
@@ -441,37 +394,35 @@ static int stat_entry(
 	return append(full, name) < 0 || folder_stat(folder, full, st) < 0;
 }
 
-int folder_list(struct folder *folder, const char *path,
-	int (*cb)(void *arg, const char *name, const struct stat *st), void *arg)
+static int open_folder(struct folder *folder, const char *path)
 {
-	struct names names = {0};
+	CLEANUP_CLOSE int fd = -1;
 	char plain[PATH_MAX];
 	struct stat st;
-	DIR *dir = NULL;
-	size_t i;
-	int rc, fd;
 
 	fd = open_path(folder, path, &st, plain);
+	return fd < 0 ? fd : hide(open_beneath(folder, plain, O_RDONLY | O_DIRECTORY));
+}
+
+int folder_list(struct folder *folder, const char *path, uint64_t after, folder_list_fn *cb, void *arg)
+{
+	CLEANUP_CLOSE int fd = open_folder(folder, path);
+	struct dirnames *names;
+	uint64_t place = after;
+	const char *name;
+	struct stat st;
+	int rc;
+
 	if (fd < 0)
 		return fd;
-	close(fd);
-	fd = open_beneath(folder, plain, O_RDONLY | O_DIRECTORY);
-	if (fd < 0)
-		return hide(fd);
-	dir = fdopendir(fd);
-	if (!dir) {
-		rc = -errno;
-		close(fd);
+	rc = dirnames_get(&folder->names, fd, after, &names);
+	if (rc < 0)
 		return rc;
-	}
-	rc = read_names(dir, &names);
-	if (rc == 0 && names.count)
-		qsort(names.name, names.count, sizeof(*names.name), compare_names);
-	for (i = 0; rc == 0 && i < names.count; i++)
-		if (stat_entry(folder, dir, path, names.name[i], &st) == 0)
-			rc = cb(arg, names.name[i], &st);
-	closedir(dir);
-	names_release(&names);
+	for (size_t i = dirnames_upto(names, after);
+		rc == 0 && (name = dirnames_at(names, i, &place)); i++)
+		if (stat_entry(folder, fd, path, name, &st) == 0)
+			rc = cb(arg, name, &st, place);
+	dirnames_put(names);
 	return rc;
 }
 
@@ -501,6 +452,7 @@ int folder_open(struct folder **folder, const char *path)
 
 	if (!f)
 		return -ENOMEM;
+	dirnames_cache_init(&f->names);
 	f->dirfd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (f->dirfd < 0 || fstat(f->dirfd, &st) < 0) {
 		rc = -errno;
@@ -527,6 +479,7 @@ void folder_close(struct folder *folder)
 		return;
 	if (folder->dirfd >= 0)
 		close(folder->dirfd);
+	dirnames_cache_release(&folder->names);
 	free(folder->real);
 	free(folder->given);
 	free(folder);

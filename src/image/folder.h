@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The folder of golden images, live: names are looked up when asked for, nothing is cached.
+ * The folder of golden images, live: names are looked up when asked for, and a listing that starts
+ * reads the folder.
  *
  * Paths are relative to IMAGES, "" being the folder itself. Entries whose name starts with a dot
  * are hidden, in every component. Symbolic links that stay inside are followed, absolute ones too
@@ -12,6 +13,7 @@
 #ifndef GOLDFS_IMAGE_FOLDER_H
 #define GOLDFS_IMAGE_FOLDER_H
 
+#include <stdint.h>
 #include <sys/stat.h>
 
 struct folder;
@@ -24,9 +26,10 @@ int folder_stat(struct folder *folder, const char *path, struct stat *st);
 /* A descriptor for reading (with O_NOATIME where allowed), owned by the caller, or -errno.
  * -EISDIR: a folder. -EBUSY: another program holds a write lease on it. */
 int folder_open_file(struct folder *folder, const char *path);
-/* Calls cb for each visible entry, sorted by bytes. Stops when it returns non-zero, and returns
- * that. */
-int folder_list(struct folder *folder, const char *path,
-	int (*cb)(void *arg, const char *name, const struct stat *st), void *arg);
+/* Calls cb for each visible entry whose place (dirnames.h) is behind `after`, in the order of
+ * places; 0 is before all. Stops when it returns non-zero, and returns that. */
+typedef int folder_list_fn(void *arg, const char *name, const struct stat *st, uint64_t place);
+int folder_list(struct folder *folder, const char *path, uint64_t after, folder_list_fn *cb,
+	void *arg);
 
 #endif

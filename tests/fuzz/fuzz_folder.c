@@ -54,10 +54,11 @@ static void make_folder(void)
 	close(cwd);
 }
 
-static int look(void *arg, const char *name, const struct stat *st)
+static int look(void *arg, const char *name, const struct stat *st, uint64_t place)
 {
 	(void)arg;
 	(void)st;
+	(void)place;
 	if (*name == '.' || strcmp(name, "out") == 0 || strcmp(name, "far") == 0)
 		abort();
 	return 0;
@@ -78,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	path = input_text(&in, 5000);
 	folder_stat(folder, path, &st);
-	folder_list(folder, path, look, NULL);
+	folder_list(folder, path, 0, look, NULL);
 	fd = folder_open_file(folder, path);
 	if (fd >= 0) {
 		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -217,20 +218,76 @@ static void put_file(struct images *im, const char *name, size_t size)
 	close(fd);
 }
 
-static int join_names(void *arg, const char *name, const struct stat *st)
+struct shown {
+	char name[64][NAME_MAX + 2];
+	size_t count;
+	uint64_t last; /* place */
+	size_t part;   /* the list ends after so many; 0: it does not */
+};
+
+static int show(void *arg, const char *name, const struct stat *st, uint64_t place)
 {
-	strcat(arg, name);
-	strcat(arg, S_ISDIR(st->st_mode) ? "/ " : " ");
+	struct shown *shown = arg;
+
+	if (shown->part && shown->count == shown->part)
+		return 1;
+	assert_true(place > shown->last);
+	assert_true(shown->count < ARRAY_SIZE(shown->name));
+	snprintf(shown->name[shown->count++], sizeof(shown->name[0]), "%s%s", name,
+		S_ISDIR(st->st_mode) ? "/" : "");
+	shown->last = place;
 	return 0;
+}
+
+static int compare_shown(const void *a, const void *b)
+{
+	return strcmp(a, b);
 }
 
 static const char *listing(struct images *im, const char *path)
 {
 	static char text[65536];
 
+	struct shown shown = {.count = 0};
+
 	text[0] = '\0';
-	assert_int_equal(folder_list(im->folder, path, join_names, text), 0);
+	assert_int_equal(folder_list(im->folder, path, 0, show, &shown), 0);
+	qsort(shown.name, shown.count, sizeof(shown.name[0]), compare_shown);
+	for (size_t i = 0; i < shown.count; i++)
+		strcat(strcat(text, shown.name[i]), " ");
 	return text;
+}
+
+/* In parts, between which others come and go and somebody else lists: what stays is shown once. */
+static void folder_lists_in_parts(void **state)
+{
+	struct shown shown = {.part = 3}, other;
+	struct images *im = *state;
+	unsigned seen = 0, n;
+	char name[32];
+
+	for (unsigned i = 0; i < 20; i++) {
+		snprintf(name, sizeof(name), "stay%u", i);
+		put_file(im, name, i);
+	}
+	for (unsigned i = 0; i == 0 || shown.count; i++) {
+		snprintf(name, sizeof(name), "x%u", i);
+		put_file(im, name, 1);
+		snprintf(name, sizeof(name), "x%u", i - 1);
+		unlinkat(im->dirfd, name, 0);
+		if (i % 3 == 2) {
+			other = (struct shown){.count = 0};
+			assert_int_equal(folder_list(im->folder, "", 0, show, &other), 0);
+		}
+		shown.count = 0;
+		assert_true(folder_list(im->folder, "", shown.last, show, &shown) >= 0);
+		for (size_t k = 0; k < shown.count; k++)
+			if (sscanf(shown.name[k], "stay%u", &n) == 1) {
+				assert_false(seen & 1u << n);
+				seen |= 1u << n;
+			}
+	}
+	assert_int_equal(seen, (1u << 20) - 1);
 }
 
 static void folder_shows_files_and_folders(void **state)
@@ -281,7 +338,7 @@ static void folder_hides_dots_everywhere(void **state)
 	for (i = 0; i < ARRAY_SIZE(paths); i++) {
 		assert_int_equal(folder_stat(im->folder, paths[i], &st), -ENOENT);
 		assert_int_equal(folder_open_file(im->folder, paths[i]), -ENOENT);
-		assert_int_equal(folder_list(im->folder, paths[i], join_names, NULL), -ENOENT);
+		assert_int_equal(folder_list(im->folder, paths[i], 0, show, NULL), -ENOENT);
 	}
 }
 
@@ -483,6 +540,7 @@ int main(void)
 		cmocka_unit_test(memory_has_exact_holes),
 		cmocka_unit_test(formats_are_known_by_their_magic),
 		FOLDER_TEST(folder_shows_files_and_folders),
+		FOLDER_TEST(folder_lists_in_parts),
 		FOLDER_TEST(folder_hides_dots_everywhere),
 		FOLDER_TEST(folder_follows_links_that_stay_inside),
 		FOLDER_TEST(folder_shows_nothing_hidden_through_links),
