@@ -33,9 +33,10 @@ struct drive_options {
 	bool reduce;
 	bool list;
 	bool mutations;
-	const char *mutation; /* only this one; "": all */
+	const char *mutation; /* only those with this in their name; "": all */
 	const char *hints;    /* file that tells who notices which; NULL: none */
 	bool quick;	      /* ask nobody but who is named there */
+	bool brief;	      /* ask each workload once, and no slow program */
 	bool update;	      /* write it anew */
 	unsigned seconds;     /* after which a workload's process is ended; 0: never */
 	const char *workload; /* only those; "": all */

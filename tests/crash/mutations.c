@@ -44,21 +44,32 @@ int mutations_run(const struct drive_options *options, struct drive_result *resu
 #include "base/mutation.h"
 #include "workload.h"
 
-enum { MAX_MUTATIONS = 512, MAX_PROFILES = 64, ROUNDS = 2, PROGRAM_SECONDS = 150 };
+enum {
+	MAX_MUTATIONS = 512,
+	MAX_PROFILES = 64,
+	ROUNDS = 2,
+	PROGRAM_SECONDS = 150,
+	DEFAULT_STATES = 1500,
+};
 
 static const struct {
 	const char *path; /* from the folder of this program */
 	const char *arguments[3];
+	bool slow; /* is asked last */
 } programs[] = {
-	{"test_faults", {NULL}},
-	{"../unit/test_superblock", {NULL}},
-	{"../unit/test_catalog_file", {NULL}},
-	{"../unit/test_journal", {NULL}},
-	{"../unit/test_layer", {NULL}},
-	{"../unit/test_image", {NULL}},
-	{"../unit/test_pin", {NULL}},
-	{"../unit/test_figures", {NULL}},
-	{"test_threads", {"8", "150", NULL}},
+	{.path = "test_repair"},
+	{.path = "test_limits"},
+	{.path = "test_restart"},
+	{.path = "../unit/test_pin_order"},
+	{.path = "../unit/test_superblock"},
+	{.path = "../unit/test_catalog_file"},
+	{.path = "../unit/test_journal"},
+	{.path = "../unit/test_layer"},
+	{.path = "../unit/test_image"},
+	{.path = "../unit/test_pin"},
+	{.path = "../unit/test_figures"},
+	{.path = "test_faults", .slow = true},
+	{.path = "test_threads", .arguments = {"8", "150"}, .slow = true},
 };
 enum { PROGRAMS = sizeof(programs) / sizeof(programs[0]) };
 
@@ -66,10 +77,11 @@ enum { PROGRAMS = sizeof(programs) / sizeof(programs[0]) };
 struct trial {
 	char hint[64];	    /* who noticed it last time */
 	uint64_t hint_seed; /* 0: a program */
+	uint64_t hint_states;
 	char redundant[200];
-	bool caught, asked;
+	bool caught, asked, done;
 	char by[64];
-	uint64_t by_seed;
+	uint64_t by_seed, by_states;
 	uint64_t states;
 	double seconds;
 	char reason[200];
@@ -112,7 +124,7 @@ static int profile_named(const char *name)
 	return -1;
 }
 
-/* ---- mutations.list: NAME | WHO | SEED, or NAME | redundant | REASON ---- */
+/* ---- mutations.list: NAME | WHO | SEED/STATES, or NAME | redundant | REASON ---- */
 
 static void read_hint(struct session *s, char *line)
 {
@@ -138,6 +150,9 @@ static void read_hint(struct session *s, char *line)
 		} else {
 			snprintf(t->hint, sizeof(t->hint), "%s", who);
 			t->hint_seed = strtoull(last, NULL, 10);
+			t->hint_states = DEFAULT_STATES;
+			if (strchr(last, '/'))
+				t->hint_states = strtoull(strchr(last, '/') + 1, NULL, 10);
 		}
 	}
 }
@@ -159,7 +174,7 @@ static void write_hints(const struct session *s)
 
 	if (!f)
 		return;
-	fprintf(f, "# Written by \"make check-mutations UPDATE=1\": MUTATION | WHO NOTICES IT | SEED.\n"
+	fprintf(f, "# Written by \"make check-mutations UPDATE=1\": MUTATION | WHO NOTICES IT | SEED/STATES.\n"
 		   "# By hand: MUTATION | redundant | WHY LEAVING IT OUT BREAKS NOTHING.\n");
 	for (unsigned i = 0; i < s->count; i++) {
 		const struct trial *t = &s->shared->trials[i];
@@ -167,7 +182,11 @@ static void write_hints(const struct session *s)
 		if (*t->redundant)
 			fprintf(f, "%s | redundant | %s\n", s->list[i]->name, t->redundant);
 		else if (t->caught)
-			fprintf(f, "%s | %s | %" PRIu64 "\n", s->list[i]->name, t->by, t->by_seed);
+			fprintf(f, "%s | %s | %" PRIu64 "/%" PRIu64 "\n", s->list[i]->name, t->by,
+				t->by_seed, t->by_states);
+		else if (!t->done && *t->hint)
+			fprintf(f, "%s | %s | %" PRIu64 "/%" PRIu64 "\n", s->list[i]->name, t->hint,
+				t->hint_seed, t->hint_states);
 	}
 	fclose(f);
 }
@@ -229,10 +248,12 @@ static bool ask_program(const struct session *s, int which, const char *mutation
 	return (!WIFEXITED(status) || WEXITSTATUS(status) != 0) && !ran_out_of_time(status);
 }
 
-static void note_workload(struct trial *t, const struct drive_result *result, uint64_t seed)
+static void note_workload(struct trial *t, const struct drive_result *result, uint64_t seed,
+	uint64_t states)
 {
 	t->caught = true;
 	t->by_seed = seed;
+	t->by_states = states;
 	snprintf(t->by, sizeof(t->by), "%s", profiles[seed % (uint64_t)profile_count].name);
 	snprintf(t->reason, sizeof(t->reason), "%.199s", result->reason);
 }
@@ -246,7 +267,7 @@ static void ask_seed(const struct session *s, unsigned index, struct drive_resul
 	t->asked = true;
 	t->states += result->states;
 	if (fails)
-		note_workload(t, result, seed);
+		note_workload(t, result, seed, states);
 }
 
 static void ask_one_program(const struct session *s, unsigned index, int which)
@@ -268,23 +289,52 @@ static void ask_hint(const struct session *s, unsigned index, struct drive_resul
 	if (!*t->hint)
 		return;
 	if (t->hint_seed && profile_named(t->hint) >= 0)
-		ask_seed(s, index, result, t->hint_seed, 1500);
+		ask_seed(s, index, result, t->hint_seed, t->hint_states);
 	for (int i = 0; i < PROGRAMS && !t->hint_seed; i++)
 		if (strcmp(programs[i].path, t->hint) == 0)
+			ask_one_program(s, index, i);
+}
+
+/* The workloads that reach the place, those that do so most often first. */
+static int order_profiles(const struct session *s, unsigned index, int *order)
+{
+	int n = 0;
+
+	for (int p = 0; p < profile_count; p++) {
+		unsigned times = s->shared->reached[p][index];
+		int at = n;
+
+		if (!times)
+			continue;
+		for (; at && s->shared->reached[order[at - 1]][index] < times; at--)
+			order[at] = order[at - 1];
+		order[at] = p;
+		n++;
+	}
+	return n;
+}
+
+static void ask_programs(const struct session *s, unsigned index, bool slow)
+{
+	for (int i = 0; i < PROGRAMS && !s->shared->trials[index].caught; i++)
+		if (programs[i].slow == slow)
 			ask_one_program(s, index, i);
 }
 
 static void ask_everybody(const struct session *s, unsigned index, struct drive_result *result)
 {
 	const struct trial *t = &s->shared->trials[index];
+	int order[MAX_PROFILES], n = order_profiles(s, index, order);
 
-	for (int round = 0; round < ROUNDS && !t->caught; round++) {
-		for (int p = 0; p < profile_count && !t->caught; p++)
-			if (s->shared->reached[p][index])
-				ask_seed(s, index, result, seed_of(s, p, round), round ? 1200 : 250);
-		for (int i = 0; i < PROGRAMS && !t->caught && !round; i++)
-			ask_one_program(s, index, i);
-	}
+	for (int i = 0; i < n && !t->caught; i++)
+		ask_seed(s, index, result, seed_of(s, order[i], 0), 250);
+	ask_programs(s, index, false);
+	if (s->options->brief)
+		return;
+	for (int round = 1; round < ROUNDS; round++)
+		for (int i = 0; i < n && !t->caught; i++)
+			ask_seed(s, index, result, seed_of(s, order[i], round), 1200);
+	ask_programs(s, index, true);
 }
 
 /* In a process of its own. */
@@ -303,8 +353,10 @@ static void try_mutation(const struct session *s, unsigned index)
 	if (!t->caught && !s->options->quick)
 		ask_everybody(s, index, result);
 	t->seconds = now() - start;
-	fprintf(stderr, "%s: %s%s\n", s->list[index]->name,
-		t->caught ? "caught by " : "missed", t->caught ? t->by : "");
+	t->done = true;
+	fprintf(stderr, "%s: %s%s, %" PRIu64 " states, %.1f s%s%s\n", s->list[index]->name,
+		t->caught ? "caught by " : "missed", t->caught ? t->by : "", t->states, t->seconds,
+		t->caught ? ": " : "", t->reason);
 }
 
 /* ---- the two passes ---- */
@@ -346,7 +398,9 @@ static void baseline(struct session *s)
 		wait_for_room(&busy, s->options->jobs);
 		fflush(NULL);
 		if (fork() == 0) {
-			bool fails = !s->options->quick && ask_program(s, i, NULL);
+			bool fails = !s->options->quick &&
+				     !(s->options->brief && programs[i].slow) &&
+				     ask_program(s, i, NULL);
 
 			s->shared->program_passes[i] = !fails;
 			if (fails)
@@ -401,7 +455,7 @@ static int print_table(const struct session *s, double seconds)
 
 		while (s->list[k] != sorted[i])
 			k++;
-		if (*s->options->mutation && strcmp(s->options->mutation, sorted[i]->name) != 0)
+		if (!strstr(sorted[i]->name, s->options->mutation))
 			continue;
 		print_row(s, k);
 		calls += sorted[i]->left_out;
@@ -434,9 +488,11 @@ int mutations_run(const struct drive_options *options, struct drive_result *resu
 	read_hints(&s);
 	baseline(&s);
 	for (unsigned i = 0; i < s.count; i++) {
-		if (*options->mutation && strcmp(options->mutation, s.list[i]->name) != 0)
+		if (!strstr(s.list[i]->name, options->mutation))
 			continue;
 		wait_for_room(&busy, options->jobs);
+		if (options->update)
+			write_hints(&s);
 		fflush(NULL);
 		if (fork() == 0) {
 			try_mutation(&s, i);
@@ -446,7 +502,7 @@ int mutations_run(const struct drive_options *options, struct drive_result *resu
 	}
 	wait_for_room(&busy, 1);
 	rc = print_table(&s, now() - start);
-	if (options->update && !*options->mutation)
+	if (options->update)
 		write_hints(&s);
 	return rc;
 }

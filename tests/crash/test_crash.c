@@ -7,13 +7,14 @@
  *   test_crash --seeds 17 --reduce     leaves out operations as long as it still fails
  *   test_crash --list                  the workloads by name
  *   test_crash --workload NAME         only this one; a word of the name is enough
- *   test_crash --mutations [--mutation NAME] [--hints FILE] [--quick] [--update]
- *                                      breaks one thing after the other, which must be noticed
+ *   test_crash --mutations [--mutation WORD] [--hints FILE] [--quick] [--brief]
+ *              [--update]              breaks one thing after the other, which must be noticed
  *
  * A workload is a mix of operations and a seed; seed S belongs to workload S modulo their number.
  * Environment: STATES (distinct disk images in all), SEED (first seed), JOBS.
  */
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -214,7 +215,8 @@ static int usage(void)
 	fprintf(stderr, "usage: test_crash [--list] [--workload NAME] [--seeds A[-B]] [--ops N]\n"
 			"                  [--states N] [--jobs N] [--policy NAME] [--every]\n"
 			"                  [--verbose] [--reduce] [--mutations [--mutation NAME]\n"
-			"                  [--hints FILE] [--quick] [--update]]\n");
+			"                  [--hints FILE] [--quick] [--brief]\n"
+			"                  [--update]]\n");
 	return 2;
 }
 
@@ -236,7 +238,7 @@ static bool parse_flag(struct drive_options *o, const char *arg)
 		bool *flag;
 	} flags[] = {{"--verbose", &o->verbose}, {"--reduce", &o->reduce},
 		{"--mutations", &o->mutations}, {"--every", &o->every}, {"--quick", &o->quick},
-		{"--update", &o->update}, {"--list", &o->list}};
+		{"--update", &o->update}, {"--list", &o->list}, {"--brief", &o->brief}};
 
 	for (size_t i = 0; i < sizeof(flags) / sizeof(*flags); i++) {
 		if (strcmp(arg, flags[i].name) == 0) {
@@ -317,6 +319,9 @@ int main(int argc, char **argv)
 	rc = parse(&options, argc, argv);
 	if (rc)
 		return rc;
+	/* States come and go by the thousand: their memory need not go back to the kernel each time. */
+	mallopt(M_MMAP_THRESHOLD, 64 * MIB);
+	mallopt(M_TRIM_THRESHOLD, 512 * MIB);
 	if (options.list)
 		return list_workloads();
 	if (!options.verbose)
