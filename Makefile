@@ -148,7 +148,7 @@ $(OBJ)/flags: force
 check:
 	@tests/deps check
 	@$(MAKE) --no-print-directory $(jobs) test-programs
-	@tests/run $(BIN)/goldfs $(call only,tests/check-layers $(unit_bins) $(fuzz_bins) $(crash_bins) \
+	@tests/run $(BIN)/goldfs $(call only,tests/check-layers tests/check-sites $(unit_bins) $(fuzz_bins) $(crash_bins) \
 		$(corrupt_bins) $(mount_tests) $(boot_tests))
 
 test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(corrupt_bins) $(tool_bins)
