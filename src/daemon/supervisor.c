@@ -15,8 +15,10 @@
  *		- the connection is over: then one more closes the store, for nobody is left to
  *		  serve
  *		- the kernel cannot send requests again (before 6.10): those in flight would hang
- *		- it is hopeless: DEATHS_MAX deaths within DEATHS_SECONDS, or BARREN_MAX
- *		  workers in a row that never came to serve
+ *		- it is hopeless: BARREN_MAX workers in a row never came to serve; or the last
+ *		  LIVES served less than LIVES_MS together, however long it took to start
+ *		  them; or RESTLESS_MAX died without one that served for REST_SECONDS. Who is
+ *		  killed five times a second serves in between, and goes on
  *	end	closing the last descriptor ends the connection: clients get errors, at once
  *
  * It reads no request, opens no store, starts no thread, allocates next to nothing and never waits
@@ -48,8 +50,10 @@
 #include "fuse/handover.h"
 
 #define SECOND_NS INT64_C(1000000000)
-#define DEATHS_MAX 25
-#define DEATHS_SECONDS 10
+#define LIVES 25
+#define LIVES_MS 2500
+#define RESTLESS_MAX 1000
+#define REST_SECONDS 10
 #define BARREN_MAX 5
 #define BARREN_PAUSE_NS (100 * 1000000) /* doubled with each, but for the first */
 #define EXTEND_SECONDS 5 /* systemd is asked for patience this often while nobody serves */
@@ -69,8 +73,10 @@ struct supervisor {
 	int64_t down_ns;  /* since when nobody serves */
 	int64_t start_ns; /* when the next worker is due; 0: not */
 	int64_t extend_ns; /* when systemd is to be asked for patience next */
-	int64_t deaths_ns[DEATHS_MAX]; /* a ring */
+	int64_t serving_ns; /* since when the worker serves */
+	int64_t lives_ns[LIVES]; /* how long the last ones served; a ring */
 	unsigned deaths;
+	unsigned restless; /* of them, since one served for long */
 	unsigned barren;
 	pid_t unmounter; /* 0: none */
 	bool unmounted;	 /* it has done its work */
@@ -150,6 +156,7 @@ static void worker_serves(struct supervisor *s, const char *version)
 	if (s->serving)
 		return;
 	s->serving = true;
+	s->serving_ns = monotonic_now_ns();
 	s->barren = 0;
 	if (s->unmounted)
 		channel_send(s->channel, "stop");
@@ -209,12 +216,17 @@ static bool connection_is_over(const struct supervisor *s)
 	return poll(&fd, 1, 0) > 0 && (fd.revents & (POLLERR | POLLNVAL));
 }
 
-static bool dies_too_often(struct supervisor *s, int64_t now)
+/* The last one served for life_ns. */
+static bool is_crash_loop(struct supervisor *s, int64_t life_ns)
 {
-	s->deaths_ns[s->deaths++ % DEATHS_MAX] = now;
-	/* The next place holds the first of the last DEATHS_MAX. */
-	return s->deaths >= DEATHS_MAX &&
-	       now - s->deaths_ns[s->deaths % DEATHS_MAX] < DEATHS_SECONDS * SECOND_NS;
+	int64_t sum = 0;
+
+	s->lives_ns[s->deaths++ % LIVES] = life_ns;
+	s->restless = life_ns < REST_SECONDS * SECOND_NS ? s->restless + 1 : 0;
+	for (unsigned i = 0; i < LIVES; i++)
+		sum += s->lives_ns[i];
+	return (s->deaths >= LIVES && sum < LIVES_MS * INT64_C(1000000)) ||
+	       s->restless >= RESTLESS_MAX;
 }
 
 /* A death that nobody asked for. */
@@ -236,8 +248,8 @@ static void worker_died(struct supervisor *s, int status, const char *how, bool 
 		finish(s, fail(s->failure, -EIO, "the worker %s", how));
 	} else if (!s->resend) {
 		give_up(s, "this kernel cannot send requests again to another worker", how);
-	} else if (dies_too_often(s, now)) {
-		give_up(s, "the worker died 25 times within 10 seconds", how);
+	} else if (is_crash_loop(s, served ? now - s->serving_ns : 0)) {
+		give_up(s, "workers die again and again", how);
 	} else if (!served && s->barren + 1 >= BARREN_MAX) {
 		give_up(s, "5 workers in a row did not come to serve", how);
 	} else {

@@ -46,7 +46,9 @@ pids+=($!)
 kills=0
 end=$((SECONDS + seconds - 1))
 while [ $SECONDS -lt $end ]; do
-	sleep "0.$((RANDOM % 6 + 2))"
+	# Oftener than may be, were nobody served in between.
+	stat "$mnt" >/dev/null || fail "the mount is gone: $(tail "$store/log")"
+	sleep "0.$((RANDOM % 3 + 1))"
 	set -- KILL KILL SEGV ABRT
 	shift $((RANDOM % 4))
 	kill_worker "$1"

@@ -80,9 +80,9 @@ timeout 30 python3 - "$mnt/.goldfs/stats.json" <<-'END'
 	        if e.errno != errno.ESTALE: # the next worker does not know that picture
 	            break
 END
-ended 1 'died 25 times within 10 seconds: giving up'
+ended 1 'workers die again and again: giving up'
 grep -q 'its last worker was killed by signal 11 (SEGV)' log || fail "the last signal is not told"
-[ "$(grep -c "another one takes over" log)" = 24 ] || fail "not 24 restarts: $(cat log)"
+[ "$(grep -c "another one takes over" log)" -ge 24 ] || fail "not 24 restarts: $(cat log)"
 
 # Workers that cannot serve any more: the store is not to be read.
 foreground
