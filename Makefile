@@ -5,8 +5,8 @@
 # Variables, all on the command line or in the environment:
 #   CC=clang CFLAGS=… LDFLAGS=…   as usual; a change rebuilds what it concerns
 #   BUILD=folder                  where everything that is made goes
-#   DEVELOPER=1                   a warning is an error
-#   SANITIZE=address,undefined    instrumented, in a folder of its own below BUILD
+#   DEVELOPER=1                   a warning is an error, and invariants are asserted
+#   SANITIZE=address,undefined    instrumented, in a folder of its own below BUILD; asserts too
 #   DESTDIR= PREFIX= SBINDIR=     for install and uninstall
 #   CI=true                       a test that is skipped counts as failed
 #   V=1                           print whole commands
@@ -42,6 +42,10 @@ all_libs = $(pkg_libs) -pthread $(LDLIBS)
 
 ifeq ($(DEVELOPER),1)
 all_cflags += -Werror
+endif
+# Invariants are asserted (src/base/invariant.h), but in what people install.
+ifneq ($(filter 1,$(DEVELOPER))$(SANITIZE),)
+all_cppflags += -DGF_INVARIANTS
 endif
 ifneq ($(SANITIZE),)
 all_cppflags += -DGOLDFS_SANITIZED

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/mutation.h"
 
-#ifdef GF_MUTATIONS
+#ifdef GF_INVARIANTS
 
 #include <pthread.h>
 #include <stdio.h>
@@ -28,6 +28,10 @@ static void read_environment(void)
 	const struct mutation *const *list;
 	unsigned count;
 
+#ifndef GF_MUTATIONS
+	/* Not what somebody's environment happens to say. */
+	name = NULL;
+#endif
 	if (!name || !*name)
 		return;
 	list = mutation_list(&count);

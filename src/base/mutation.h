@@ -9,12 +9,16 @@
  * tests/check-sites fails when a call of that sort is no SITE.
  *
  * Names are unique and are sentences of their own: they are the rows of the table that the run
- * prints. In a build without GF_MUTATIONS nothing is left of any of this.
+ * prints. In a build with GF_INVARIANTS alone (base/invariant.h) calls are never left out, and the
+ * places of invariants can be broken by a test that names one, so that assertions are seen to work.
+ * In any other build nothing is left of all this.
  */
 #ifndef GOLDFS_BASE_MUTATION_H
 #define GOLDFS_BASE_MUTATION_H
 
-#ifdef GF_MUTATIONS
+#include "base/invariant.h"
+
+#ifdef GF_INVARIANTS
 
 #include <stdbool.h>
 
@@ -36,13 +40,18 @@ bool mutation_is_on(const struct mutation *m);
 		mutation_is_on(mutation_entry_); \
 	})
 #define MUTATED(name) MUTATION_AT(name, false)
+#ifdef GF_MUTATIONS
 #define SITE(name, call) (MUTATION_AT(name, true) ? 0 : (call))
+#else
+#define SITE(name, call) (call)
+#endif
 
 /* ---- for the tests ---- */
 
 /* All of them. */
 const struct mutation *const *mutation_list(unsigned *count);
-/* Turns one on, and all others off; NULL: none. The environment's GF_MUTATION does so too. */
+/* Turns one on, and all others off; NULL: none. With GF_MUTATIONS the environment's GF_MUTATION does
+ * so too. */
 void mutation_turn_on(const struct mutation *m);
 /* From now on the number of times each was reached is counted here, in the list's order. */
 void mutation_count_in(unsigned *counts);

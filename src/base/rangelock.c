@@ -54,3 +54,12 @@ void rangelock_unlock(struct rangelock *rl, struct range *range)
 	if (rl->waiting)
 		pthread_cond_broadcast(&rl->freed);
 }
+
+bool rangelock_covers(struct rangelock *rl, uint64_t first, uint64_t last)
+{
+	MUTEX_GUARD(&rl->lock);
+	for (const struct range *r = rl->held; r; r = r->next)
+		if (r->first <= first && last <= r->last)
+			return true;
+	return false;
+}

@@ -30,5 +30,7 @@ void rangelock_release(struct rangelock *rl);
 /* Waits until no held range overlaps. A thread must not take two ranges of one lock. */
 void rangelock_lock(struct rangelock *rl, struct range *range, uint64_t first, uint64_t last);
 void rangelock_unlock(struct rangelock *rl, struct range *range);
+/* Whether one range that is held has all of it (for assertions). */
+bool rangelock_covers(struct rangelock *rl, uint64_t first, uint64_t last);
 
 #endif

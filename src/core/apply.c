@@ -310,6 +310,7 @@ static int apply_pages(struct fs *fs, const struct gf_op_pages *op)
 
 	if (!layer)
 		return -EUCLEAN;
+	layer->counts_given = true;
 	layer->overlay_blocks = op->overlay_blocks;
 	layer->owned_blocks = op->overlay_blocks;
 	layer->page_overlay_blocks[0] = op->overlay_blocks;

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/mutation.h"
 
 uint64_t carried_origin(const void *ops, size_t len)
@@ -67,6 +68,7 @@ int carried_apply(struct fs *fs, struct carried_list *list, uint64_t tail_seq,
 
 		if (c->origin >= tail_seq && !MUTATED("copies of records count beside the originals"))
 			continue;
+		INVARIANT(4, c->origin < tail_seq);
 		ops = malloc(c->len);
 		if (!ops)
 			return -ENOMEM;

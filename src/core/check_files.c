@@ -357,9 +357,9 @@ static bool starts_with(const char *name, const char *start)
 
 static int check_top_name(void *arg, const char *name)
 {
-	static const char *const known[] = {"superblock", "superblock.copy", "superblock.new", "reserve",
-		"catalog.0", "catalog.1", "lock", "log", "layer", "golden", "journal", "pool",
-		"index", "reserve", "lost+found"};
+	static const char *const known[] = {"superblock", "superblock.copy", "superblock.new",
+		"catalog.0", "catalog.1", "lock", "log", "reserve", "layer", "golden", "journal",
+		"pool", "index", "lost+found"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (strcmp(name, known[i]) == 0)
@@ -370,7 +370,8 @@ static int check_top_name(void *arg, const char *name)
 
 static int check_journal_name(void *arg, const char *name)
 {
-	return strcmp(name, "0") == 0 || strcmp(name, "0.synced") == 0 ? 0 : strange(arg, "journal", name);
+	return strcmp(name, "0") == 0 || strcmp(name, "0.synced") == 0 ? 0 :
+		strange(arg, "journal", name);
 }
 
 static int check_folder(struct check *c, const char *path,

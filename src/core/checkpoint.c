@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
@@ -74,6 +75,8 @@ static int batch_read(struct batch *b)
 				MUTATED("destage puts an older version over a newer one");
 		if (!b->current[i])
 			continue;
+		INVARIANT(2, journal_holds(fs->journal, e->pos, GF_BLOCK_SIZE));
+		INVARIANT(4, layer_is_newest(b->layer, e->block, 1, e->seq));
 		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
 		if (r)
 			return fs_fail_because(fs, r, "cannot read the journal");
@@ -111,6 +114,9 @@ static int batch_classify(struct batch *b)
 			b->kinds[i] = layer->parent || layer->image ? GF_ZERO : GF_PARENT;
 		else
 			b->kinds[i] = GF_OVERLAY;
+		INVARIANT(5, b->kinds[i] != GF_PARENT ||
+			(has_below ? same && memcmp(block, b->below + i * GF_BLOCK_SIZE,
+					     GF_BLOCK_SIZE) == 0 : is_zero(block, GF_BLOCK_SIZE)));
 	}
 	return 0;
 }
@@ -176,9 +182,12 @@ static int batch_store_run(struct batch *b, size_t i, size_t n)
 /* The range is held, so that no newer version can come between. */
 static int batch_destage_locked(struct batch *b)
 {
+	uint64_t first = b->entries[0].block;
 	size_t n;
-	int r = batch_read(b);
+	int r;
 
+	INVARIANT(4, rangelock_covers(&b->layer->ranges, first, first + b->count - 1));
+	r = batch_read(b);
 	if (!r)
 		r = batch_classify(b);
 	for (size_t i = 0; i < b->count && !r; i += n) {
@@ -314,6 +323,7 @@ static int picture_take_locked(struct picture *p)
 	struct layer_entry *entry, *next;
 	int r = 0;
 
+	catalog_assert(fs);
 	p->layers = calloc(HASH_COUNT(fs->layers) + 1, sizeof(*p->layers));
 	if (!p->layers)
 		return -ENOMEM;
@@ -473,11 +483,27 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 	}
 }
 
+/* Whether no block has its newest version in a record that the tail passes. */
+static bool nothing_before(struct fs *fs, uint64_t seq)
+{
+	CLEANUP_FREE struct jentry *entries = NULL;
+	size_t count = 0;
+
+	if (jindex_collect(fs->jindex, seq - 1, &entries, &count))
+		return true;
+	/* Those of a layer that was dropped go when it is freed. */
+	for (size_t i = 0; i < count; i++)
+		if (tree_find_layer(fs, entries[i].layer))
+			return false;
+	return true;
+}
+
 /* Step 8. */
 static void picture_finish(struct picture *p)
 {
 	struct fs *fs = p->fs;
 
+	INVARIANT(1, nothing_before(fs, p->tail.seq));
 	fs->generation = p->head.generation;
 	fs->tail = p->tail;
 	if (!MUTATED("reuse places in the ring while readers are there"))
@@ -494,8 +520,7 @@ static void picture_finish(struct picture *p)
 		layer_forget_large_failures(layer, p->tail.seq);
 		/* Records before the tail need no commit record any more, and those that failed
 		 * are not replayed any more. */
-		if (atomic_load(&layer->committed_seq) < p->tail.seq - 1)
-			atomic_store(&layer->committed_seq, p->tail.seq - 1);
+		layer_set_committed(layer, p->tail.seq - 1);
 		if (poison && poison < p->tail.seq)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
 		layer_punch(layer, steal_pointer(&p->layers[i].punches));

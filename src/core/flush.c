@@ -13,16 +13,21 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 
-static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto)
+/* written: what the layer's data had come to when everything up to that number was in place. */
+static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto, uint64_t written)
 {
 	struct gf_op_commit *op;
 	struct opbuf buf;
 	int64_t room;
 	int r;
 
+	INVARIANT(3, upto <= layer_large_settled(layer));
+	INVARIANT(3, written <= atomic_load(&layer->synced));
+	INVARIANT(3, !atomic_load(&layer->poison_seq) || atomic_load(&layer->poison_seq) > upto);
 	room = record_reserve_urgent(fs, sizeof(*op));
 	if (room < 0)
 		return room;
@@ -56,7 +61,7 @@ static int flush_poisoned(struct fs *fs, struct layer *layer)
 
 static int flush_layer(struct fs *fs, struct layer *layer)
 {
-	uint64_t upto;
+	uint64_t upto, written;
 	int r;
 
 	if (atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
@@ -66,20 +71,26 @@ static int flush_layer(struct fs *fs, struct layer *layer)
 	/* One that is done but began after another that is not must not be left out. */
 	upto = MUTATED("commit passes a large write that is on its way") ?
 		       atomic_load(&layer->large_seq) : layer_large_wait(layer);
-	/* A large write that failed left bytes that no commit record may vouch for. */
-	if (atomic_load(&layer->poison_seq) && !MUTATED("commit a large write that failed"))
-		return flush_poisoned(fs, layer);
+	written = atomic_load(&layer->written);
+	/* A large write that failed left bytes that no commit record may vouch for. A tail that had to
+	 * stop early passed it, and perhaps not those that came in place after it. */
+	if (atomic_load(&layer->poison_seq) && !MUTATED("commit a large write that failed")) {
+		r = flush_poisoned(fs, layer);
+		if (r || upto <= atomic_load(&layer->committed_seq))
+			return r;
+	}
 	if (MUTATED("commit record before the sync of the data"))
-		add_commit(fs, layer, upto);
+		add_commit(fs, layer, upto, written);
 	r = SITE("flush: sync data before the commit record", layer_sync_data(layer));
 	if (r) {
 		/* The pages are gone: what was acknowledged may not be what is there. */
 		layer_fail(fs, layer, r, "sync the data");
 		return -EIO;
 	}
-	r = SITE("flush: append the commit record", add_commit(fs, layer, upto));
+	r = SITE("flush: append the commit record", add_commit(fs, layer, upto, written));
 	if (!r)
-		atomic_store(&layer->committed_seq, upto);
+		layer_set_committed(layer, upto);
+	INVARIANT(1, r || upto <= atomic_load(&layer->committed_seq));
 	return r;
 }
 

@@ -120,6 +120,7 @@ struct golden {
 	_Atomic uint32_t pin; /* enum gf_pin_kind */
 	struct pin_print print;
 	uint64_t refs; /* tree; layers that stand on it */
+	uint64_t counted_refs; /* for assertions; with the gate closed */
 	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;
 	struct image *backing; /* lock; opened when first read */
@@ -310,6 +311,12 @@ static inline bool inode_is_file(const struct inode *inode)
 {
 	return S_ISREG(inode->mode) && inode->kind != GF_KIND_GOLDEN;
 }
+
+/* ---- invariants.c ---- */
+
+/* Asserts that the tables agree with each other, and each changed layer with its blocks. Nothing
+ * changes meanwhile. Nothing is left of it but in builds that assert. */
+void catalog_assert(struct fs *fs);
 
 /* ---- apply.c: what ops do ---- */
 

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
@@ -208,6 +209,7 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 		.commits = rec->commits,
 	};
 
+	INVARIANT(4, !how.meta || seq > rec->meta_seq);
 	return carried_origin(ops, len) ? 0 : apply_ops(rec->fs, ops, len, &how);
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 
@@ -73,6 +74,7 @@ int record_commit(struct fs *fs, struct opbuf *buf, uint64_t *seq)
 	r = SITE("append the record of a change",
 		journal_append(fs->journal, &iov, 1, &how.seq, &how.ops_pos));
 	if (!r) {
+		INVARIANT(1, how.ops_pos != 0 && how.seq <= journal_last_seq(fs->journal));
 		r = apply_ops(fs, buf->bytes, buf->len, &how);
 		/* The journal says it and memory does not: nothing may be built on that. */
 		if (r)

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
@@ -56,6 +57,7 @@ static int64_t read_extent(struct fs *fs, const struct extent *x, void *buf, uin
 		r = layer_read_data(x->layer, buf, len, off);
 		break;
 	case EXTENT_JOURNAL:
+		INVARIANT(2, journal_holds(fs->journal, x->pos, len));
 		r = journal_read(fs->journal, x->pos, buf, len);
 		break;
 	}
@@ -199,6 +201,8 @@ struct job {
 	struct opbuf ops;
 	int64_t time_ns;
 	uint64_t size; /* of the file afterwards */
+	bool announced; /* the record is in the page cache */
+	bool placed;	/* and so is the large part */
 };
 
 static void job_release(struct job *job)
@@ -269,6 +273,7 @@ static int job_merge(struct job *job)
 static int job_classify(struct job *job)
 {
 	uint64_t count = job->large_last - job->large_first;
+	static const uint8_t zeros[GF_BLOCK_SIZE];
 	const uint8_t *data = job_bytes(job, job->large_first * GF_BLOCK_SIZE);
 	struct layer *layer = job->layer;
 	CLEANUP_FREE uint8_t *below = NULL;
@@ -302,6 +307,8 @@ static int job_classify(struct job *job)
 			job->kinds[i] = below ? GF_ZERO : GF_PARENT;
 		else
 			job->kinds[i] = GF_OVERLAY;
+		INVARIANT(5, job->kinds[i] != GF_PARENT ||
+			memcmp(block, below ? below + i * GF_BLOCK_SIZE : zeros, GF_BLOCK_SIZE) == 0);
 		if (job->kinds[i] == GF_OVERLAY)
 			job->sums[i] = hash_block(job->fs->super.secret, block);
 	}
@@ -415,14 +422,21 @@ static size_t ops_bound(size_t len)
 
 /* ---- writing: carrying out ---- */
 
-/* Whether blocks may be overwritten in place in a region without an intent mark. */
-static bool needs_mark(const struct job *job)
+/* What a power loss may leave old or new is known to be so. */
+static bool is_marked_or_fresh(const struct job *job)
 {
 	uint64_t count = job->large_last - job->large_first;
 
-	if (!count || layer_is_marked(job->layer, job->large_first, count))
+	return layer_is_marked(job->layer, job->large_first, count) ||
+	       !layer_may_be_in_place(job->layer, job->large_first, count);
+}
+
+/* Whether blocks may be overwritten in place in a region without an intent mark. */
+static bool needs_mark(const struct job *job)
+{
+	if (job->large_last == job->large_first)
 		return false;
-	return layer_may_be_in_place(job->layer, job->large_first, count) &&
+	return !is_marked_or_fresh(job) &&
 	       !MUTATED("overwrite in place without an intent mark");
 }
 
@@ -454,7 +468,10 @@ static int mark_intent(struct job *job)
 static int place_run(struct job *job, uint64_t i, uint64_t n)
 {
 	uint64_t block = job->large_first + i;
-	int r = layer_write_data(job->layer, job_bytes(job, block * GF_BLOCK_SIZE),
+	int r;
+
+	INVARIANT(2, job->announced);
+	r = layer_write_data(job->layer, job_bytes(job, block * GF_BLOCK_SIZE),
 		n * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
 
 	if (!r)
@@ -513,6 +530,8 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 	while ((op = ops_next(job->ops.bytes, job->ops.len, &pos, &error)) != NULL && !r) {
 		const struct gf_op_blocks *blocks = (const void *)op;
 
+		INVARIANT(4, op->type != GF_OP_WRITE ||
+			layer_is_newest(job->layer, blocks->block, blocks->count, seq));
 		if (op->type == GF_OP_WRITE && blocks->count)
 			r = layer_set_journaled(job->layer, blocks->block, blocks->count,
 				ops_pos + at + sizeof(*blocks), seq, blocks + 1);
@@ -520,6 +539,7 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 	}
 	for (uint64_t i = 0; i < count && !r; i += n) {
 		n = kind_run(job, i, count);
+		INVARIANT(2, job->placed);
 		r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
 		if (job->kinds[i] == GF_ZERO)
 			COUNT(job->fs, zero_blocks, n);
@@ -550,6 +570,9 @@ static int job_commit_locked(struct job *job)
 	uint64_t seq = 0, ops_pos;
 	int r;
 
+	INVARIANT(3, job->layer->head_of == job->inode->ino);
+	INVARIANT(2, rangelock_covers(&job->layer->ranges, job->first, job->end - 1));
+	INVARIANT(2, !large || is_marked_or_fresh(job));
 	if (large)
 		layer_large_begin(
 			job->layer, &ticket, journal_last_seq(job->fs->journal) + 1);
@@ -558,8 +581,10 @@ static int job_commit_locked(struct job *job)
 	if (large && MUTATED("blocks of a large write OVERLAY before the bytes"))
 		settle_states(job, journal_last_seq(job->fs->journal) + 1, 0);
 	r = journal_append(job->fs->journal, &iov, 1, &seq, &ops_pos);
+	job->announced = !r;
 	if (!r && large) {
 		r = place_large(job);
+		job->placed = !r;
 		/* Some blocks may be new and their checksums old, or half of both. */
 		if (r)
 			suspect_large(job);

@@ -33,6 +33,7 @@
 #include <sys/syscall.h>
 
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/mutation.h"
 #include "image/dirnames.h"
 
@@ -361,6 +362,7 @@ static int open_for_reading(struct folder *folder, const char *path)
 		return -errno;
 	if (!S_ISREG(st.st_mode))
 		return S_ISDIR(st.st_mode) ? -EISDIR : -ENOENT;
+	INVARIANT(7, (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY);
 	if (fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK) < 0)
 		return -errno;
 	return steal_fd(&fd);

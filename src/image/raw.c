@@ -10,12 +10,14 @@
 #include "image/image.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/invariant.h"
 #include "base/sizes.h"
 
 struct image_raw {
@@ -78,6 +80,8 @@ int image_raw_new(struct image **img, int fd)
 	struct image_raw *raw;
 	struct stat st;
 
+	/* The one way to an image's bytes. */
+	INVARIANT(7, (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY);
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode))

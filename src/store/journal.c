@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/invariant.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "goldfs/format.h"
@@ -70,6 +71,7 @@ struct journal {
 	int synced_fd;		    /* of who leads; -1: not open */
 	_Atomic uint64_t durable_seq; /* changed under sync_lock */
 	atomic_int failed;	    /* errno of the sync that failed, 0 */
+	bool sync_failed;	    /* of who leads; for assertions: pages may be gone */
 };
 
 int journal_create(struct io *io, uint64_t size)
@@ -484,6 +486,28 @@ static bool has_room_locked(const struct journal *j, uint64_t need, enum journal
 	return j->head.pos - j->tail_pos + j->reserved + need + kept <= j->size;
 }
 
+/*
+ * The ring's table of invariants. Sums may wrap: positions and numbers come from the store.
+ *   tail <= head <= tail + size
+ *   durable < head's number
+ *   what is reserved was reserved and not given back twice
+ */
+static void assert_locked(const struct journal *j)
+{
+	INVARIANT(INVARIANT_JOURNAL, j->head.pos - j->tail_pos <= j->size);
+	INVARIANT(INVARIANT_JOURNAL, !j->durable_seq || (int64_t)(j->head.seq - j->durable_seq) > 0);
+	INVARIANT(INVARIANT_JOURNAL, j->reserved <= j->size);
+}
+
+bool journal_holds(struct journal *j, uint64_t pos, uint64_t len)
+{
+	uint64_t used;
+
+	MUTEX_GUARD(&j->lock);
+	used = j->head.pos - j->tail_pos;
+	return len <= used && pos - j->tail_pos <= used - len;
+}
+
 bool journal_has_room(struct journal *j, size_t len, enum journal_urgency urgency)
 {
 	MUTEX_GUARD(&j->lock);
@@ -533,6 +557,7 @@ void journal_unreserve(struct journal *j, int64_t token)
 {
 	MUTEX_GUARD(&j->lock);
 	j->reserved -= token;
+	assert_locked(j);
 	if (j->waiting)
 		pthread_cond_broadcast(&j->room);
 }
@@ -651,6 +676,9 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 	*seq = j->head.seq;
 	*ops_pos = j->head.pos + sizeof(rec);
 	advance_head_locked(j, &rec);
+	/* Acknowledged is what lies before the head. */
+	INVARIANT(1, j->head.seq == *seq + 1 && j->head.pos == *ops_pos - sizeof(rec) + length);
+	assert_locked(j);
 	return 0;
 }
 
@@ -672,11 +700,13 @@ static struct sync_request *take_queue_locked(struct journal *j)
 	return list;
 }
 
-static void finish_requests(struct sync_request *list, int result)
+static void finish_requests(struct journal *j, struct sync_request *list, int result)
 {
 	while (list) {
 		struct sync_request *next = list->next;
 
+		/* Numbers of a hostile store may wrap. */
+		INVARIANT(1, result || (int64_t)(atomic_load(&j->durable_seq) - list->seq) >= 0);
 		list->done(list->arg, result);
 		free(list);
 		list = next;
@@ -690,14 +720,16 @@ static void lead(struct journal *j)
 	pthread_mutex_lock(&j->sync_lock);
 	while (j->queue) {
 		struct sync_request *batch = take_queue_locked(j);
-		uint64_t target;
+		uint64_t target, written;
 		int r;
 
 		pthread_mutex_unlock(&j->sync_lock);
-		target = journal_last_seq(j);
+		written = target = journal_last_seq(j);
 		r = atomic_load(&j->failed);
 		if (!r) {
+			INVARIANT(6, !j->sync_failed);
 			r = SITE("sync the journal", j->io->ops->fdatasync(j->io, j->fd));
+			j->sync_failed = r != 0;
 			if (r)
 				log_error(r, "cannot sync the journal; the store is read-only now, "
 					     "look at the disk below, then mount again");
@@ -716,11 +748,13 @@ static void lead(struct journal *j)
 				end = &(*end)->next;
 			*end = take_queue_locked(j);
 		}
+		/* Only what was written when the sync began. */
+		INVARIANT(1, r || target == written);
 		if (!r && target > j->durable_seq)
 			j->durable_seq = target;
 		j->counts.syncs++;
 		pthread_mutex_unlock(&j->sync_lock);
-		finish_requests(batch, r ? -EIO : 0);
+		finish_requests(j, batch, r ? -EIO : 0);
 		pthread_mutex_lock(&j->sync_lock);
 	}
 	j->leading = false;
@@ -804,6 +838,7 @@ void journal_set_tail(struct journal *j, struct journal_mark mark)
 	MUTEX_GUARD(&j->lock);
 	j->tail_pos = mark.pos;
 	j->stuck = 0;
+	assert_locked(j);
 	pthread_cond_broadcast(&j->room);
 }
 

@@ -133,6 +133,9 @@ int journal_sync(struct journal *journal, uint64_t seq);
 /* Reads len bytes at ring position pos, which must not wrap. The caller keeps the tail away. */
 int journal_read(struct journal *journal, uint64_t pos, void *buf, size_t len);
 
+/* Whether all of it lies between tail and head (for assertions). */
+bool journal_holds(struct journal *journal, uint64_t pos, uint64_t len);
+
 struct journal_mark journal_head(struct journal *journal);
 uint64_t journal_last_seq(struct journal *journal);
 /* Frees everything before mark. */

@@ -420,6 +420,7 @@ int layer_forget_block(struct layer *l, uint64_t block)
 void layer_set_unsynced(struct layer *l)
 {
 	atomic_store(&l->data_dirty, true);
+	atomic_fetch_add(&l->written, 1);
 	atomic_store(&l->sums_dirty, true);
 	atomic_store(&l->last_block_used, true);
 	MUTEX_GUARD(&l->lock);

@@ -14,7 +14,7 @@
  * they may have found is reused. A frozen layer's blocks never change in content; destaging only
  * moves them from the journal to the data file.
  *
- * Invariants (tests/unit/test_layer.c counts them after from nothing):
+ * Invariants (layer_assert(); tests/unit/test_layer.c counts them after from nothing):
  *   owned_blocks   = blocks that are OVERLAY or journaled
  *   overlay_blocks = blocks whose state is OVERLAY
  *   a journaled block has an entry in the journal index, and no other block of the layer has
@@ -86,6 +86,7 @@ struct layer {
 	uint64_t golden;      /* its id, 0 for none */
 	_Atomic uint64_t bound; /* bytes of what is below that show through */
 	uint32_t refs;	      /* of the catalog: heads and layers above; catalog lock */
+	uint32_t counted_refs; /* for assertions; with all of the catalog at rest */
 	uint64_t limit_stamp; /* of whoever adds up usage last */
 	uint64_t head_of;     /* inode that writes to it, 0: frozen; catalog lock */
 
@@ -94,10 +95,12 @@ struct layer {
 	struct rangelock ranges;
 	pthread_mutex_t sync_lock; /* one sync at a time: who waits has been served by it */
 	int sync_error;		   /* sync_lock; of the first sync that failed */
+	bool sync_failed;	   /* sync_lock; for assertions: pages may be gone */
 	pthread_mutex_t lock;
 	struct region **leaves; /* lock */
 	uint32_t leaf_count;	/* lock */
 	uint64_t overlay_blocks; /* lock */
+	bool counts_given;	 /* lock; they began with what a catalog said */
 	uint64_t page_overlay_blocks[2]; /* lock; of the pages taken last, and the time before */
 	_Atomic uint64_t owned_blocks; /* changed under lock */
 	bool dirty;	    /* lock; regions differ from their pages */
@@ -122,6 +125,9 @@ struct layer {
 	unsigned sync_failures; /* checkpoint; in a row */
 
 	atomic_bool data_dirty;	     /* bytes written since the data file's last sync */
+	_Atomic uint64_t written;    /* counts writes of data, after data_dirty was set */
+	_Atomic uint64_t synced;     /* what that was when the last good sync began */
+	uint64_t pictured;	     /* lock; what that was when pages were taken last */
 	atomic_bool sums_dirty;
 	atomic_bool punched; /* since the data file's last sync, perhaps */
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
@@ -236,6 +242,8 @@ bool layer_has_uncommitted(struct layer *layer);
 /* Waits for large writes that began before the newest one which is in place, and returns the
  * number up to which every large write is in place: at least that one's. */
 uint64_t layer_large_wait(struct layer *layer);
+/* Large writes up to here need no commit record (any more). */
+void layer_set_committed(struct layer *layer, uint64_t upto);
 /* The newest number up to which every large write is in place, without waiting. */
 uint64_t layer_large_settled(struct layer *layer);
 
@@ -330,6 +338,10 @@ int layer_view_region(struct layer *layer, uint32_t region, struct region_view *
 /* The bytes where the region's page stands, whole or not, and their place in the map file. */
 int layer_read_page(struct layer *layer, uint32_t region, uint32_t generation,
 	uint8_t page[sizeof(struct gf_disk_page)], uint64_t *place);
+/* Asserts the table at the head of this file, as far as it is in memory. */
+void layer_assert(struct layer *layer);
+/* Whether no version of the blocks that stands in the ring is newer than record seq. */
+bool layer_is_newest(struct layer *layer, uint64_t block, uint64_t count, uint64_t seq);
 /* Counts the layer's blocks anew from its states. */
 int layer_recount(struct layer *layer);
 /* Calls cb for each run of blocks that take space in the data file although nothing refers to

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/sizes.h"
 #include "store/layer_internal.h"
 
@@ -56,7 +57,57 @@ int layer_recount(struct layer *l)
 	}
 	l->overlay_blocks = overlay;
 	l->owned_blocks = owned;
+	l->counts_given = false;
 	return 0;
+}
+
+static bool is_indexed(struct layer *l, uint32_t number, const struct region *r)
+{
+	uint64_t base = (uint64_t)number * GF_REGION_BLOCKS;
+	struct jentry entry;
+	uint32_t left = r->journaled;
+
+	for (uint32_t i = 0; r->journal && i < GF_REGION_BLOCKS; i++) {
+		if (!region_journaled(r, i))
+			continue;
+		if (!left-- || !jindex_get(l->env->jindex, l->id, base + i, &entry))
+			return false;
+	}
+	return left == 0;
+}
+
+void layer_assert(struct layer *l)
+{
+	uint64_t overlay = 0, owned = 0;
+	bool whole;
+
+	MUTEX_GUARD(&l->lock);
+	/* What a catalog says may be wrong: that is damage, which others look for. */
+	whole = !l->counts_given;
+	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS; n++) {
+		const struct region *r = layer_find_region_locked(l, n);
+
+		if (!r)
+			continue;
+		INVARIANT(INVARIANT_LAYER, is_indexed(l, n, r));
+		whole &= r->loaded;
+		overlay += region_count(r, 0, GF_REGION_BLOCKS, GF_OVERLAY);
+		owned += region_count(r, 0, GF_REGION_BLOCKS, GF_OVERLAY);
+		for (uint32_t i = 0; r->journal && i < GF_REGION_BLOCKS; i++)
+			owned += region_journaled(r, i) && region_state(r, i) != GF_OVERLAY;
+	}
+	INVARIANT(INVARIANT_LAYER, !whole || l->overlay_blocks == overlay);
+	INVARIANT(INVARIANT_LAYER, !whole || atomic_load(&l->owned_blocks) == owned);
+}
+
+bool layer_is_newest(struct layer *l, uint64_t block, uint64_t count, uint64_t seq)
+{
+	struct jentry entry;
+
+	for (uint64_t i = 0; i < count; i++)
+		if (jindex_get(l->env->jindex, l->id, block + i, &entry) && entry.seq > seq)
+			return false;
+	return true;
 }
 
 /* ---- checksums ---- */

@@ -18,6 +18,7 @@
 
 #include "base/blocking.h"
 #include "base/cleanup.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
@@ -114,6 +115,7 @@ int layer_write_data(struct layer *l, const void *buf, size_t len, uint64_t off)
 	e = l->env->io->ops->pwritev(l->env->io, fd, &iov, 1, off);
 	/* Not before: a sync that runs meanwhile would take the mark and miss the bytes. */
 	atomic_store(&l->data_dirty, true);
+	atomic_fetch_add(&l->written, 1);
 	return e;
 }
 
@@ -169,21 +171,27 @@ int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint
 /* A failure stays: the pages may be gone, and the next sync would find nothing to write. */
 static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum layer_file file)
 {
+	uint64_t written;
 	int fd, e = 0;
 
 	MUTEX_GUARD(&l->sync_lock);
 	if (l->sync_error)
 		return l->sync_error;
+	written = atomic_load(&l->written);
 	if (atomic_load(dirty)) {
 		fd = layer_open_file(l, file_fd, file, true);
 		if (fd < 0)
 			return fd;
 		atomic_store(dirty, false);
+		INVARIANT(6, !l->sync_failed);
 		e = SITE("sync a layer's file", l->env->io->ops->fdatasync(l->env->io, fd));
+		l->sync_failed = e != 0;
 		l->sync_error = MUTATED("try a failed sync of a layer again") ? 0 : e;
 	}
 	if (!e)
 		l->sync_error = e = sync_names(l);
+	if (!e && file == LAYER_DATA)
+		atomic_store(&l->synced, written);
 	return e;
 }
 
@@ -210,6 +218,7 @@ void layer_sync_anew(struct layer *l)
 {
 	MUTEX_GUARD(&l->sync_lock);
 	l->sync_error = 0;
+	l->sync_failed = false;
 	layer_set_unsynced(l);
 }
 
@@ -331,6 +340,11 @@ static uint64_t settled_locked(const struct layer *l)
 	return settled;
 }
 
+void layer_set_committed(struct layer *l, uint64_t upto)
+{
+	raise_to(&l->committed_seq, upto);
+}
+
 uint64_t layer_large_settled(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
@@ -382,6 +396,13 @@ static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
 			count * GF_BLOCK_SIZE));
 }
 
+/* Whether neither memory nor the page on disk needs what stands in place. */
+static bool is_given_up(const struct region *r, uint32_t i)
+{
+	return region_state(r, i) != GF_OVERLAY && region_state(r, i) != GF_SHARED && !r->dirty &&
+	       r->generation == r->disk_generation;
+}
+
 /*
  * Punches what is not OVERLAY of [block, block + count); the caller holds the range. Journaled
  * blocks are punched too: their bytes stand in the ring. In a region that changed since the last
@@ -389,6 +410,7 @@ static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
  */
 static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 {
+	INVARIANT(3, rangelock_covers(&l->ranges, block, block + count - 1));
 	while (count) {
 		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
 		uint64_t n = min_u64(count, GF_REGION_BLOCKS - first);
@@ -407,6 +429,7 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 					region_state(r, first) == GF_SHARED) &&
 				       !MUTATED("punch blocks that are in use again")) ||
 			       (r->dirty && !MUTATED("punch blocks of regions that changed since"));
+			INVARIANT(3, keep || is_given_up(r, first));
 			if (r->dirty && region_state(r, first) != GF_OVERLAY)
 				layer_note_punch_locked(l, block, n);
 		}

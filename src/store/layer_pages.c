@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/hash.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "store/layer_internal.h"
@@ -154,6 +155,7 @@ int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
 	r->generation = generation;
 	r->disk_generation = generation;
 	r->loaded = false;
+	l->counts_given = true;
 	return 0;
 }
 
@@ -177,6 +179,7 @@ int layer_take_pages(struct layer *l, struct page_write **pages)
 {
 	*pages = NULL;
 	MUTEX_GUARD(&l->lock);
+	l->pictured = atomic_load(&l->written);
 	l->page_overlay_blocks[1] = l->page_overlay_blocks[0];
 	l->page_overlay_blocks[0] = l->overlay_blocks;
 	if (!l->dirty)
@@ -200,6 +203,17 @@ int layer_take_pages(struct layer *l, struct page_write **pages)
 	return 0;
 }
 
+/* Whether the page goes elsewhere than the one that the last good catalog names. */
+static bool is_free_slot(struct layer *l, const struct page_write *w)
+{
+	const struct region *r;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, w->region);
+	return !r || !r->disk_generation ||
+	       page_offset(w->region, w->generation) != page_offset(w->region, r->disk_generation);
+}
+
 int layer_write_pages(struct layer *l, struct page_write *pages)
 {
 	const struct io_ops *ops = l->env->io->ops;
@@ -209,6 +223,8 @@ int layer_write_pages(struct layer *l, struct page_write *pages)
 
 	if (!pages)
 		return 0;
+	/* What they call OVERLAY is durable. */
+	INVARIANT(3, l->pictured <= atomic_load(&l->synced));
 	layer_path(path, l->id, LAYER_MAP);
 	fd = ops->open(l->env->io, path, O_RDWR);
 	if (fd == -ENOENT) {
@@ -226,6 +242,7 @@ int layer_write_pages(struct layer *l, struct page_write *pages)
 				2 * sizeof(page));
 		if (e == -ENOSPC)
 			break;
+		INVARIANT(3, is_free_slot(l, w));
 		page_encode(w, l->id, &page);
 		e = io_pwrite(l->env->io, fd, &page, sizeof(page),
 			page_offset(w->region, w->generation));

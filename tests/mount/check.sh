@@ -90,6 +90,7 @@ sums=$(cksum "$mnt"/*.img | sed "s|$mnt/||")
 check 0 "$store"
 says out 'no damage'
 says out '3 files'
+grep 'does not belong' out && fail "files of the store are strange to the check"
 
 # ---- nothing is written ----
 

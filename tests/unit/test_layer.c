@@ -429,7 +429,9 @@ static void checkpoint(struct layer *layer)
 	struct page_write *pages;
 
 	assert_int_equal(layer_take_pages(layer, &pages), 0);
+	assert_int_equal(layer_sync_data(layer), 0);
 	assert_int_equal(layer_write_pages(layer, pages), 0);
+	layer_pages_done(layer, pages);
 	pages_free(pages);
 }
 
