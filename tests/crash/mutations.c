@@ -57,6 +57,7 @@ static const struct {
 	const char *arguments[3];
 	bool slow; /* is asked last */
 } programs[] = {
+	{.path = "test_meetings"},
 	{.path = "test_repair"},
 	{.path = "test_limits"},
 	{.path = "test_restart"},

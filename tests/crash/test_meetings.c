@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Two calls at once, of which one stops in the middle.
+ *
+ * The first is stopped at one I/O call of its own, before or after it is carried out. Meanwhile the
+ * second runs in a thread: to its end, or until it has to wait for the first, which goes on after a
+ * moment in any case. How long that moment is decides only whether a mistake is seen.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "base/log.h"
+#include "base/sizes.h"
+#include "core/fs.h"
+#include "simdisk.h"
+#include "workload.h"
+
+enum { PATIENCE_MS = 400, LARGE = 128 * KIB, FDS = 1024, BLOCK = 4096 };
+
+static struct simdisk *disk;
+static struct fs *fs;
+static struct io_ops ops;
+static const struct io_ops *below;
+static char paths[FDS][SIMDISK_PATH];
+static uint8_t bytes[LARGE], other_bytes[LARGE];
+
+/* Where the first call stops, and what the second one is. */
+static struct {
+	pthread_t first, second;
+	enum simdisk_op op;
+	const char *path;
+	bool after;
+	int nth; /* 0: not armed */
+	void (*other)(void);
+	bool started, ended;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+} meeting = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+/* ---- the meeting ---- */
+
+static void *run_other(void *arg)
+{
+	meeting.other();
+	pthread_mutex_lock(&meeting.lock);
+	meeting.ended = true;
+	pthread_cond_signal(&meeting.cond);
+	pthread_mutex_unlock(&meeting.lock);
+	return NULL;
+}
+
+static void meet(enum simdisk_op op, int fd, bool after)
+{
+	struct timespec until;
+
+	if (!meeting.nth || meeting.op != op || meeting.after != after ||
+		!pthread_equal(pthread_self(), meeting.first) ||
+		!strstr(paths[fd % FDS], meeting.path) || --meeting.nth)
+		return;
+	meeting.started = true;
+	pthread_create(&meeting.second, NULL, run_other, NULL);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += PATIENCE_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&meeting.lock);
+	while (!meeting.ended &&
+		pthread_cond_timedwait(&meeting.cond, &meeting.lock, &until) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&meeting.lock);
+}
+
+static void arm(enum simdisk_op op, const char *path, bool after, int nth, void (*other)(void))
+{
+	meeting.first = pthread_self();
+	meeting.op = op;
+	meeting.path = path;
+	meeting.after = after;
+	meeting.nth = nth;
+	meeting.other = other;
+	meeting.started = meeting.ended = false;
+}
+
+static void part(void)
+{
+	if (!meeting.started)
+		fail_msg("the first call did not come to \"%s\"", meeting.path);
+	pthread_join(meeting.second, NULL);
+}
+
+/* ---- in front of the disk ---- */
+
+static int front_open(struct io *io, const char *path, int flags)
+{
+	int fd = below->open(io, path, flags);
+
+	if (fd >= 0)
+		snprintf(paths[fd % FDS], SIMDISK_PATH, "%s", path);
+	return fd;
+}
+
+static ssize_t front_pread(struct io *io, int fd, void *buf, size_t len, uint64_t off)
+{
+	ssize_t n;
+
+	meet(SIMDISK_PREAD, fd, false);
+	n = below->pread(io, fd, buf, len, off);
+	meet(SIMDISK_PREAD, fd, true);
+	return n;
+}
+
+static int front_pwritev(struct io *io, int fd, const struct iovec *iov, int count, uint64_t off)
+{
+	int r;
+
+	meet(SIMDISK_PWRITE, fd, false);
+	r = below->pwritev(io, fd, iov, count, off);
+	meet(SIMDISK_PWRITE, fd, true);
+	return r;
+}
+
+static int front_fdatasync(struct io *io, int fd)
+{
+	int r;
+
+	meet(SIMDISK_FDATASYNC, fd, false);
+	r = below->fdatasync(io, fd);
+	meet(SIMDISK_FDATASYNC, fd, true);
+	return r;
+}
+
+static int front_punch(struct io *io, int fd, uint64_t off, uint64_t len)
+{
+	meet(SIMDISK_PUNCH, fd, false);
+	return below->punch(io, fd, off, len);
+}
+
+static void open_store(void)
+{
+	struct fs_options options = {.journal_size = MIB, .reserve = 64 * KIB,
+		.no_background = true, .store_fd = -1};
+	struct io *io = simdisk_io(disk);
+
+	below = io->ops;
+	ops = *below;
+	ops.open = front_open;
+	ops.pread = front_pread;
+	ops.pwritev = front_pwritev;
+	ops.fdatasync = front_fdatasync;
+	ops.punch = front_punch;
+	io->ops = &ops;
+	assert_int_equal(fs_open(&fs, io, &options), 0);
+}
+
+/* Power is lost, or only the process. */
+static void crash(bool power)
+{
+	struct simdisk *old = disk;
+
+	fs_abandon(fs);
+	disk = power ? simdisk_crash(old, SIMDISK_DROP, 1) : simdisk_clone(old);
+	simdisk_free(old);
+	open_store();
+}
+
+static int setup(void **state)
+{
+	disk = simdisk_new(TIB);
+	open_store();
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	meeting.nth = 0;
+	fs_abandon(fs);
+	simdisk_free(disk);
+	return 0;
+}
+
+/* ---- files ---- */
+
+static uint64_t a, b;
+
+static uint64_t make(const char *name)
+{
+	struct fs_attr attr;
+
+	assert_int_equal(fs_make(fs, FS_INO_ROOT, name, S_IFREG | 0600, (struct fs_owner){0, 0},
+				 &attr), 0);
+	return attr.ino;
+}
+
+/* From any thread: abort() instead of cmocka's jump. */
+static void put(uint64_t ino, char c, size_t len, uint64_t off)
+{
+	uint8_t *buf = malloc(len);
+
+	memset(buf, c, len);
+	if (fs_write(fs, ino, buf, len, off) != (ssize_t)len)
+		abort();
+	free(buf);
+}
+
+static void get(uint64_t ino, uint8_t *buf, size_t len, uint64_t off)
+{
+	if (fs_read(fs, ino, buf, len, off) != (ssize_t)len)
+		abort();
+}
+
+/* Each byte is one of these characters. */
+static void assert_only(const uint8_t *buf, size_t len, const char *allowed)
+{
+	for (size_t i = 0; i < len; i++)
+		if (!buf[i] || !strchr(allowed, buf[i]))
+			fail_msg("byte %zu is 0x%02x, not of \"%s\"", i, buf[i], allowed);
+}
+
+static void assert_reads(uint64_t ino, size_t len, uint64_t off, const char *allowed)
+{
+	get(ino, bytes, len, off);
+	assert_only(bytes, len, allowed);
+}
+
+static void settle(void)
+{
+	if (fs_settle(fs))
+		abort();
+}
+
+static uint64_t clone_of(uint64_t ino, const char *name)
+{
+	struct fs_clone_target target = {.parent = FS_INO_ROOT, .name = name};
+	uint64_t clone;
+	size_t failed;
+
+	assert_int_equal(fs_clone(fs, ino, &target, 1, (struct fs_owner){0, 0}, 0600, false, false,
+				 NULL, &failed), 0);
+	assert_int_equal(fs_resolve(fs, name, &clone), 0);
+	return clone;
+}
+
+/* ---- who must wait for whom ---- */
+
+static void fill_ring(void)
+{
+	for (int i = 0; i < 600; i++)
+		put(b, 'B', BLOCK, (uint64_t)i * BLOCK);
+}
+
+static void test_ring_waits_for_readers(void **state)
+{
+	a = make("a");
+	b = make("b");
+	put(a, 'A', BLOCK, 0);
+	arm(SIMDISK_PREAD, "journal/0", false, 1, fill_ring);
+	assert_reads(a, BLOCK, 0, "A");
+	part();
+}
+
+static void read_b(void)
+{
+	get(b, other_bytes, LARGE, 0);
+}
+
+static void test_large_write_is_not_seen_early(void **state)
+{
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	settle();
+	b = clone_of(a, "b");
+	arm(SIMDISK_PWRITE, ".data", false, 1, read_b);
+	put(b, 'B', LARGE, 0);
+	part();
+	assert_only(other_bytes, LARGE, "AB");
+	assert_reads(b, LARGE, 0, "B");
+}
+
+static void rewrite_a(void)
+{
+	put(a, 'B', LARGE, 0);
+}
+
+static void test_punch_waits_for_writers(void **state)
+{
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	settle();
+	assert_int_equal(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, LARGE),
+		0);
+	arm(SIMDISK_PUNCH, ".data", false, 1, rewrite_a);
+	settle();
+	part();
+	assert_reads(a, LARGE, 0, "B");
+}
+
+static void test_destage_waits_for_writers(void **state)
+{
+	a = make("a");
+	put(a, 'A', BLOCK, 3 * BLOCK);
+	arm(SIMDISK_PWRITE, ".data", false, 1, rewrite_a);
+	settle();
+	part();
+	assert_reads(a, LARGE, 0, "B");
+	crash(false);
+	assert_reads(a, LARGE, 0, "B");
+}
+
+static void write_into_second(void)
+{
+	put(a, 'B', 1000, 7000);
+}
+
+static void test_merging_locks_all_blocks(void **state)
+{
+	for (int nth = 1; nth <= 2; nth++) {
+		a = make(nth == 1 ? "a" : "b");
+		put(a, 'A', LARGE, 0);
+		settle();
+		arm(SIMDISK_PREAD, ".data", true, nth, write_into_second);
+		put(a, 'X', BLOCK, 2048);
+		if (!meeting.started)
+			break;
+		part();
+		assert_reads(a, 2048, 0, "A");
+		assert_reads(a, BLOCK, 2048, "X");
+		assert_reads(a, 7000 - 6144, 6144, "A");
+		assert_reads(a, 1000, 7000, "B");
+	}
+}
+
+static void test_picture_has_all_of_a_write(void **state)
+{
+	a = make("a");
+	put(a, 'O', LARGE, 0);
+	settle();
+	for (int after = 0; after <= 1; after++) {
+		arm(SIMDISK_PWRITE, "journal/0", after, 1, settle);
+		put(a, 'A', BLOCK, 0);
+		part();
+		assert_int_equal(sync_file(fs, a), 0);
+		crash(true);
+		assert_reads(a, BLOCK, 0, "A");
+		arm(SIMDISK_PWRITE, ".data", after, 1, settle);
+		put(a, 'L', LARGE, 0);
+		part();
+		assert_int_equal(sync_file(fs, a), 0);
+		crash(true);
+		assert_reads(a, LARGE, 0, "L");
+	}
+}
+
+static void write_and_sync_b(void)
+{
+	put(b, 'B', BLOCK, 0);
+	if (sync_file(fs, b))
+		abort();
+}
+
+/* What comes while a sync runs is not synced by it. */
+static void test_sync_during_a_sync(void **state)
+{
+	a = make("a");
+	b = make("b");
+	put(b, 'O', BLOCK, 0);
+	put(a, 'A', BLOCK, 0);
+	arm(SIMDISK_FDATASYNC, "journal/0", true, 1, write_and_sync_b);
+	assert_int_equal(sync_file(fs, a), 0);
+	part();
+	crash(true);
+	assert_reads(a, BLOCK, 0, "A");
+	assert_reads(b, BLOCK, 0, "B");
+}
+
+static void write_b(void)
+{
+	put(b, 'B', BLOCK, 0);
+}
+
+static void test_write_during_a_sync(void **state)
+{
+	a = make("a");
+	b = make("b");
+	put(b, 'O', BLOCK, 0);
+	put(a, 'A', BLOCK, 0);
+	arm(SIMDISK_FDATASYNC, "journal/0", true, 1, write_b);
+	assert_int_equal(sync_file(fs, a), 0);
+	part();
+	assert_int_equal(sync_file(fs, b), 0);
+	crash(true);
+	assert_reads(a, BLOCK, 0, "A");
+	assert_reads(b, BLOCK, 0, "B");
+}
+
+static struct simdisk *lost;
+
+static void sync_another_part(void)
+{
+	put(b, 'C', LARGE, MIB);
+	if (sync_file(fs, b))
+		abort();
+	lost = simdisk_crash(disk, SIMDISK_DROP, 1);
+}
+
+/* The sync may wait for the write on its way or leave it out, but not vouch for it. */
+static void test_sync_during_a_large_write(void **state)
+{
+	struct simdisk *old;
+
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	settle();
+	b = clone_of(a, "b");
+	arm(SIMDISK_PWRITE, ".data", false, 1, sync_another_part);
+	put(b, 'B', LARGE, 0);
+	part();
+	fs_abandon(fs);
+	old = disk;
+	disk = lost;
+	open_store();
+	simdisk_free(old);
+	assert_reads(b, LARGE, 0, "AB");
+	assert_reads(b, LARGE, MIB, "C");
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_ring_waits_for_readers),
+		T(test_large_write_is_not_seen_early),
+		T(test_punch_waits_for_writers),
+		T(test_destage_waits_for_writers),
+		T(test_merging_locks_all_blocks),
+		T(test_picture_has_all_of_a_write),
+		T(test_sync_during_a_sync),
+		T(test_write_during_a_sync),
+		T(test_sync_during_a_large_write),
+	};
+
+	if (!getenv("VERBOSE"))
+		log_open(LOG_TO_FILE, "/dev/null");
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
