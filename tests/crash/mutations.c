@@ -377,7 +377,7 @@ static void baseline_profile(const struct session *s, int profile)
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	mutation_count_in(s->shared->reached[profile]);
-	if (ask_workload(s, result, seed_of(s, profile, 0), 120)) {
+	if (ask_workload(s, result, seed_of(s, profile, 0), 60)) {
 		drive_print_failure(s->options, result);
 		fflush(stdout);
 	}

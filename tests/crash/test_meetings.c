@@ -22,7 +22,9 @@
 
 #include "base/log.h"
 #include "base/sizes.h"
+#include "core/check.h"
 #include "core/fs.h"
+#include "core/scrub.h"
 #include "simdisk.h"
 #include "workload.h"
 
@@ -44,6 +46,9 @@ static struct {
 	int nth; /* 0: not armed */
 	void (*other)(void);
 	bool started, ended;
+	/* The second one stops, too, at a write to this file, until the first is at the catalog. */
+	const char *stall;
+	bool stall_after, at_catalog;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 } meeting = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
@@ -55,9 +60,39 @@ static void *run_other(void *arg)
 	meeting.other();
 	pthread_mutex_lock(&meeting.lock);
 	meeting.ended = true;
-	pthread_cond_signal(&meeting.cond);
+	pthread_cond_broadcast(&meeting.cond);
 	pthread_mutex_unlock(&meeting.lock);
 	return NULL;
+}
+
+static struct timespec in_ms(long ms)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	t.tv_nsec += ms * 1000000L;
+	t.tv_sec += t.tv_nsec / 1000000000;
+	t.tv_nsec %= 1000000000;
+	return t;
+}
+
+static void stall(int fd, bool after)
+{
+	struct timespec until = in_ms(2 * PATIENCE_MS);
+
+	pthread_mutex_lock(&meeting.lock);
+	if (strstr(paths[fd % FDS], "catalog")) {
+		meeting.at_catalog = true;
+		pthread_cond_broadcast(&meeting.cond);
+	} else if (meeting.stall && after == meeting.stall_after &&
+		   !pthread_equal(pthread_self(), meeting.first) &&
+		   strstr(paths[fd % FDS], meeting.stall)) {
+		meeting.stall = NULL;
+		while (!meeting.at_catalog &&
+			pthread_cond_timedwait(&meeting.cond, &meeting.lock, &until) != ETIMEDOUT)
+			;
+	}
+	pthread_mutex_unlock(&meeting.lock);
 }
 
 static void meet(enum simdisk_op op, int fd, bool after)
@@ -70,10 +105,7 @@ static void meet(enum simdisk_op op, int fd, bool after)
 		return;
 	meeting.started = true;
 	pthread_create(&meeting.second, NULL, run_other, NULL);
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_nsec += PATIENCE_MS * 1000000L;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
+	until = in_ms(PATIENCE_MS);
 	pthread_mutex_lock(&meeting.lock);
 	while (!meeting.ended &&
 		pthread_cond_timedwait(&meeting.cond, &meeting.lock, &until) != ETIMEDOUT)
@@ -89,7 +121,9 @@ static void arm(enum simdisk_op op, const char *path, bool after, int nth, void 
 	meeting.after = after;
 	meeting.nth = nth;
 	meeting.other = other;
-	meeting.started = meeting.ended = false;
+	meeting.started = meeting.ended = meeting.at_catalog = false;
+	meeting.stall = NULL;
+	meeting.stall_after = false;
 }
 
 static void part(void)
@@ -125,8 +159,10 @@ static int front_pwritev(struct io *io, int fd, const struct iovec *iov, int cou
 	int r;
 
 	meet(SIMDISK_PWRITE, fd, false);
+	stall(fd, false);
 	r = below->pwritev(io, fd, iov, count, off);
 	meet(SIMDISK_PWRITE, fd, true);
+	stall(fd, true);
 	return r;
 }
 
@@ -361,6 +397,115 @@ static void test_picture_has_all_of_a_write(void **state)
 	}
 }
 
+static void extend_a(void)
+{
+	put(a, 'B', BLOCK, BLOCK);
+}
+
+/* Its record is there, and memory does not know it yet, when the picture is due. */
+static void test_picture_waits_for_a_record(void **state)
+{
+	struct fs_attr attr;
+
+	a = make("a");
+	put(a, 'A', BLOCK, 0);
+	arm(SIMDISK_PWRITE, ".data", false, 1, extend_a);
+	meeting.stall = "journal/0";
+	meeting.stall_after = true;
+	settle();
+	part();
+	assert_int_equal(sync_file(fs, a), 0);
+	crash(true);
+	assert_int_equal(fs_getattr(fs, a, &attr), 0);
+	assert_int_equal(attr.size, 2 * BLOCK);
+	assert_reads(a, BLOCK, 0, "A");
+	assert_reads(a, BLOCK, BLOCK, "B");
+}
+
+static void overwrite_a(void)
+{
+	put(a, 'C', LARGE, 0);
+}
+
+/* A large write in place has its mark from an earlier one, which the picture would take away. */
+static void test_picture_leaves_marks_in_use(void **state)
+{
+	struct fs_options options = {.no_background = true, .store_fd = -1};
+
+	a = make("a");
+	b = make("b");
+	put(a, 'A', LARGE, 0);
+	settle();
+	put(a, 'B', LARGE, 0);
+	put(b, 'B', BLOCK, 0);
+	arm(SIMDISK_PWRITE, "2.data", false, 1, overwrite_a);
+	meeting.stall = "1.data";
+	settle();
+	part();
+	for (uint64_t seed = 1; seed <= 16; seed++) {
+		struct simdisk *crashed = simdisk_crash(disk, SIMDISK_SECTORS, seed);
+		struct scrub_options how = {0};
+		struct check_report report;
+		struct fs *after;
+
+		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
+		assert_int_equal(scrub_run(after, &how, &report), 0);
+		assert_int_equal(report.damaged, 0);
+		check_report_release(&report);
+		fs_abandon(after);
+		simdisk_free(crashed);
+	}
+}
+
+static void remove_a(void)
+{
+	if (fs_unlink(fs, FS_INO_ROOT, "a"))
+		abort();
+	fs_forget(fs, a, 1);
+}
+
+static bool inside;
+
+/* Whoever still sees the name sees the bytes. */
+static void look_after_power_loss(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	struct fs_options options = {.no_background = true, .store_fd = -1};
+
+	if (inside || !meeting.ended || call->op == SIMDISK_PREAD || call->op == SIMDISK_OPEN)
+		return;
+	inside = true;
+	for (int policy = 0; policy < SIMDISK_POLICIES; policy++)
+		for (uint64_t seed = 1; seed <= 8; seed++) {
+			struct simdisk *crashed =
+				simdisk_crash(busy, (enum simdisk_policy)policy, seed);
+			struct fs *after;
+			uint64_t ino;
+
+			assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
+			if (!fs_resolve(after, "a", &ino)) {
+				assert_int_equal(fs_read(after, ino, other_bytes, LARGE, 0), LARGE);
+				assert_only(other_bytes, LARGE, "A");
+			}
+			fs_abandon(after);
+			simdisk_free(crashed);
+		}
+	inside = false;
+}
+
+static void test_files_outlive_their_names(void **state)
+{
+	a = make("a");
+	b = make("b");
+	put(a, 'A', LARGE, 0);
+	settle();
+	put(b, 'B', BLOCK, 0);
+	simdisk_set_hook(disk, look_after_power_loss, NULL);
+	arm(SIMDISK_PWRITE, ".data", false, 1, remove_a);
+	settle();
+	part();
+	simdisk_set_hook(disk, NULL, NULL);
+}
+
 static void write_and_sync_b(void)
 {
 	put(b, 'B', BLOCK, 0);
@@ -445,6 +590,9 @@ int main(void)
 		T(test_destage_waits_for_writers),
 		T(test_merging_locks_all_blocks),
 		T(test_picture_has_all_of_a_write),
+		T(test_picture_waits_for_a_record),
+		T(test_picture_leaves_marks_in_use),
+		T(test_files_outlive_their_names),
 		T(test_sync_during_a_sync),
 		T(test_write_during_a_sync),
 		T(test_sync_during_a_large_write),
