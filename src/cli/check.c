@@ -234,7 +234,6 @@ static json_t *summary_json(const struct target *t, const struct check_report *r
 		{"blocks", r->blocks},
 		{"journaled_blocks", r->journaled_blocks},
 		{"suspect_blocks", r->suspect_blocks},
-		{"unverified_blocks", r->unverified_blocks},
 		{"orphaned_files", r->orphaned_files},
 		{"orphaned_bytes", r->orphaned_bytes},
 		{"read_bytes", r->bytes_read},

@@ -78,7 +78,6 @@ struct check_report {
 	uint64_t orphaned_bytes;
 	uint64_t orphaned_files;
 	uint64_t suspect_blocks;    /* may be old or new after a power loss, both are right */
-	uint64_t unverified_blocks; /* have no checksum */
 };
 
 #define CHECK_MAX_FINDINGS 10000

@@ -258,12 +258,10 @@ static void release_beyond(struct beyond *b)
 static int tell_hole(struct check *c, struct journal_mark head)
 {
 	struct beyond b = {.c = c, .last = head.seq - 1};
-	uint64_t lost = 0;
+	uint64_t lost = c->fs->lost_upto;
 	int r;
 
 	look_beyond(&b, head);
-	if (journal_lost(c->fs->journal, &lost) < 0)
-		lost = 0;
 	if (lost > b.last)
 		b.unreadable += lost - b.last;
 	check_mend(c, MEND_GIVE_UP);
@@ -274,7 +272,7 @@ static int tell_hole(struct check *c, struct journal_mark head)
 		.advice = "restore \"journal/0\" from a backup made after the store was last used; "
 			  "or let --repair give up what follows (it keeps a copy), and restore the "
 			  "files named here"},
-		"record %" PRIu64 " is damaged, and what was synced up to record %" PRIu64
+		"record %" PRIu64 " is damaged, and what was written up to record %" PRIu64
 		" is behind it; of %" PRIu64 " records it cannot be told whom they concern", head.seq,
 		lost, b.unreadable);
 	release_beyond(&b);

@@ -202,6 +202,7 @@ struct fs {
 	uint64_t epoch;
 	uint8_t boot[16];	/* what io says of the machine's life; 0: not known */
 	uint8_t boot_found[16]; /* recovery: the last that wrote to the store */
+	uint64_t lost_upto;	/* recovery: the last record that must be there; see journal_lost() */
 	struct journal_mark tail; /* of the last checkpoint; checkpoint only */
 
 	/* Background work. */

@@ -157,6 +157,7 @@ struct recovery {
 	struct commit_point *commits;
 	uint64_t meta_seq;
 	uint64_t records;
+	uint64_t life; /* see journal_lost() */
 	struct carried_list carried;
 };
 
@@ -177,6 +178,20 @@ static int note_commit(struct recovery *rec, const struct gf_op_commit *op)
 	return 0;
 }
 
+static bool is_life(const uint8_t boot[16], const uint8_t other[16])
+{
+	static const uint8_t unknown[16];
+
+	return memcmp(boot, unknown, 16) != 0 && memcmp(boot, other, 16) == 0;
+}
+
+/* The first epoch of a life is durable before anything else is appended. */
+static void note_life(struct recovery *rec, const struct gf_op_epoch *op, uint64_t seq)
+{
+	rec->life = is_life(op->boot_id, rec->fs->boot) ? min_u64(rec->life, seq) :
+							 JOURNAL_OTHER_LIFE;
+}
+
 static int find_commits(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len)
 {
 	struct recovery *rec = arg;
@@ -191,6 +206,8 @@ static int find_commits(void *arg, uint64_t seq, uint64_t ops_pos, const void *o
 	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
 		if (op->type == GF_OP_COMMIT)
 			r = note_commit(rec, (const void *)op);
+		else if (op->type == GF_OP_EPOCH)
+			note_life(rec, (const void *)op, seq);
 		if (r)
 			return r;
 	}
@@ -232,47 +249,47 @@ static int check_is_newest(struct fs *fs, const struct catalog_head *head)
 }
 
 /*
- * The chain of records ends where the power was lost. When what would follow was durable once, it
- * ends because of damage instead, and what was promised to somebody is behind it.
+ * The chain of records ends where the power was lost. When what would follow was durable once, or
+ * the power was not lost, it ends because of damage instead, and what was promised to somebody is
+ * behind it.
  */
-static int check_is_whole(struct fs *fs)
+static int check_is_whole(struct fs *fs, uint64_t life)
 {
 	struct journal_mark end = journal_head(fs->journal);
-	uint64_t upto;
-	int r = journal_lost(fs->journal, &upto);
+	int r = journal_lost(fs->journal, life, &fs->lost_upto);
 
 	if (r <= 0)
 		return r;
 	if (!fs->options.accept_lost)
 		return log_error(-EUCLEAN,
 			"record %" PRIu64 " of the journal, at byte %" PRIu64 ", is damaged, and what "
-			"was synced up to record %" PRIu64 " is behind it; look with \"goldfs check "
-			"STORE\"", end.seq, end.pos % fs->super.journal_size, upto);
+			"was written up to record %" PRIu64 " is behind it; look with \"goldfs check "
+			"STORE\"", end.seq, end.pos % fs->super.journal_size, fs->lost_upto);
 	log_warning("records %" PRIu64 " to %" PRIu64 " of the journal are lost to damage", end.seq,
-		upto);
+		fs->lost_upto);
 	return fs->options.read_only ? 0 : journal_forget_lost(fs->journal);
 }
 
 bool is_same_boot(const struct fs *fs, const uint8_t boot[16])
 {
-	static const uint8_t unknown[sizeof(fs->boot_found)];
-
-	return !fs->options.accept_lost && memcmp(boot, unknown, sizeof(unknown)) != 0 &&
-	       memcmp(boot, fs->boot_found, sizeof(unknown)) == 0;
+	return !fs->options.accept_lost && is_life(boot, fs->boot_found);
 }
 
 static int replay_journal(struct fs *fs, const struct catalog_head *head, bool fallback)
 {
-	struct recovery rec = {.fs = fs, .meta_seq = head->meta_seq};
+	struct recovery rec = {.fs = fs, .meta_seq = head->meta_seq, .life = JOURNAL_OTHER_LIFE};
 	struct commit_point *point, *next;
 	uint64_t epoch = 0;
 	int r;
 
+	/* The catalog says who wrote it, and when it was, all before its tail was durable. */
+	if (is_life(fs->boot_found, fs->boot))
+		rec.life = head->tail.seq - 1;
 	r = journal_scan(fs->journal, head->tail, find_commits, &rec, &epoch);
 	if (!r && fallback && rec.records == 0 && head->generation > 2)
 		r = check_is_newest(fs, head);
 	if (!r && !fs->options.takeover)
-		r = check_is_whole(fs);
+		r = check_is_whole(fs, rec.life);
 	journal_believe_scan(fs->journal);
 	if (!r)
 		r = carried_apply(fs, &rec.carried, head->tail.seq,
@@ -424,6 +441,7 @@ static int take_over(struct fs *fs)
 		return log_error(r, "what an earlier process noted is damaged");
 	atomic_store(&fs->resent_open, true);
 	takeover_inherit(fs);
+	journal_believe_synced(fs->journal);
 	/* What failed for the dead process has failed. */
 	return fs_writable(fs) ? 0 : start_epoch(fs);
 }

@@ -30,7 +30,7 @@
 #include "base/sizes.h"
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
-#define MARK_REGIONS 8	   /* an intent mark covers this many regions at once (256 MiB) */
+#define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
 #define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
 #define MAX_WRITE (8 * MIB)
 #define READ_FAILURES_LOGGED 1000
@@ -440,6 +440,16 @@ static bool needs_mark(const struct job *job)
 	       !MUTATED("overwrite in place without an intent mark");
 }
 
+/* As many regions as are marked already: after a power loss little is suspect where little was
+ * overwritten, and who overwrites everything does not wait for many marks. */
+static uint32_t regions_to_mark(const struct job *job)
+{
+	uint32_t needed = (job->large_last - 1) / GF_REGION_BLOCKS -
+			  job->large_first / GF_REGION_BLOCKS + 1;
+
+	return max_u64(needed, min_u64(layer_count_marks(job->layer), MARK_REGIONS));
+}
+
 /* Step 1: intent marks, durable before the first overwrite in place. */
 static int mark_intent(struct job *job)
 {
@@ -452,11 +462,9 @@ static int mark_intent(struct job *job)
 		return 0;
 	opbuf_init(&buf);
 	if (OPBUF_ADD(&buf, GF_OP_INTENT, 0, op, 0)) {
-		uint32_t region = job->large_first / GF_REGION_BLOCKS;
-
 		op->layer = job->layer->id;
-		op->region = region - region % MARK_REGIONS;
-		op->count = 2 * MARK_REGIONS;
+		op->region = job->large_first / GF_REGION_BLOCKS;
+		op->count = regions_to_mark(job);
 	}
 	r = record_commit(job->fs, &buf, &seq);
 	opbuf_release(&buf);

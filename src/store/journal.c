@@ -373,13 +373,15 @@ static void write_synced(struct journal *j, uint64_t seq)
 }
 
 /*
- * The highest `durable` of whole headers behind the head. They stand one behind the other, but for
- * what is damaged, and that is no more than a record or two: behind a stretch of twice the longest
- * record without any, there are none. Numbers below the head's are of earlier laps. Those of an
- * earlier chain that ended for good name nothing durable from the head's number on: where that
- * ended everything durable had been found.
+ * What must be there because a header says so that is whole and stands behind the head: the numbers
+ * it calls durable, and its own when it is of this life of the machine. Headers stand one behind
+ * the other, but for what is damaged, and that is no more than a record or two: behind a stretch of
+ * twice the longest record without any, there are none. Numbers below the head's are of earlier
+ * laps. Those of an earlier chain that ended for good name nothing durable from the head's number
+ * on: where that ended everything durable had been found. That is also how a record of this life
+ * is known: it was appended when this life's first record was durable.
  */
-static int search_durable(struct journal *j, uint64_t *durable)
+static int search_promised(struct journal *j, uint64_t life, uint64_t *upto)
 {
 	const uint64_t stretch = 2 * (min_u64(j->size / 8, 8 * MIB) + RECORD_ALIGN);
 	CLEANUP_FREE uint8_t *buf = malloc(MIB);
@@ -407,22 +409,29 @@ static int search_durable(struct journal *j, uint64_t *durable)
 			pos += RECORD_ALIGN;
 			continue;
 		}
-		*durable = max_u64(*durable, rec->durable);
+		*upto = max_u64(*upto, rec->durable);
+		/* The one at the head may be what its process died of, or what did not fit. */
+		if (rec->durable >= life && rec->seq > j->head.seq)
+			*upto = max_u64(*upto, rec->seq);
 		pos += rec->length;
 		end = min_u64(pos + stretch, j->head.pos + j->size);
 	}
 	return 0;
 }
 
-int journal_lost(struct journal *j, uint64_t *upto)
+int journal_lost(struct journal *j, uint64_t life, uint64_t *upto)
 {
 	int r;
 
 	*upto = read_synced(j);
-	if (*upto >= j->head.seq)
-		return 1;
-	r = search_durable(j, upto);
+	r = search_promised(j, life, upto);
 	return r ? r : *upto >= j->head.seq;
+}
+
+void journal_believe_synced(struct journal *j)
+{
+	MUTEX_GUARD(&j->sync_lock);
+	j->durable_seq = min_u64(read_synced(j), j->head.seq - 1);
 }
 
 int journal_forget_lost(struct journal *j)

@@ -19,7 +19,8 @@
  * Damage: the chain of whole records ends where power was lost, or where something is damaged. To
  * tell one from the other, each record says up to which number the ring was known to be durable
  * when it was appended, and after each sync a small file beside the ring says so too. The chain may
- * not end before that. Headers are summed with the store's secret, so that no guest can write bytes
+ * not end before that; and not before any whole record while the machine has not lost power, since
+ * records are appended one after the other. Headers are summed with the store's secret, so that no guest can write bytes
  * that look like one.
  *
  * Sync: requests that come while a sync is running are served together by the next one. The
@@ -64,11 +65,14 @@ int journal_scan(struct journal *journal, struct journal_mark tail,
 	void *arg, uint64_t *epoch);
 
 /*
- * After journal_scan(): whether records behind the end of the chain were durable once, which means
- * that the record which should follow there is damaged. 1 with *upto, the highest number known to
- * have been durable; 0; or -errno.
+ * After journal_scan(): whether records behind the end of the chain were durable once, or were
+ * appended in this life of the machine, which means that the record which should follow there is
+ * damaged. life: number of a record that was durable before this life appended another one, and is
+ * not of an earlier life; JOURNAL_OTHER_LIFE when power may have been lost since. 1 with *upto, the
+ * highest number known to have been there; 0; or -errno.
  */
-int journal_lost(struct journal *journal, uint64_t *upto);
+#define JOURNAL_OTHER_LIFE UINT64_MAX
+int journal_lost(struct journal *journal, uint64_t life, uint64_t *upto);
 /* Gives up what is behind the end of the chain, so that nothing says it was durable any more. */
 int journal_forget_lost(struct journal *journal);
 
@@ -95,6 +99,9 @@ int journal_walk(struct journal *journal, struct journal_mark from, uint64_t upt
 
 /* What the last scan found whole need not be looked at again by the next. Recovery only. */
 void journal_believe_scan(struct journal *journal);
+
+/* For a successor in the same life: what the dead process knew to be durable is. After a scan. */
+void journal_believe_synced(struct journal *journal);
 
 /* Records written from now on carry this epoch. */
 void journal_set_epoch(struct journal *journal, uint64_t epoch);

@@ -580,6 +580,16 @@ int layer_mark(struct layer *l, uint32_t region, uint32_t count)
 	return set_bits(&l->marks, &l->mark_count, region, count);
 }
 
+uint32_t layer_count_marks(struct layer *l)
+{
+	uint32_t count = 0;
+
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t i = 0; i < l->mark_count / 8; i++)
+		count += (uint32_t)__builtin_popcount(l->marks[i]);
+	return count;
+}
+
 void layer_clear_marks(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);

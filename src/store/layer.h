@@ -250,6 +250,7 @@ uint64_t layer_large_settled(struct layer *layer);
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
 int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
+uint32_t layer_count_marks(struct layer *layer); /* regions */
 void layer_clear_marks(struct layer *layer);
 
 /*

@@ -343,7 +343,7 @@ static void a_flipped_bit_ends_the_chain(void **state)
 
 /* ---- damage in the middle ---- */
 
-static int lost(struct bench *b)
+static int lost_in_life(struct bench *b, uint64_t life)
 {
 	struct list list = {0};
 	uint64_t upto;
@@ -351,9 +351,14 @@ static int lost(struct bench *b)
 
 	reopen(b, b->start, &list, NULL);
 	list_clear(&list);
-	r = journal_lost(b->j, &upto);
+	r = journal_lost(b->j, life, &upto);
 	assert_true(r >= 0);
 	return r;
+}
+
+static int lost(struct bench *b)
+{
+	return lost_in_life(b, JOURNAL_OTHER_LIFE);
 }
 
 static void damage_before_what_was_synced_is_told(void **state)
@@ -393,6 +398,39 @@ static void damage_before_what_was_synced_is_told(void **state)
 	reopen(b, b->start, &list, NULL);
 	assert_int_equal(list.count, 4);
 	list_clear(&list);
+}
+
+/* A process that died took nothing with it: what stands behind any record proves that. */
+static void damage_in_one_life_is_told(void **state)
+{
+	struct bench *b = *state;
+	uint64_t pos[8];
+
+	pos[0] = append_bytes(b, 0, 300);
+	assert_int_equal(journal_sync(b->j, 1), 0);
+	for (int i = 1; i < 8; i++)
+		pos[i] = append_bytes(b, (uint8_t)i, 300);
+	assert_int_equal(lost_in_life(b, 1), 0);
+	for (int n = 2; n < 16; n++) {
+		int i = n / 2;
+		/* The header or what follows it. */
+		uint64_t bit = (pos[i] - (n % 2 ? 20 : 0)) * 8 + 3;
+
+		store_dir_flip(&b->dir, "journal/0", bit);
+		assert_int_equal(lost(b), 0);
+		/* Behind the last there is nothing that could prove it. */
+		assert_int_equal(lost_in_life(b, 1), i < 7);
+		/* Those behind are of an earlier life, which had not synced record 2. */
+		assert_int_equal(lost_in_life(b, 2), 0);
+		store_dir_flip(&b->dir, "journal/0", bit);
+	}
+	/* A successor knows what its predecessor knew, and says so. */
+	lost(b);
+	journal_believe_synced(b->j);
+	append_bytes(b, 8, 300);
+	append_bytes(b, 9, 300);
+	store_dir_flip(&b->dir, "journal/0", (pos[7] - 20) * 8);
+	assert_int_equal(lost_in_life(b, 1), 1);
 }
 
 static void the_last_synced_record_is_told_of_beside_the_ring(void **state)
@@ -898,6 +936,7 @@ int main(void)
 		TEST(a_full_ring_is_one_chain),
 		TEST(a_flipped_bit_ends_the_chain),
 		TEST(damage_before_what_was_synced_is_told),
+		TEST(damage_in_one_life_is_told),
 		TEST(the_last_synced_record_is_told_of_beside_the_ring),
 		TEST(what_a_guest_writes_is_no_header),
 		TEST(an_ended_chain_says_nothing_of_a_newer_one),
