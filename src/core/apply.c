@@ -473,6 +473,8 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 				MUTATED("a commit record covers later writes"));
 }
 
+#define REPLAY_BLOCKS 256
+
 /* Blocks that an announcement explains: OVERLAY, with the announced checksums. */
 static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count)
@@ -489,6 +491,22 @@ static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const 
 	if (fs->options.read_only || r == -ENOSPC || r == -EIO)
 		r = layer_note_sums(layer, block, sums, count);
 	return r;
+}
+
+/*
+ * Of what is not in place, that which was: a checksum is written when its bytes are, and while the
+ * machine lives neither is lost. These bytes are damaged, and their checksum is to say so.
+ */
+static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sums, uint32_t count,
+	bool *there)
+{
+	uint32_t stored[REPLAY_BLOCKS];
+	int r = layer_read_sums(layer, block, stored, count);
+
+	/* Without its checksums it is in doubt, as after a power loss. */
+	for (uint32_t i = 0; i < count && !r; i++)
+		there[i] |= stored[i] == sums[i];
+	return r == -EUCLEAN || r == -EIO ? 0 : r;
 }
 
 /* Whether the bytes in place are what was announced, for each block. */
@@ -517,11 +535,9 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	return 0;
 }
 
-#define REPLAY_BLOCKS 256
-
 /* *whole becomes false when some of it is not there. */
 static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	uint32_t count, bool committed, bool *whole)
+	uint32_t count, bool committed, bool alive, bool *whole)
 {
 	bool there[REPLAY_BLOCKS];
 	uint32_t n;
@@ -531,6 +547,8 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 	memset(there, committed, sizeof(there));
 	if (!committed)
 		r = compare_announced(fs, layer, block, sums, count, there);
+	if (!r && !committed && alive)
+		r = find_damaged(layer, block, sums, count, there);
 	for (uint32_t i = 0; i < count && !r; i += n) {
 		for (n = 1; i + n < count && there[i + n] == there[i];)
 			n++;
@@ -559,7 +577,7 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 
 		n = min_u64(op->count - i, REPLAY_BLOCKS);
 		memcpy(sums, announced + (size_t)i * sizeof(*sums), n * sizeof(*sums));
-		r = replay_piece(fs, layer, op->block + i, sums, n, committed, &whole);
+		r = replay_piece(fs, layer, op->block + i, sums, n, committed, how->alive, &whole);
 		if (r)
 			return r;
 	}

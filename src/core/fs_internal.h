@@ -331,6 +331,7 @@ struct apply {
 	struct fs *fs;	   /* recalling */
 	bool loading;	   /* from a catalog file: parents are linked afterwards */
 	bool replaying;    /* recovery: large writes are verified */
+	bool alive;	   /* the machine lives since the record: what was written is there */
 	const struct commit_point *commits;
 };
 

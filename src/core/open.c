@@ -223,6 +223,7 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 		.meta = seq > rec->meta_seq || MUTATED("replay repeats what the catalog contains"),
 		.blocks = true,
 		.replaying = true,
+		.alive = seq >= rec->life,
 		.commits = rec->commits,
 	};
 
@@ -282,9 +283,9 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 	uint64_t epoch = 0;
 	int r;
 
-	/* The catalog says who wrote it, and when it was, all before its tail was durable. */
+	/* The catalog says which life wrote it; all that it contains was durable before. */
 	if (is_life(fs->boot_found, fs->boot))
-		rec.life = head->tail.seq - 1;
+		rec.life = head->meta_seq;
 	r = journal_scan(fs->journal, head->tail, find_commits, &rec, &epoch);
 	if (!r && fallback && rec.records == 0 && head->generation > 2)
 		r = check_is_newest(fs, head);
