@@ -15,7 +15,7 @@
  *		- the connection is over: then one more closes the store, for nobody is left to
  *		  serve
  *		- the kernel cannot send requests again (before 6.10): those in flight would hang
- *		- it is hopeless: BARREN_MAX workers in a row never came to serve; or the last
+ *		- it is hopeless: BARREN_MAX workers in a row ended before they served; or the last
  *		  LIVES served less than LIVES_MS together, however long it took to start
  *		  them; or RESTLESS_MAX died without one that served for REST_SECONDS. Who is
  *		  killed five times a second serves in between, and goes on
@@ -233,6 +233,8 @@ static bool is_crash_loop(struct supervisor *s, int64_t life_ns)
 static void worker_died(struct supervisor *s, int status, const char *how, bool served)
 {
 	int64_t now = monotonic_now_ns();
+	/* By somebody else: that says nothing about whether the next one can serve. */
+	bool shot = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 
 	if (!s->has_served) {
 		fail(s->failure, -EIO, "the worker %s before it served", how);
@@ -250,12 +252,12 @@ static void worker_died(struct supervisor *s, int status, const char *how, bool 
 		give_up(s, "this kernel cannot send requests again to another worker", how);
 	} else if (is_crash_loop(s, served ? now - s->serving_ns : 0)) {
 		give_up(s, "workers die again and again", how);
-	} else if (!served && s->barren + 1 >= BARREN_MAX) {
+	} else if (!served && !shot && s->barren + 1 >= BARREN_MAX) {
 		give_up(s, "5 workers in a row did not come to serve", how);
 	} else {
 		log_error(0, "the worker of \"%s\" (process %d) %s; another one takes over",
 			s->with->config->mountpoint, (int)s->worker, how);
-		if (served)
+		if (served || shot)
 			s->start_ns = now;
 		else
 			delay_next(s);

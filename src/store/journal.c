@@ -530,8 +530,9 @@ int64_t journal_reserve(struct journal *j, size_t len, enum journal_urgency urge
 	if (len > journal_max_ops(j))
 		return -EFBIG;
 	MUTEX_GUARD(&j->lock);
-	/* The destager starts when the ring is half full, so that nobody has to wait for it. */
-	if (j->pressure && j->head.pos - j->tail_pos > j->size / 2)
+	/* The destager starts early: nobody should have to wait for it, and what is in the ring is
+	 * what the clients of a worker that died wait for. */
+	if (j->pressure && j->head.pos - j->tail_pos > j->size / 4)
 		j->pressure(j->pressure_arg);
 	while (atomic_load(&j->failed) || !has_room_locked(j, need, urgency)) {
 		if (atomic_load(&j->failed))

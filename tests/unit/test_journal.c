@@ -666,7 +666,7 @@ static void start_waiter(struct bench *b, struct waiter *w, atomic_int *calls)
 	before = atomic_load(calls);
 	*w = (struct waiter){.j = b->j};
 	assert_int_equal(pthread_create(&w->thread, NULL, wait_for_room, w), 0);
-	/* Once for being more than half full, once more for waiting. */
+	/* Once for being more than a quarter full, once more for waiting. */
 	while (atomic_load(calls) < before + 2)
 		pause_briefly();
 	assert_false(atomic_load(&w->done));
