@@ -37,8 +37,8 @@ void invariant_broken(int number, const char *condition, const char *file, int l
 
 #else
 
-/* Not evaluated; but what it names counts as used. */
-#define INVARIANT(number, condition) ((void)sizeof(!(condition)))
+/* Never evaluated; but what it names counts as used. */
+#define INVARIANT(number, condition) ((void)(0 && (condition)))
 
 #endif
 #endif
