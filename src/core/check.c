@@ -144,6 +144,15 @@ static struct check_finding *new_finding(struct check_report *report)
 	return &report->findings[report->count];
 }
 
+void check_note_unseen(struct check_report *report, struct check_finding *f)
+{
+	if (f->path_count || f->severity != CHECK_DAMAGE)
+		return;
+	f->severity = CHECK_NOTE;
+	f->advice = "no file shows it";
+	report->damaged--;
+}
+
 int check_find(struct check *c, const struct about *about, const char *fmt, ...)
 {
 	struct check_report *report = c->report;
@@ -179,11 +188,8 @@ int check_find(struct check *c, const struct about *about, const char *fmt, ...)
 		return -ENOMEM;
 	}
 	add_paths(c, f, about);
-	if (about->unseen_is_note && !f->path_count && f->severity == CHECK_DAMAGE) {
-		f->severity = CHECK_NOTE;
-		f->advice = "no file shows it";
-		report->damaged--;
-	}
+	if (about->unseen_is_note)
+		check_note_unseen(report, f);
 	report->count++;
 	return 0;
 }

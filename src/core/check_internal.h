@@ -61,6 +61,8 @@ struct about {
 	bool lasting; /* a repair makes the store usable, not whole */
 };
 
+/* Damage that no file shows is worth no more than a note. */
+void check_note_unseen(struct check_report *report, struct check_finding *finding);
 /* Adds a finding. 0, or -ENOMEM. */
 int check_find(struct check *c, const struct about *about, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -145,11 +145,14 @@ static int add_finding(struct scrub *s, const struct about *about, bool repaired
 
 	bare.layer = NULL;
 	bare.golden = 0;
+	bare.unseen_is_note = false;
 	r = check_find(&s->check, &bare, "%s", text);
 	if (r || s->report->count == before)
 		return r;
 	if (about->layer || about->golden)
 		add_paths(s->fs, &s->report->findings[before], about);
+	if (about->unseen_is_note)
+		check_note_unseen(s->report, &s->report->findings[before]);
 	if (repaired) {
 		s->report->findings[before].repaired = true;
 		s->report->damaged -= about->severity == CHECK_DAMAGE;

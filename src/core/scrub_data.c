@@ -200,6 +200,49 @@ static bool is_at_rest(const struct region_view *view, uint32_t i)
 	       !(view->journaled[i / 8] >> (i % 8) & 1);
 }
 
+static bool is_lost(const struct region_view *view, uint32_t i)
+{
+	return states_get(view->states, i) == GF_SHARED &&
+	       !(view->journaled[i / 8] >> (i % 8) & 1);
+}
+
+/* Whether the page of which nothing is known is still there, and so was named already. */
+static bool page_was_named(struct walk *w, uint32_t region, const struct region_view *view)
+{
+	uint8_t page[sizeof(struct gf_disk_page)], states[GF_STATE_BYTES];
+	uint64_t place;
+
+	return view->lost &&
+	       (layer_read_page(w->layer, region, view->generation, page, &place) ||
+		       page_decode(page, w->layer->id, region, view->generation, states));
+}
+
+/* Blocks that a repair gave up, or that stood on a page which was damaged and written anew. */
+static int tell_lost(struct walk *w, uint32_t region, const struct region_view *view)
+{
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	char path[40];
+	int r = 0;
+
+	file_name(path, w->layer, "data");
+	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
+		n = 1;
+		if (!is_lost(view, i))
+			continue;
+		while (i + n < GF_REGION_BLOCKS && is_lost(view, i + n))
+			n++;
+		r = scrub_find(w->s, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
+			.place = path, .offset = (base + i) * GF_BLOCK_SIZE,
+			.length = n * GF_BLOCK_SIZE, .layer = w->layer, .block = base + i,
+			.count = n, .unseen_is_note = true,
+			.advice = "restore the file from a backup, or write these blocks anew in "
+				  "the guest"},
+			"%" PRIu32 " block%s lost to damage and read%s as an error", n,
+			n == 1 ? " is" : "s are", n == 1 ? "s" : "");
+	}
+	return r;
+}
+
 static int scrub_region(struct walk *w, uint32_t region)
 {
 	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
@@ -211,6 +254,8 @@ static int scrub_region(struct walk *w, uint32_t region)
 		return r;
 	if (r)
 		return 0; /* its page was named already */
+	if (!page_was_named(w, region, view))
+		r = tell_lost(w, region, view);
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
 		if (!is_at_rest(view, i))

@@ -215,6 +215,8 @@ check 3 "$store"
 mount_goldfs
 cat "$mnt/one.img" >/dev/null 2>err && fail "wrong bytes were read"
 cmp <(cksum <"$mnt/two.img") <(echo "$sums" | sed -n 's/ two.img$//p') || fail "two.img was touched"
+"$goldfs" scrub "$mnt" >out 2>&1 && fail "scrub is silent about what a repair gave up: $(cat out)"
+says out 'lost to damage'
 dd if="$mnt/one.img" bs=4k skip=3 status=none | cmp - <(dd if="$mnt/one.img" bs=4k skip=3 status=none) ||
 	fail "what is behind the damage cannot be read"
 # Writing it anew mends it.
@@ -222,6 +224,7 @@ dd if=/dev/zero of="$mnt/one.img" bs=4k seek=2 count=1 conv=notrunc,fsync status
 	fail "a lost block cannot be written"
 rm "$mnt/child.img" || fail "a damaged file cannot be removed"
 cat "$mnt/one.img" >/dev/null || fail "what was written anew cannot be read"
+"$goldfs" scrub "$mnt" >out 2>&1 || fail "scrub of what was written anew: $(cat out)"
 "$goldfs" settle "$mnt" || fail "a store with damage cannot settle"
 umount_goldfs
 check 0 "$store"
