@@ -353,6 +353,25 @@ static void test_destage_waits_for_writers(void **state)
 	assert_reads(a, LARGE, 0, "B");
 }
 
+static void rewrite_b(void)
+{
+	put(b, 'B', LARGE, 0);
+}
+
+/* What was to be destaged when the round began is not the newest any more. */
+static void test_destage_leaves_newer_versions(void **state)
+{
+	a = make("a");
+	b = make("b");
+	put(a, 'A', BLOCK, 0);
+	put(b, 'O', BLOCK, 0);
+	arm(SIMDISK_PWRITE, ".data", false, 1, rewrite_b);
+	settle();
+	part();
+	assert_reads(a, BLOCK, 0, "A");
+	assert_reads(b, LARGE, 0, "B");
+}
+
 static void write_into_second(void)
 {
 	put(a, 'B', 1000, 7000);
@@ -663,6 +682,7 @@ int main(void)
 		T(test_large_write_is_not_seen_early),
 		T(test_punch_waits_for_writers),
 		T(test_destage_waits_for_writers),
+		T(test_destage_leaves_newer_versions),
 		T(test_merging_locks_all_blocks),
 		T(test_picture_has_all_of_a_write),
 		T(test_picture_waits_for_a_record),
