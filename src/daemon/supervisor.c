@@ -16,8 +16,8 @@
  *		  serve
  *		- the kernel cannot send requests again (before 6.10): those in flight would hang
  *		- it is hopeless: BARREN_MAX workers in a row ended before they served; or the last
- *		  LIVES served less than LIVES_MS together, however long it took to start
- *		  them; or RESTLESS_MAX died without one that served for REST_SECONDS. Who is
+ *		  LIVES died within LIVES_SECONDS and served less than LIVES_MS together; or
+ *		  RESTLESS_MAX died without one that served for REST_SECONDS. Who is
  *		  killed five times a second serves in between, and goes on
  *	end	closing the last descriptor ends the connection: clients get errors, at once
  *
@@ -52,6 +52,7 @@
 #define SECOND_NS INT64_C(1000000000)
 #define LIVES 25
 #define LIVES_MS 2500
+#define LIVES_SECONDS 10
 #define RESTLESS_MAX 1000
 #define REST_SECONDS 10
 #define BARREN_MAX 5
@@ -74,7 +75,8 @@ struct supervisor {
 	int64_t start_ns; /* when the next worker is due; 0: not */
 	int64_t extend_ns; /* when systemd is to be asked for patience next */
 	int64_t serving_ns; /* since when the worker serves */
-	int64_t lives_ns[LIVES]; /* how long the last ones served; a ring */
+	int64_t lives_ns[LIVES]; /* how long the last ones served; a ring, */
+	int64_t deaths_ns[LIVES]; /* and when they died */
 	unsigned deaths;
 	unsigned restless; /* of them, since one served for long */
 	unsigned barren;
@@ -217,15 +219,18 @@ static bool connection_is_over(const struct supervisor *s)
 }
 
 /* The last one served for life_ns. */
-static bool is_crash_loop(struct supervisor *s, int64_t life_ns)
+static bool is_crash_loop(struct supervisor *s, int64_t now, int64_t life_ns)
 {
 	int64_t sum = 0;
 
+	s->deaths_ns[s->deaths % LIVES] = now;
 	s->lives_ns[s->deaths++ % LIVES] = life_ns;
 	s->restless = life_ns < REST_SECONDS * SECOND_NS ? s->restless + 1 : 0;
 	for (unsigned i = 0; i < LIVES; i++)
 		sum += s->lives_ns[i];
-	return (s->deaths >= LIVES && sum < LIVES_MS * INT64_C(1000000)) ||
+	/* The next place holds the first of the last LIVES. */
+	return (s->deaths >= LIVES && sum < LIVES_MS * INT64_C(1000000) &&
+		       now - s->deaths_ns[s->deaths % LIVES] < LIVES_SECONDS * SECOND_NS) ||
 	       s->restless >= RESTLESS_MAX;
 }
 
@@ -250,7 +255,7 @@ static void worker_died(struct supervisor *s, int status, const char *how, bool 
 		finish(s, fail(s->failure, -EIO, "the worker %s", how));
 	} else if (!s->resend) {
 		give_up(s, "this kernel cannot send requests again to another worker", how);
-	} else if (is_crash_loop(s, served ? now - s->serving_ns : 0)) {
+	} else if (is_crash_loop(s, now, served ? now - s->serving_ns : 0)) {
 		give_up(s, "workers die again and again", how);
 	} else if (!served && !shot && s->barren + 1 >= BARREN_MAX) {
 		give_up(s, "5 workers in a row did not come to serve", how);
