@@ -509,6 +509,27 @@ static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sum
 	return r == -EUCLEAN || r == -EIO ? 0 : r;
 }
 
+/*
+ * What was found in place is written once more. The dead process may have been told that its sync
+ * failed, and the kernel tells only once: its pages would count as clean from then on, and the sync
+ * that is to come would find nothing to write. A takeover knows of failed syncs (notes.c).
+ */
+static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const uint8_t *bytes,
+	const bool *there, uint32_t count)
+{
+	int r = 0;
+
+	if (fs->options.read_only || fs->options.takeover || atomic_load(&layer->failed))
+		return 0;
+	for (uint32_t i = 0; i < count && !r; i++)
+		if (there[i])
+			r = layer_write_data(layer, bytes + (size_t)i * GF_BLOCK_SIZE,
+				GF_BLOCK_SIZE, (block + i) * GF_BLOCK_SIZE);
+	if (r == -EIO)
+		layer_fail(fs, layer, r, "write what was found in place");
+	return r == -EIO || r == -ENOSPC ? 0 : r;
+}
+
 /* Whether the bytes in place are what was announced, for each block. */
 static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	const uint32_t *sums, uint32_t count, bool *there)
@@ -532,7 +553,7 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	for (uint32_t i = 0; i < count; i++)
 		there[i] = !r && hash_block(fs->super.secret, bytes + (size_t)i * GF_BLOCK_SIZE) ==
 					 sums[i];
-	return 0;
+	return write_again(fs, layer, block, bytes, there, count);
 }
 
 /* *whole becomes false when some of it is not there. */
