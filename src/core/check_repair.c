@@ -144,7 +144,16 @@ static int write_bytes(struct io *io, const struct mend *m)
 	return r;
 }
 
-static int mend_files(struct check *c)
+/* What follows a record that becomes whole was not seen, and refers to what nothing seemed to. */
+static bool mends_journal(const struct check *c)
+{
+	for (const struct mend *m = c->mends; m; m = m->next)
+		if (m->kind == MEND_FILE_BYTES && strncmp(m->path, "journal/", 8) == 0)
+			return true;
+	return false;
+}
+
+static int mend_files(struct check *c, bool bytes_only)
 {
 	struct io *io = c->io;
 	int r = 0;
@@ -154,7 +163,7 @@ static int mend_files(struct check *c)
 			r = write_bytes(io, m);
 		else if (m->kind == MEND_MAKE_FOLDER)
 			r = io->ops->mkdir(io, m->path);
-		else if (m->kind == MEND_REMOVE)
+		else if (m->kind == MEND_REMOVE && !bytes_only)
 			r = SITE("repair: remove what nothing refers to", io->ops->unlink(io, m->path));
 		if (r == -ENOENT && m->kind == MEND_REMOVE)
 			r = 0;
@@ -214,7 +223,7 @@ static int rewrite(struct check *c, bool give_up)
 
 int check_repair(struct check *c)
 {
-	bool states = false, give_up = false;
+	bool journal = mends_journal(c), states = false, give_up = false;
 	int r = save_all(c);
 
 	for (const struct mend *m = c->mends; m; m = m->next) {
@@ -223,6 +232,7 @@ int check_repair(struct check *c)
 		give_up |= m->kind == MEND_GIVE_UP;
 	}
 	if (!r)
-		r = mend_files(c);
-	return !r && (states || give_up) ? rewrite(c, give_up) : r;
+		r = mend_files(c, journal);
+	/* The rest is judged anew by the next look. */
+	return !r && !journal && (states || give_up) ? rewrite(c, give_up) : r;
 }
