@@ -5,7 +5,7 @@
 # names come and go. No client may see an error, nothing acknowledged may be lost, and the next
 # worker must be there each time.
 . "$(dirname "$0")/work_lib.sh"
-seconds=${SECONDS_OF_LOAD:-12}
+seconds=${SECONDS_OF_LOAD:-6}
 export ASAN_OPTIONS="${ASAN_OPTIONS-}:handle_segv=0:handle_abort=0"
 export TSAN_OPTIONS="${TSAN_OPTIONS-}:handle_segv=0:handle_abort=0"
 ulimit -c 0 # these crashes are meant
