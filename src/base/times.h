@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Nanoseconds since 1970, as the store keeps them, and what the kernel says of times. */
+/* Times as the store keeps them, nanoseconds since 1970, and as the kernel tells them. */
 #ifndef GOLDFS_BASE_TIMES_H
 #define GOLDFS_BASE_TIMES_H
 
@@ -29,6 +29,15 @@ static inline struct timespec times_spec(int64_t ns)
 		seconds--;
 	}
 	return (struct timespec){.tv_sec = seconds, .tv_nsec = rest};
+}
+
+/* What a clock of clock_gettime(2) shows, in nanoseconds. */
+static inline int64_t times_now(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return times_ns(now);
 }
 
 #endif

@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/family.h"
 #include "image/folder.h"
 
@@ -242,20 +243,12 @@ void figures_remember(struct fs *fs, struct forgotten *list)
 	}
 }
 
-static int64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* figures_lock and tree (shared) held. */
 static void refresh_locked(struct fs *fs, bool exact)
 {
 	struct family_walk walk = {.begin = begin_family, .region = account_region};
 	uint64_t now_count = atomic_load(&fs->change_count);
-	int64_t start = clock_ns();
+	int64_t start = times_now(CLOCK_MONOTONIC);
 
 	if (fs->figures_count == now_count && fs->figures_valid)
 		return;
@@ -266,7 +259,7 @@ static void refresh_locked(struct fs *fs, bool exact)
 		log_warning("cannot compute what clones share");
 	fs->figures_valid = true;
 	fs->figures_count = now_count;
-	fs->figures_time_ns = clock_ns();
+	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
 	fs->figures_cost_ns = fs->figures_time_ns - start;
 }
 

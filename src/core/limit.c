@@ -29,16 +29,9 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 
 #define EXACT_INTERVAL_NS INT64_C(1000000000)
-
-static int64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 /* The folder that a file is in, or was in when it lost its name. tree held. */
 static struct inode *folder_of(struct fs *fs, const struct inode *inode)
@@ -102,13 +95,14 @@ static uint64_t exact_frozen(struct fs *fs, struct inode *top, struct usage *u)
 	struct limit *l = top->limit;
 	uint64_t bytes = 0;
 
-	if (l->frozen_sum == u->frozen && clock_ns() - l->frozen_time_ns < EXACT_INTERVAL_NS)
+	if (l->frozen_sum == u->frozen &&
+		times_now(CLOCK_MONOTONIC) - l->frozen_time_ns < EXACT_INTERVAL_NS)
 		return l->frozen_exact;
 	if (figures_freed(fs, u->inos, u->count, &bytes))
 		return u->frozen;
 	l->frozen_sum = u->frozen;
 	l->frozen_exact = bytes > u->own ? min_u64(bytes - u->own, u->frozen) : 0;
-	l->frozen_time_ns = clock_ns();
+	l->frozen_time_ns = times_now(CLOCK_MONOTONIC);
 	return l->frozen_exact;
 }
 

@@ -11,13 +11,11 @@
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
+#include "base/times.h"
 
 int64_t now_ns(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+	return times_now(CLOCK_REALTIME);
 }
 
 void fs_fail(struct fs *fs, int err)

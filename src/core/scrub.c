@@ -188,14 +188,6 @@ int scrub_repaired(struct scrub *s, const struct about *about, const char *fmt, 
 
 /* ---- keeping out of the way ---- */
 
-int64_t scrub_clock(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 static void be_idle(void)
 {
 	/* IOPRIO_WHO_PROCESS of this thread, IOPRIO_CLASS_IDLE. Both may be refused. */

@@ -20,6 +20,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "image/pin_file.h"
 #include "store/region.h"
 
@@ -173,7 +174,7 @@ static int look_again(struct walk *w, uint64_t block)
 
 static int scrub_piece(struct walk *w, uint64_t block, uint64_t count)
 {
-	int64_t start = scrub_clock();
+	int64_t start = times_now(CLOCK_MONOTONIC);
 	int r = read_piece(w, block, count);
 	bool read = r == 0;
 
@@ -191,7 +192,8 @@ static int scrub_piece(struct walk *w, uint64_t block, uint64_t count)
 		}
 	}
 	w->s->report->blocks += count;
-	return r ? r : scrub_progress(w->s, count * GF_BLOCK_SIZE, scrub_clock() - start);
+	return r ? r : scrub_progress(w->s, count * GF_BLOCK_SIZE,
+			       times_now(CLOCK_MONOTONIC) - start);
 }
 
 static bool is_at_rest(const struct region_view *view, uint32_t i)
@@ -357,7 +359,7 @@ static int scrub_chunks(struct scrub *s, struct golden *g, const struct pin_sums
 	pin_name(path, g->id, "");
 	for (uint64_t i = 0; i < sums->count && !r; i++) {
 		size_t len = min_u64(GF_SUMS_CHUNK, sums->size - i * GF_SUMS_CHUNK);
-		int64_t start = scrub_clock();
+		int64_t start = times_now(CLOCK_MONOTONIC);
 		int e = read_chunk(fd, direct, buf, len, i * GF_SUMS_CHUNK);
 
 		if (e || pin_chunk_sum(buf, len) != sums->sum[i]) {
@@ -371,7 +373,7 @@ static int scrub_chunks(struct scrub *s, struct golden *g, const struct pin_sums
 				"golden image \"%s\" is not what it was", g->path);
 		}
 		if (!r)
-			r = scrub_progress(s, len, scrub_clock() - start);
+			r = scrub_progress(s, len, times_now(CLOCK_MONOTONIC) - start);
 	}
 	return r;
 }

@@ -39,7 +39,6 @@ int scrub_repaired(struct scrub *s, const struct about *about, const char *fmt, 
 	__attribute__((format(printf, 3, 4)));
 /* Says how far it is and steps back when clients are busy. took_ns: how long the last piece took. */
 int scrub_progress(struct scrub *s, uint64_t bytes, int64_t took_ns);
-int64_t scrub_clock(void);
 
 int scrub_layers(struct scrub *s);
 int scrub_goldens(struct scrub *s);

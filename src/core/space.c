@@ -29,18 +29,11 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 
 #define SPACE_INTERVAL_NS 200000000 /* how long a look at the free space below is believed */
 #define TIGHT_BYTES (64 * MIB)	    /* below that, large writes get their blocks beforehand */
 #define RESERVE_PATH "reserve"
-
-static int64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 /* ---- warnings ---- */
 
@@ -114,7 +107,7 @@ int space_look(struct fs *fs, uint64_t *total, uint64_t *left)
 		return r;
 	atomic_store(&fs->space_total, space.total);
 	atomic_store(&fs->space_free, space.free);
-	atomic_store(&fs->space_time_ns, clock_ns());
+	atomic_store(&fs->space_time_ns, times_now(CLOCK_MONOTONIC_COARSE));
 	*total = space.total;
 	*left = available(fs, space.free);
 	warn_if_full(fs, *left);
@@ -125,7 +118,8 @@ int space_check(struct fs *fs, uint64_t len)
 {
 	uint64_t free = atomic_load(&fs->space_free), total, left = available(fs, free);
 
-	if (clock_ns() - atomic_load(&fs->space_time_ns) > SPACE_INTERVAL_NS || left < len + MIB) {
+	if (times_now(CLOCK_MONOTONIC_COARSE) - atomic_load(&fs->space_time_ns) >
+			SPACE_INTERVAL_NS || left < len + MIB) {
 		/* Without an answer the write itself will tell. */
 		if (space_look(fs, &total, &left))
 			return 0;

@@ -37,25 +37,18 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/times.h"
 
 #define MOMENT_NS INT64_C(1000000000) /* from an answered lookup to the kernel's knowing it */
 #define SETTLE_PAUSE_NS 10000000
 #define SETTLE_KNOWN 10	   /* looks: a file that was closed just now is forgotten in a moment */
 #define SETTLE_UNKNOWN 150 /* looks while something unknown waits for its moment to pass */
 
-static int64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 void inode_looked_up(struct inode *inode)
 {
 	atomic_fetch_add(&inode->lookups, 1);
 	if (inode->inherited)
-		atomic_store(&inode->looked_up_ns, monotonic_ns());
+		atomic_store(&inode->looked_up_ns, times_now(CLOCK_MONOTONIC_COARSE));
 }
 
 static bool is_orphan(const struct fs *fs, const struct inode *inode)
@@ -112,7 +105,7 @@ static bool is_on_its_way(const struct fs *fs, const struct inode *inode)
 {
 	/* Without threads there is no such moment. */
 	return !fs->options.no_background &&
-	       monotonic_ns() - atomic_load(&inode->looked_up_ns) <= MOMENT_NS;
+	       times_now(CLOCK_MONOTONIC_COARSE) - atomic_load(&inode->looked_up_ns) <= MOMENT_NS;
 }
 
 static void drop_unknown(struct fs *fs, uint64_t ino)

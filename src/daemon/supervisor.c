@@ -40,6 +40,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "daemon/channel.h"
 #include "daemon/logging.h"
 #include "daemon/program.h"
@@ -100,7 +101,7 @@ static void finish(struct supervisor *s, int result)
 static void delay_next(struct supervisor *s)
 {
 	s->barren++;
-	s->start_ns = monotonic_now_ns();
+	s->start_ns = times_now(CLOCK_MONOTONIC);
 	if (s->barren > 1)
 		s->start_ns += (int64_t)BARREN_PAUSE_NS << (s->barren - 2);
 }
@@ -153,12 +154,12 @@ static bool can_resend(const struct supervisor *s)
 
 static void worker_serves(struct supervisor *s, const char *version)
 {
-	int64_t pause_ms = (monotonic_now_ns() - s->down_ns) / 1000000;
+	int64_t pause_ms = (times_now(CLOCK_MONOTONIC) - s->down_ns) / 1000000;
 
 	if (s->serving)
 		return;
 	s->serving = true;
-	s->serving_ns = monotonic_now_ns();
+	s->serving_ns = times_now(CLOCK_MONOTONIC);
 	s->barren = 0;
 	if (s->unmounted)
 		channel_send(s->channel, "stop");
@@ -237,7 +238,7 @@ static bool is_crash_loop(struct supervisor *s, int64_t now, int64_t life_ns)
 /* A death that nobody asked for. */
 static void worker_died(struct supervisor *s, int status, const char *how, bool served)
 {
-	int64_t now = monotonic_now_ns();
+	int64_t now = times_now(CLOCK_MONOTONIC);
 	/* By somebody else: that says nothing about whether the next one can serve. */
 	bool shot = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 
@@ -279,7 +280,7 @@ static void worker_ended(struct supervisor *s, int status)
 		close(s->channel);
 	s->channel = -1;
 	if (served)
-		s->down_ns = monotonic_now_ns();
+		s->down_ns = times_now(CLOCK_MONOTONIC);
 	s->serving = false;
 	s->extend_ns = 0;
 	logging_tick(s->with->config);
@@ -291,9 +292,9 @@ static void worker_ended(struct supervisor *s, int status)
 	} else if (WIFEXITED(status) && WEXITSTATUS(status) == WORKER_NOT_CLOSED) {
 		finish(s, fail(s->failure, -EIO, "store \"%s\" could not be closed in order",
 				  s->with->config->store));
-	} else if (upgrade_worker_ended(&s->upgrade, &s->program, how, monotonic_now_ns()) &&
+	} else if (upgrade_worker_ended(&s->upgrade, &s->program, how, times_now(CLOCK_MONOTONIC)) &&
 		   !connection_is_over(s)) {
-		s->start_ns = monotonic_now_ns();
+		s->start_ns = times_now(CLOCK_MONOTONIC);
 	} else {
 		worker_died(s, status, how, served);
 	}
@@ -347,7 +348,8 @@ static void reap(struct supervisor *s)
 		} else if (pid == s->unmounter) {
 			s->unmounter = 0;
 			stop(s);
-		} else if (upgrade_probe_ended(&s->upgrade, pid, status, monotonic_now_ns()) &&
+		} else if (upgrade_probe_ended(&s->upgrade, pid, status,
+				   times_now(CLOCK_MONOTONIC)) &&
 			   s->upgrade.step == UPGRADE_REPLACING && s->worker) {
 			channel_send(s->channel, "handover");
 		}
@@ -366,7 +368,7 @@ static void take_signals(struct supervisor *s)
 /* Milliseconds until something is due; -1: nothing is. */
 static int time_to_wait(const struct supervisor *s)
 {
-	int64_t now = monotonic_now_ns(), due = INT64_MAX;
+	int64_t now = times_now(CLOCK_MONOTONIC), due = INT64_MAX;
 
 	if (s->start_ns)
 		due = s->start_ns;
@@ -384,9 +386,9 @@ static void step(struct supervisor *s)
 	struct pollfd fds[] = {{.fd = s->with->signals, .events = POLLIN},
 		{.fd = s->channel, .events = POLLIN}};
 
-	if (!s->serving && monotonic_now_ns() >= s->extend_ns) {
+	if (!s->serving && times_now(CLOCK_MONOTONIC) >= s->extend_ns) {
 		sdnotify("EXTEND_TIMEOUT_USEC=%d\n", 4 * EXTEND_SECONDS * 1000000);
-		s->extend_ns = monotonic_now_ns() + EXTEND_SECONDS * SECOND_NS;
+		s->extend_ns = times_now(CLOCK_MONOTONIC) + EXTEND_SECONDS * SECOND_NS;
 	}
 	if (poll(fds, ARRAY_SIZE(fds), time_to_wait(s)) < 0 && errno != EINTR)
 		log_error(-errno, "poll");
@@ -394,15 +396,14 @@ static void step(struct supervisor *s)
 		hear(s);
 	take_signals(s);
 	reap(s);
-	if (upgrade_expired(&s->upgrade, monotonic_now_ns()) && s->worker)
+	if (upgrade_expired(&s->upgrade, times_now(CLOCK_MONOTONIC)) && s->worker)
 		kill(s->worker, SIGKILL);
-	if (!s->over && s->start_ns && monotonic_now_ns() >= s->start_ns)
+	if (!s->over && s->start_ns && times_now(CLOCK_MONOTONIC) >= s->start_ns)
 		start_worker(s);
 }
 
 static int prepare(struct supervisor *s)
 {
-	struct timespec now;
 	int r = program_open_own(&s->program);
 
 	if (r == 0)
@@ -411,11 +412,10 @@ static int prepare(struct supervisor *s)
 		r = handover_open(&s->handover, s->handover_fd);
 	if (r < 0)
 		return fail(s->failure, r, "cannot start: %s", why(r));
-	clock_gettime(CLOCK_REALTIME, &now);
 	s->figures = handover_figures(s->handover);
-	atomic_store(&s->figures->mounted_ns, (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec);
+	atomic_store(&s->figures->mounted_ns, times_now(CLOCK_REALTIME));
 	atomic_store(&s->figures->supervisor_pid, (uint32_t)getpid());
-	s->down_ns = monotonic_now_ns();
+	s->down_ns = times_now(CLOCK_MONOTONIC);
 	upgrade_init(&s->upgrade, s->handover);
 	return 0;
 }

@@ -17,20 +17,13 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/times.h"
 #include "daemon/failure.h"
 
 #define SECOND_NS INT64_C(1000000000)
 #define PROBE_SECONDS 10
 #define FINISH_SECONDS 1
 #define TRY_SECONDS 10
-
-int64_t monotonic_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
-}
 
 void upgrade_init(struct upgrade *up, struct handover *handover)
 {
@@ -107,7 +100,7 @@ static void start_probe(struct upgrade *up, const struct mount_config *config)
 	}
 	up->probe = pid;
 	up->step = UPGRADE_PROBING;
-	up->deadline_ns = monotonic_now_ns() + PROBE_SECONDS * SECOND_NS;
+	up->deadline_ns = times_now(CLOCK_MONOTONIC) + PROBE_SECONDS * SECOND_NS;
 }
 
 void upgrade_request(struct upgrade *up, const struct program *current,

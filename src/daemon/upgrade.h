@@ -62,8 +62,6 @@ bool upgrade_expired(struct upgrade *up, int64_t now_ns);
 /* The worker is gone: chooses the program that is started next. Whether that was part of it. */
 bool upgrade_worker_ended(struct upgrade *up, struct program *current, const char *how,
 	int64_t now_ns);
-/* Now, in nanoseconds of a clock that does not jump. */
-int64_t monotonic_now_ns(void);
 /* A worker of this version serves. */
 void upgrade_serving(struct upgrade *up, const char *version);
 

@@ -30,6 +30,7 @@
 #include "base/io.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "daemon/channel.h"
 #include "daemon/logging.h"
 #include "daemon/prepare.h"
@@ -93,11 +94,8 @@ static void on_figures(void *arg, struct service_daemon *figures)
 {
 	struct worker_process *p = arg;
 	const struct handover_figures *from = handover_figures(p->handover);
-	struct timespec now;
-	int64_t age_ns;
+	int64_t age_ns = times_now(CLOCK_REALTIME) - atomic_load(&from->mounted_ns);
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	age_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - atomic_load(&from->mounted_ns);
 	*figures = (struct service_daemon){
 		.worker_pid = getpid(),
 		.supervisor_pid = (pid_t)atomic_load(&from->supervisor_pid),

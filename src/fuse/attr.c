@@ -121,14 +121,6 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_attr(req, &st, 0);
 }
 
-static int64_t time_of_day(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return times_ns(now);
-}
-
 /* Translates what is to be set; returns the mask for fs_setattr. */
 static unsigned wanted(const struct stat *st, int to_set, struct fs_attr *attr)
 {
@@ -144,7 +136,7 @@ static unsigned wanted(const struct stat *st, int to_set, struct fs_attr *attr)
 		{FUSE_SET_ATTR_MTIME, FS_SET_MTIME},
 		{FUSE_SET_ATTR_CTIME, FS_SET_CTIME},
 	};
-	int64_t now = time_of_day();
+	int64_t now = times_now(CLOCK_REALTIME);
 	unsigned mask = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(bits); i++)

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "base/times.h"
 #include "core/fs.h"
 #include "fuse/order.h"
 #include "fuse/cp_detect.h"
@@ -131,10 +132,7 @@ static inline bool is_virtual(fuse_ino_t ino)
 /* A clock that does not jump, good to a few milliseconds and cheap. */
 static inline int64_t monotonic_ns(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	return times_now(CLOCK_MONOTONIC_COARSE);
 }
 
 /* r is 0 or a negative errno. */

@@ -29,8 +29,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <poll.h>
-
 #include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"

@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/times.h"
 
 struct job {
 	struct jobs *jobs;
@@ -34,14 +35,6 @@ struct jobs {
 	_Atomic uint64_t *shared_id; /* where last_id stands for successors, or NULL */
 	struct job job[JOBS_MAX];
 };
-
-static int64_t clock_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	clock_gettime(clock, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
 
 int jobs_new(struct jobs **jobs, _Atomic uint64_t *last_id)
 {
@@ -91,7 +84,7 @@ static void *job_thread(void *arg)
 
 	MUTEX_GUARD(&job->jobs->lock);
 	job->view.error = r;
-	job->view.changed_ns = clock_ns(CLOCK_REALTIME);
+	job->view.changed_ns = times_now(CLOCK_REALTIME);
 	if (r == 0)
 		job->view.state = JOB_DONE;
 	else
@@ -145,8 +138,8 @@ int jobs_start(struct jobs *jobs, const struct job_spec *spec, uint64_t *id)
 		.state = JOB_RUNNING,
 		.uid = spec->uid,
 		.gid = spec->gid,
-		.started_ns = clock_ns(CLOCK_REALTIME),
-		.changed_ns = clock_ns(CLOCK_REALTIME),
+		.started_ns = times_now(CLOCK_REALTIME),
+		.changed_ns = times_now(CLOCK_REALTIME),
 	};
 	jobs->last_id = *id;
 	return 0;
@@ -187,7 +180,7 @@ void job_view_release(struct job_view *view)
 
 int jobs_wait(struct jobs *jobs, uint64_t id, uint64_t timeout_ms, struct job_view *view)
 {
-	int64_t now = clock_ns(CLOCK_MONOTONIC);
+	int64_t now = times_now(CLOCK_MONOTONIC);
 	int64_t end = INT64_MAX;
 	struct timespec until;
 	const struct job *job;
@@ -223,7 +216,7 @@ int jobs_cancel(struct jobs *jobs, uint64_t id)
 
 bool job_progress(struct job *job, uint64_t done_bytes, uint64_t total_bytes)
 {
-	int64_t now = clock_ns(CLOCK_REALTIME);
+	int64_t now = times_now(CLOCK_REALTIME);
 	int64_t elapsed_ms;
 
 	MUTEX_GUARD(&job->jobs->lock);

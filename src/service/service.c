@@ -23,6 +23,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "service/internal.h"
 #include "service/names.h"
 #include "service/report.h"
@@ -48,14 +49,6 @@ static const struct {
 	{INO_JOBS, "jobs", S_IFDIR | 0755},
 };
 
-static int64_t clock_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	clock_gettime(clock, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* ---- life ---- */
 
 int service_new(struct service **service, struct fs *fs, const struct service_info *info)
@@ -69,7 +62,7 @@ int service_new(struct service **service, struct fs *fs, const struct service_in
 	s->info.mountpoint = strdup(info->mountpoint ? info->mountpoint : "");
 	s->info.images = strdup(info->images ? info->images : "");
 	s->info.store = strdup(info->store ? info->store : "");
-	s->started_ns = clock_ns(CLOCK_MONOTONIC);
+	s->started_ns = times_now(CLOCK_MONOTONIC);
 	if (!s->info.mountpoint || !s->info.images || !s->info.store || jobs_new(&s->jobs, info->last_job) < 0) {
 		service_free(s);
 		return -ENOMEM;
@@ -91,7 +84,7 @@ void service_free(struct service *service)
 
 void service_daemon(const struct service *service, struct service_daemon *daemon)
 {
-	int64_t age_ns = clock_ns(CLOCK_MONOTONIC) - service->started_ns;
+	int64_t age_ns = times_now(CLOCK_MONOTONIC) - service->started_ns;
 
 	if (service->info.daemon) {
 		service->info.daemon(service->info.arg, daemon);
@@ -108,7 +101,7 @@ void service_daemon(const struct service *service, struct service_daemon *daemon
 static void fill_attr(const struct service *service, uint64_t ino, uint32_t mode,
 	struct fs_attr *attr)
 {
-	int64_t now = clock_ns(CLOCK_REALTIME);
+	int64_t now = times_now(CLOCK_REALTIME);
 
 	*attr = (struct fs_attr){
 		.ino = ino,

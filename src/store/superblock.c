@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/mutation.h"
+#include "base/times.h"
 #include "goldfs/format.h"
 
 #define SUPER_TEMP "superblock.new"
@@ -141,16 +142,13 @@ int superblock_complete(struct io *io, const struct superblock *sb)
 
 int superblock_generate(struct superblock *sb, uint64_t journal_size)
 {
-	struct timespec now;
-
 	memset(sb, 0, sizeof(*sb));
 	if (getrandom(sb->uuid, sizeof(sb->uuid), 0) != sizeof(sb->uuid) ||
 		getrandom(sb->secret, sizeof(sb->secret), 0) != sizeof(sb->secret))
 		return -EIO;
 	sb->uuid[6] = (sb->uuid[6] & 0x0f) | 0x40; /* version 4, RFC 4122 */
 	sb->uuid[8] = (sb->uuid[8] & 0x3f) | 0x80;
-	clock_gettime(CLOCK_REALTIME, &now);
-	sb->created_ns = (uint64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	sb->created_ns = (uint64_t)times_now(CLOCK_REALTIME);
 	sb->journal_size = journal_size;
 	return 0;
 }
