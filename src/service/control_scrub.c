@@ -35,29 +35,5 @@ static int run_scrub(void *arg, struct job *job)
 
 int control_scrub(struct request *rq)
 {
-	struct job_spec spec = {
-		.kind = "scrub",
-		.target = rq->service->info.mountpoint,
-		.uid = rq->access.uid,
-		.gid = rq->access.gid,
-		.run = run_scrub,
-		.arg = rq->service,
-	};
-	struct job_view view = {.error = 0};
-	bool background = false;
-	uint64_t id;
-	int r;
-
-	if (request_owner_only(rq) < 0 || request_bool(rq, "background", &background) < 0)
-		return rq->error;
-	r = jobs_start(rq->service->jobs, &spec, &id);
-	if (r < 0)
-		return request_fail(rq, r, "too many jobs run already, wait for one of them");
-	if (!background && jobs_wait(rq->service->jobs, id, UINT64_MAX, &view) == 0) {
-		r = view.error;
-		job_view_release(&view);
-		if (r < 0 && r != -EUCLEAN)
-			return request_fail_path(rq, r, "cannot scrub", "");
-	}
-	return request_reply(rq, "job", json_integer((json_int_t)id));
+	return request_store_job(rq, "scrub", run_scrub, -EUCLEAN);
 }

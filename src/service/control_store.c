@@ -37,29 +37,24 @@ int control_limit(struct request *rq)
 	return r < 0 ? request_fail_path(rq, r, "cannot limit", path) : 0;
 }
 
-static int run_settle(void *arg, struct job *job)
-{
-	struct service *service = arg;
-
-	return fs_settle(service->fs);
-}
-
 /*
- * Settling is a job, so that others see it and its starter may leave; a request that does not ask
- * for the background waits for it.
+ * Work on the whole store is a job, so that others see it and its starter may leave; a request that
+ * does not ask for the background waits for it.
  */
-int control_settle(struct request *rq)
+int request_store_job(struct request *rq, const char *verb,
+	int (*run)(void *service, struct job *job), int finding)
 {
 	struct job_spec spec = {
-		.kind = "settle",
+		.kind = verb,
 		.target = rq->service->info.mountpoint,
 		.uid = rq->access.uid,
 		.gid = rq->access.gid,
-		.run = run_settle,
+		.run = run,
 		.arg = rq->service,
 	};
 	struct job_view view = {.error = 0};
 	bool background = false;
+	char what[32];
 	uint64_t id;
 	int r;
 
@@ -71,10 +66,23 @@ int control_settle(struct request *rq)
 	if (!background && jobs_wait(rq->service->jobs, id, UINT64_MAX, &view) == 0) {
 		r = view.error;
 		job_view_release(&view);
-		if (r < 0)
-			return request_fail_path(rq, r, "cannot settle", "");
+		snprintf(what, sizeof(what), "cannot %s", verb);
+		if (r < 0 && r != finding)
+			return request_fail_path(rq, r, what, "");
 	}
 	return request_reply(rq, "job", json_integer((json_int_t)id));
+}
+
+static int run_settle(void *arg, struct job *job)
+{
+	struct service *service = arg;
+
+	return fs_settle(service->fs);
+}
+
+int control_settle(struct request *rq)
+{
+	return request_store_job(rq, "settle", run_settle, 0);
 }
 
 static int check_program(struct request *rq, const char *key, const char *path)

@@ -62,6 +62,13 @@ int request_walk(struct request *rq, const char *path, struct node *node);
 /* Fails the request when the caller is neither root nor the owner of the mount. */
 int request_owner_only(struct request *rq);
 bool request_is_owner(const struct request *rq);
+/*
+ * The whole of a verb that works on the store as a job: for root and the owner of the mount; replies
+ * with the job's id. verb is a constant. finding: an error of the job that is a result rather than a
+ * failure of the request, 0 for none.
+ */
+int request_store_job(struct request *rq, const char *verb,
+	int (*run)(void *service, struct job *job), int finding);
 
 /* The verbs. */
 int control_clone(struct request *rq);
