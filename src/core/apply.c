@@ -509,6 +509,16 @@ static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sum
 	return r == -EUCLEAN || r == -EIO ? 0 : r;
 }
 
+/* How many blocks from i on are there, or are not, as that one. */
+static uint32_t run_length(const bool *there, uint32_t i, uint32_t count)
+{
+	uint32_t n = 1;
+
+	while (i + n < count && there[i + n] == there[i])
+		n++;
+	return n;
+}
+
 /*
  * What was found in place is written once more. The dead process may have been told that its sync
  * failed, and the kernel tells only once: its pages would count as clean from then on, and the sync
@@ -521,10 +531,12 @@ static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const
 
 	if (fs->options.read_only || fs->options.takeover || atomic_load(&layer->failed))
 		return 0;
-	for (uint32_t i = 0; i < count && !r; i++)
+	for (uint32_t i = 0, n; i < count && !r; i += n) {
+		n = run_length(there, i, count);
 		if (there[i])
 			r = layer_write_data(layer, bytes + (size_t)i * GF_BLOCK_SIZE,
-				GF_BLOCK_SIZE, (block + i) * GF_BLOCK_SIZE);
+				(size_t)n * GF_BLOCK_SIZE, (block + i) * GF_BLOCK_SIZE);
+	}
 	if (r == -EIO)
 		layer_fail(fs, layer, r, "write what was found in place");
 	return r == -EIO || r == -ENOSPC ? 0 : r;
@@ -571,8 +583,7 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 	if (!r && !committed && alive)
 		r = find_damaged(layer, block, sums, count, there);
 	for (uint32_t i = 0; i < count && !r; i += n) {
-		for (n = 1; i + n < count && there[i + n] == there[i];)
-			n++;
+		n = run_length(there, i, count);
 		*whole &= there[i];
 		r = there[i] ? replay_run(fs, layer, block + i, sums + i, n) :
 			       doubt_note(fs, layer, block + i, n);
