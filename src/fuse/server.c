@@ -198,6 +198,8 @@ static int map_buffers(struct fuse_worker *worker)
 
 	if (all == MAP_FAILED)
 		return -errno;
+	/* A fork would write-protect the pages, which is as bad as not having them: make_resident(). */
+	madvise(all, IN_SIZE + FUSE_SERVER_IO_MAX, MADV_DONTFORK);
 	worker->in = all;
 	worker->out = all + IN_SIZE;
 	return 0;
@@ -220,6 +222,7 @@ static void slim(struct fuse_worker *worker)
  * Makes sure that reading a request faults no page in. A process that is killed while the kernel
  * copies a request to it fails that request, with EIO for the client, if a page of the buffer has
  * to be found first: that is given up for a fatal signal. One that only copies is not interrupted.
+ * The pages stay writable because no child of ours gets them (map_buffers()).
  */
 static void make_resident(struct fuse_worker *worker)
 {
