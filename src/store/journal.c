@@ -456,6 +456,25 @@ int journal_forget_lost(struct journal *j)
 	return 0;
 }
 
+int journal_write_again(struct journal *j)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(MIB);
+	uint64_t pos = j->tail_pos;
+	int r = 0;
+
+	if (!buf)
+		return -ENOMEM;
+	while (pos < j->head.pos && !r) {
+		size_t len = min_u64(min_u64(MIB, j->head.pos - pos), j->size - pos % j->size);
+
+		r = io_pread_full(j->io, j->fd, buf, len, pos % j->size);
+		if (!r)
+			r = io_pwrite(j->io, j->fd, buf, len, pos % j->size);
+		pos += len;
+	}
+	return r ? log_error(r, "cannot write the journal") : 0;
+}
+
 int journal_read(struct journal *j, uint64_t pos, void *buf, size_t len)
 {
 	return io_pread_full(j->io, j->fd, buf, len, pos % j->size);

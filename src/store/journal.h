@@ -73,6 +73,12 @@ int journal_scan(struct journal *journal, struct journal_mark tail,
  */
 #define JOURNAL_OTHER_LIFE UINT64_MAX
 int journal_lost(struct journal *journal, uint64_t life, uint64_t *upto);
+/*
+ * Recovery: has all records that were found written once more, as they are, before anything relies
+ * on a sync. The dead process may have been told that its sync failed, and the kernel tells only
+ * once: the pages count as clean since, and the next sync would find nothing to write.
+ */
+int journal_write_again(struct journal *j);
 /* Gives up what is behind the end of the chain, so that nothing says it was durable any more. */
 int journal_forget_lost(struct journal *journal);
 

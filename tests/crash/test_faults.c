@@ -161,6 +161,38 @@ static void test_sync_fails_once(void **state)
 	}
 }
 
+/*
+ * A sync of the journal fails and the process dies. The next one finds the records, and syncs: that
+ * must be a sync of them, although the kernel has forgotten that they were never written.
+ */
+static void test_journal_sync_fails_and_process_dies(void **state)
+{
+	struct simdisk *old;
+	struct store s;
+	uint64_t a;
+
+	start(&s, GIB);
+	a = make_file(&s, "a");
+	assert_int_equal(put(&s, a, 0, 10, 1), 0);
+	assert_int_equal(sync_file(s.fs, a), 0);
+	assert_int_equal(put(&s, a, 0, 10, 2), 0);
+	simdisk_fail(s.disk, SIMDISK_FDATASYNC, 1, -EIO, false, "journal");
+	assert_int_equal(sync_file(s.fs, a), -EIO);
+	assert_int_equal(simdisk_faults(s.disk), 1);
+	fs_abandon(s.fs);
+	old = s.disk;
+	s.disk = simdisk_clone(old);
+	simdisk_free(old);
+	open_store(&s);
+	assert_true(shows(&s, a, 0, 10, 2));
+	assert_int_equal(put(&s, a, 20, 1, 3), 0);
+	assert_int_equal(sync_file(s.fs, a), 0);
+	lose_power(&s);
+	assert_true(shows(&s, a, 0, 10, 2));
+	assert_true(shows(&s, a, 20, 1, 3));
+	end(&s);
+}
+
 /* A layer that cannot be written any more: what was synced stays for good, others go on. */
 static void fails_for_good(enum simdisk_op op, const char *file)
 {
@@ -661,6 +693,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sync_fails_once),
+		cmocka_unit_test(test_journal_sync_fails_and_process_dies),
 		cmocka_unit_test(test_sync_fails_for_good),
 		cmocka_unit_test(test_map_fails_for_good),
 		cmocka_unit_test(test_write_fails_for_good),
