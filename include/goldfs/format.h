@@ -17,10 +17,11 @@
  *                         stands in ID.sum behind the last checksum: ext4's files end before it)
  *   layer/ID.map          states of blocks, one page per region in one of two slots
  *   layer/ID.sum          one 32-bit checksum per block at block * 4; never 0 for an OVERLAY block
- *   layer/ID.loc          reserved for SHARED blocks: one struct gf_disk_location per block
+ *   layer/ID.loc          one struct gf_disk_location per block at block * 16, for SHARED ones
  *   golden/ID             the pinned bytes of a golden image
  *   golden/ID.sums        sums of its chunks, for linked ones
- *   pool/N.data, index/ID reserved for content dedup
+ *   pool/N.data           blocks that several layers show; whatever no location names is free
+ *   index/ID              reserved for content dedup
  *
  * The same ops stand in journal records and in the catalog, so that one decoder and one apply
  * function serve running, checkpoint and recovery.
@@ -56,7 +57,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define GF_PAGE_MAGIC 0x50414d47u   /* "GMAP" */
 #define GF_SYNCED_MAGIC 0x4e595347u /* "GSYN" */
 
-#define GF_INCOMPAT_KNOWN UINT64_C(0)
+/* incompatible: blocks may be SHARED with a location */
+#define GF_INCOMPAT_SHARED UINT64_C(1)
+#define GF_INCOMPAT_KNOWN GF_INCOMPAT_SHARED
 #define GF_COMPAT_KNOWN UINT64_C(0)
 #define GF_AUTOCLEAR_KNOWN UINT64_C(0)
 
@@ -151,11 +154,15 @@ struct gf_disk_page {
 _Static_assert(sizeof(struct gf_disk_page) == 4096, "page");
 
 struct gf_disk_location {
-	uint64_t place; /* bit 63: pool; 40..62: pool file or golden id; 0..39: block there */
+	uint64_t place; /* bit 63: pool; 40..62: pool file or golden id; 0..39: block there; 0: none */
 	uint32_t block_sum;
-	uint32_t sum; /* low half of XXH3-64 over layer id, block number and the fields before */
+	uint32_t sum; /* low half of XXH3-64 over layer id, block number and the fields before; 0 when
+			 all is 0, which says that the block's content is lost */
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_disk_location) == 16, "location");
+
+#define GF_PLACE_POOL (UINT64_C(1) << 63)
+#define GF_PLACE_SHIFT 40
 
 enum gf_op_type {
 	GF_OP_PAD = 1,
@@ -168,6 +175,7 @@ enum gf_op_type {
 	GF_OP_COMMIT = 18, /* LARGE ops of a layer up to a sequence number are in place, synced */
 	GF_OP_CLEAR = 19,  /* blocks become ZERO or PARENT */
 	GF_OP_INTENT = 20, /* blocks of a region may be overwritten in place unsynced */
+	GF_OP_SHARE = 21,  /* announces blocks that stand in the pool or in a golden image */
 	/* Catalog. */
 	GF_OP_INODE = 32,
 	GF_OP_ATTR = 33,
@@ -241,6 +249,16 @@ struct gf_op_blocks {
 	uint32_t reserved;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_blocks) == 56, "blocks");
+
+/*
+ * SHARE: the place of the first block, those of the others follow it one by one. Followed by count
+ * 32-bit checksums, padded to 8. Committed as LARGE is, and with the same flag.
+ */
+struct gf_op_share {
+	struct gf_op_blocks blocks;
+	uint64_t place;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_share) == 64, "share");
 
 struct gf_op_commit {
 	struct gf_disk_op op;
@@ -402,6 +420,9 @@ struct gf_op_golden {
 	uint32_t path_len;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_golden) == 64, "golden");
+
+/* PAGES, flags: some of the blocks may be SHARED with a location. */
+#define GF_PAGES_SHARED 1
 
 /* Followed by count pairs of 32-bit region number and generation. */
 struct gf_op_pages {

@@ -48,6 +48,7 @@ static uint64_t layer_of(const struct gf_disk_op *op)
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:
+	case GF_OP_SHARE:
 		return ((const struct gf_op_blocks *)p)->layer;
 	case GF_OP_CLEAR:
 		return ((const struct gf_op_clear *)p)->layer;
@@ -180,6 +181,23 @@ static void copy_large(struct opbuf *buf, const struct layer *layer,
 	memcpy(copy + 1, op + 1, tail);
 }
 
+static void copy_share(struct opbuf *buf, const struct layer *layer, const struct gf_op_share *op,
+	uint64_t seq)
+{
+	bool committed = op->blocks.op.flags & GF_LARGE_SYNCED ||
+			 seq <= atomic_load(&layer->committed_seq);
+	size_t tail = op->blocks.op.length - sizeof(*op);
+	struct gf_op_share *copy;
+
+	if (!OPBUF_ADD(buf, GF_OP_SHARE, committed ? GF_LARGE_SYNCED : 0, copy, tail))
+		return;
+	copy->blocks.layer = op->blocks.layer;
+	copy->blocks.block = op->blocks.block;
+	copy->blocks.count = op->blocks.count;
+	copy->place = op->place;
+	memcpy(copy + 1, op + 1, tail);
+}
+
 static void copy_clear(struct opbuf *buf, uint64_t layer, unsigned state, uint64_t block,
 	uint64_t count)
 {
@@ -210,6 +228,9 @@ static int carry_other(struct carry *c, struct layer *layer, const struct gf_dis
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_LARGE:
 		copy_large(&buf, layer, p, seq);
+		break;
+	case GF_OP_SHARE:
+		copy_share(&buf, layer, p, seq);
 		break;
 	case GF_OP_CLEAR:
 		copy_clear(&buf, layer->id, op->flags, clear->block, clear->count);

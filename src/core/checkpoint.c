@@ -35,6 +35,8 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/pool.h"
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
@@ -51,6 +53,7 @@ struct batch {
 	uint8_t *data;	 /* count * 4096 */
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
+	struct location places[DESTAGE_BLOCKS]; /* of SHARED ones */
 	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
 	uint64_t *budget; /* bytes that new blocks may take below */
@@ -121,6 +124,20 @@ static int batch_classify(struct batch *b)
 	return 0;
 }
 
+/* Of what would be stored, what stands somewhere already. */
+static void batch_share(struct batch *b)
+{
+	uint64_t first = b->entries[0].block;
+	struct dedup d;
+
+	dedup_begin(&d, b->fs, b->layer, first, first + b->count - 1);
+	for (size_t i = 0; i < b->count && d.enabled; i++)
+		if (b->current[i] && b->right[i] && b->kinds[i] == GF_OVERLAY &&
+			dedup_find(&d, b->data + i * GF_BLOCK_SIZE, b->entries[i].sum, &b->places[i]))
+			b->kinds[i] = GF_SHARED;
+	dedup_end(&d);
+}
+
 static size_t batch_run(const struct batch *b, size_t i)
 {
 	size_t n = 1;
@@ -148,7 +165,12 @@ static int batch_store(struct batch *b, size_t i, size_t n)
 {
 	int r = batch_place(b, i, n);
 
-	return r ? r : layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
+	if (!r)
+		r = layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
+	for (size_t k = i; k < i + n && !r; k++)
+		if (b->right[k])
+			dedup_note(b->fs, b->layer, b->entries[k].block, &b->entries[k].sum, 1);
+	return r;
 }
 
 /* Blocks that are to stand in place. Without space for new ones, those that overwrite. */
@@ -190,12 +212,16 @@ static int batch_destage_locked(struct batch *b)
 	r = batch_read(b);
 	if (!r)
 		r = batch_classify(b);
+	if (!r)
+		batch_share(b);
 	for (size_t i = 0; i < b->count && !r; i += n) {
 		n = batch_run(b, i);
 		if (!b->current[i])
 			continue;
 		if (b->kinds[i] == GF_OVERLAY)
 			r = batch_store_run(b, i, n);
+		else if (b->kinds[i] == GF_SHARED)
+			r = layer_set_shared(b->layer, b->entries[i].block, n, b->places + i);
 		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
 		if (r)
@@ -290,6 +316,9 @@ struct picture {
 	struct opbuf catalog;
 	struct catalog_head head;
 	struct dead *dead;
+	struct jentry *locations; /* new ones of all layers, sorted */
+	size_t location_count;
+	struct pool_dying *dying; /* slots to which the picture does not refer */
 	struct journal_mark tail; /* T */
 	uint64_t upto;		  /* S */
 	uint64_t given_up;	  /* punches and dead in it */
@@ -309,7 +338,7 @@ static int picture_layer(struct layer_picture *lp, struct layer *layer)
 /* Whether nothing is left to be punched or removed: the next mount need not look. */
 static bool picture_is_last(const struct picture *p)
 {
-	bool last = p->fs->closing && !p->dead && !p->fs->reclaim_wanted;
+	bool last = p->fs->closing && !p->dead && !p->dying && !p->fs->reclaim_wanted;
 
 	for (size_t i = 0; i < p->count; i++)
 		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
@@ -330,6 +359,9 @@ static int picture_take_locked(struct picture *p)
 	HASH_ITER (hh, fs->layers, entry, next)
 		if (!r)
 			r = picture_layer(&p->layers[p->count++], entry->layer);
+	if (!r)
+		r = layer_take_locations(&fs->env, &p->locations, &p->location_count);
+	p->dying = pool_take_dying(fs->pool);
 	if (!r)
 		r = catalog_serialize(fs, &p->catalog);
 	p->upto = journal_last_seq(fs->journal);
@@ -392,6 +424,53 @@ static int picture_sync(struct fs *fs, struct layer *layer)
 	return r ? -EAGAIN : 0;
 }
 
+/* The locations of one layer among those of the picture. */
+static const struct jentry *locations_of(const struct picture *p, const struct layer *layer,
+	size_t *count)
+{
+	size_t low = 0, high = p->location_count, end;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+
+		if (p->locations[mid].layer < layer->id)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (end = low; end < p->location_count && p->locations[end].layer == layer->id;)
+		end++;
+	*count = end - low;
+	return p->locations + low;
+}
+
+/* Step 5, what the pages call SHARED: after the bytes, where they stand. */
+static int picture_locations(struct picture *p)
+{
+	struct fs *fs = p->fs;
+	int r = SITE("checkpoint: sync the pool before the locations", pool_sync(fs->pool));
+
+	if (r)
+		return fs_fail_because(fs, r, "cannot sync the pool");
+	for (size_t i = 0; i < p->count && !r; i++) {
+		struct layer *layer = p->layers[i].layer;
+		const struct jentry *list;
+		size_t count;
+
+		if (layer->left_out)
+			continue;
+		list = locations_of(p, layer, &count);
+		if (!count)
+			continue;
+		r = layer_write_locations(layer, list, count);
+		if (r && r != -ENOSPC && !is_passing(r)) {
+			layer_trouble(fs, layer, r, false, "write locations");
+			r = -EAGAIN;
+		}
+	}
+	return r;
+}
+
 /* Step 6. */
 static int picture_pages(struct fs *fs, struct layer_picture *lp)
 {
@@ -438,6 +517,8 @@ static int picture_write(struct picture *p)
 	for (size_t i = 0; i < p->count && (!r || r == -EAGAIN); i++)
 		if (!p->layers[i].layer->left_out && picture_sync(fs, p->layers[i].layer))
 			r = -EAGAIN;
+	if (!r)
+		r = picture_locations(p);
 	for (size_t i = 0; i < p->count && !r; i++)
 		if (!p->layers[i].layer->left_out)
 			r = picture_pages(fs, &p->layers[i]);
@@ -467,7 +548,9 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			if (atomic_load(&dead->layer->failed))
 				atomic_fetch_sub(&fs->failed_layers, 1);
 			r = layer_unlink_files(&fs->env, dead->layer->id);
+			layer_drop_shared(dead->layer);
 			layer_free(dead->layer);
+			atomic_store(&fs->changed, true);
 		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
 			if (fs->guard)
 				pin_guard_remove(fs->guard, dead->golden->id);
@@ -512,11 +595,15 @@ static void picture_finish(struct picture *p)
 	for (size_t i = 0; i < p->count; i++) {
 		struct layer *layer = p->layers[i].layer;
 		uint64_t poison = atomic_load(&layer->poison_seq);
+		const struct jentry *list;
+		size_t count;
 
 		if (layer->left_out)
 			continue;
 		layer->sync_failures = 0;
 		layer_pages_done(layer, p->layers[i].pages);
+		list = locations_of(p, layer, &count);
+		layer_locations_done(layer, list, count);
 		layer_forget_large_failures(layer, p->tail.seq);
 		/* Records before the tail need no commit record any more, and those that failed
 		 * are not replayed any more. */
@@ -525,6 +612,7 @@ static void picture_finish(struct picture *p)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
 		layer_punch(layer, steal_pointer(&p->layers[i].punches));
 	}
+	pool_release_dying(fs->pool, steal_pointer(&p->dying));
 	space_given_back(fs);
 	COUNT(fs, checkpoints, 1);
 }
@@ -539,6 +627,7 @@ static void picture_failed(struct picture *p)
 		layer_pages_failed(p->layers[i].layer, p->layers[i].pages);
 		layer_give_back_punches(p->layers[i].layer, steal_pointer(&p->layers[i].punches));
 	}
+	pool_give_back_dying(fs->pool, steal_pointer(&p->dying));
 	pthread_rwlock_wrlock(&fs->tree);
 	while (p->dead) {
 		struct dead *next = p->dead->next;
@@ -559,6 +648,7 @@ static void picture_release(struct picture *p)
 		atomic_fetch_sub(&p->layers[i].layer->users, 1);
 	}
 	free(p->layers);
+	free(p->locations);
 	opbuf_release(&p->catalog);
 }
 
@@ -630,6 +720,10 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = destage(fs, MUTATED("the tail passes blocks that were not destaged") ?
 					0 : p.tail.seq - 1, &out->full);
+	if (!r) {
+		dedup_move(fs, p.tail.seq);
+		tree_sweep_goldens(fs);
+	}
 	/* A layer that failed on the way is left out from the next round on. */
 	if (!r && atomic_load(&fs->recalls))
 		r = -EAGAIN;
@@ -828,6 +922,7 @@ static void *worker_main(void *arg)
 	struct fs *fs = arg;
 	int pause = IDLE_SECONDS;
 
+	dedup_count(fs);
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;
 		/* Every lap costs then: let more come together. */
@@ -875,6 +970,14 @@ void checkpoint_stop(struct fs *fs)
 	fs->worker_runs = false;
 }
 
+static bool something_dies(struct fs *fs)
+{
+	struct pool_figures figures;
+
+	pool_figures(fs->pool, &figures);
+	return figures.dying_slots || dedup_has_moves(fs);
+}
+
 int fs_settle(struct fs *fs)
 {
 	int r = fs_writable(fs);
@@ -882,6 +985,9 @@ int fs_settle(struct fs *fs)
 	if (r)
 		return r;
 	takeover_settle(fs);
+	r = dedup_count(fs);
+	if (r)
+		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
 	while (!r && (r = forget_unseen(fs)) == -EAGAIN)
@@ -890,5 +996,10 @@ int fs_settle(struct fs *fs)
 		fs->reclaim_wanted = false;
 		checkpoint_reclaim(fs);
 	}
-	return r ? r : checkpoint_run(fs);
+	if (!r)
+		r = checkpoint_run(fs);
+	/* What a layer's end or a move gave up is free with the next one. */
+	for (int i = 0; i < 3 && !r && something_dies(fs); i++)
+		r = checkpoint_run(fs);
+	return r;
 }

@@ -202,10 +202,9 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 		list->blocks = blocks;
 		list->capacity = capacity;
 	}
-	r = layer_forget_block(layer, block);
-	if (r > 0)
-		list->blocks[list->count++] =
-			(struct forgotten_block){.layer = layer, .block = block};
+	list->blocks[list->count] = (struct forgotten_block){.layer = layer, .block = block};
+	r = layer_forget_block(layer, block, &list->blocks[list->count].location);
+	list->count += r > 0;
 	return r < 0 ? r : 0;
 }
 
@@ -235,9 +234,14 @@ int figures_free_unseen(struct fs *fs, struct forgotten *forgotten)
 void figures_remember(struct fs *fs, struct forgotten *list)
 {
 	for (size_t i = 0; i < list->count; i++) {
-		int r = layer_set_state(
-			list->blocks[i].layer, list->blocks[i].block, 1, GF_OVERLAY);
+		const struct forgotten_block *f = &list->blocks[i];
+		int r;
 
+		if (f->location.place && layer_ref_place(f->layer, f->location.place))
+			r = layer_set_shared(f->layer, f->block, 1, &f->location);
+		else
+			r = layer_set_state(f->layer, f->block, 1,
+				f->location.place ? GF_SHARED : GF_OVERLAY);
 		if (r)
 			fs_fail(fs, r);
 	}

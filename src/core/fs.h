@@ -66,6 +66,7 @@ struct fs_options {
 	bool verify_reads;
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;
+	uint64_t dedup_memory; /* bytes for the table of content; 0: 256 MiB */
 	struct fs_hooks hooks;
 	/*
 	 * Where golden images come from. images is the live folder (may be NULL: no golden tree);
@@ -330,6 +331,8 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *figures);
 	X(destaged_blocks, "Blocks moved from the journal to their place") \
 	X(zero_blocks, "Written blocks found to be all zero and not stored") \
 	X(parent_blocks, "Written blocks found equal to what is below and not stored") \
+	X(dedup_golden_blocks, "Written blocks found in a golden image and not stored") \
+	X(dedup_pool_blocks, "Written blocks found in the pool or in another clone") \
 	X(checkpoints, "Checkpoints of maps and catalog") \
 	X(clones_made, "Clones made") \
 	X(checksum_errors, "Blocks found not to be what was written") \

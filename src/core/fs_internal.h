@@ -120,6 +120,7 @@ struct golden {
 	_Atomic uint32_t pin; /* enum gf_pin_kind */
 	struct pin_print print;
 	uint64_t refs; /* tree; layers that stand on it */
+	_Atomic int64_t shared; /* SHARED blocks that refer to it, as far as they are counted */
 	uint64_t counted_refs; /* for assertions; with the gate closed */
 	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;
@@ -173,6 +174,11 @@ struct fs {
 	struct superblock super;
 	struct journal *journal;
 	struct jindex *jindex;
+	struct jindex *locations; /* of SHARED blocks, that no checkpoint has written yet */
+	_Atomic uint64_t location_seq;
+	struct pool *pool;
+	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
+	atomic_bool golden_counting; /* not all references to golden images are counted yet */
 	struct layer_env env;
 	struct drain readers;
 	uint64_t reserve_bytes;	       /* kept back from clones */
@@ -282,6 +288,8 @@ struct fs {
 
 #define COUNT(fs, name, n) atomic_fetch_add_explicit(&(fs)->counters.name, (n), memory_order_relaxed)
 
+struct dedup_state;
+
 /* ---- tree.c: tables in memory ---- */
 
 struct inode *tree_find(struct fs *fs, uint64_t ino);
@@ -305,6 +313,11 @@ void tree_layer_get(struct layer *layer);
 /* One reference less; without any the layer dies, and what it stands on loses one. */
 void tree_layer_put(struct fs *fs, struct layer *layer);
 int tree_add_golden(struct fs *fs, const struct gf_op_golden *op);
+/* For layers: the image of a golden id, NULL: there is none; and references of SHARED blocks. */
+struct image *tree_golden_image(void *fs, uint64_t id);
+void tree_golden_ref(void *fs, uint64_t id, int64_t count);
+/* Buries images to which nothing refers any more. No lock is held. */
+void tree_sweep_goldens(struct fs *fs);
 void tree_free(struct fs *fs);
 /* As fs_path(), with tree held. */
 int tree_path(struct fs *fs, struct inode *inode, char **path);
@@ -511,6 +524,12 @@ void golden_release(struct golden *golden);
 int golden_start(struct fs *fs);
 void golden_stop(struct fs *fs);
 
+/* ---- golden_index.c ---- */
+
+/* Whether some golden image has a block with these bytes, by what its content index says: 1, and
+ * where; 0; or -errno. To be compared. */
+int golden_index_find(struct fs *fs, const void *bytes, uint64_t *golden, uint64_t *block);
+
 /* ---- volume.c ---- */
 enum {
 	READ_BELOW = 1,	  /* what is under the layer */
@@ -615,6 +634,7 @@ struct forgotten {
 	struct forgotten_block {
 		struct layer *layer;
 		uint64_t block;
+		struct location location; /* where it was SHARED; place 0: it was OVERLAY */
 	} *blocks; /* malloc'ed, owned by the caller */
 	size_t count;
 	size_t capacity;

@@ -24,6 +24,8 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/pool.h"
 
 #define MIN_JOURNAL (1 * MIB)
 
@@ -518,8 +520,11 @@ static void destroy(struct fs *fs)
 	damage_free(fs);
 	tree_free(fs);
 	requests_free(fs);
+	dedup_stop(fs);
 	journal_close(fs->journal);
 	jindex_free(fs->jindex);
+	jindex_free(fs->locations);
+	pool_free(fs->pool);
 	drain_release(&fs->readers);
 	pthread_cond_destroy(&fs->golden_work);
 	pthread_mutex_destroy(&fs->golden_lock);
@@ -550,6 +555,21 @@ static int read_or_make_super(struct fs *fs)
 	return make_store(fs);
 }
 
+/* Blocks that are SHARED would be lost ones to an older version. */
+static int allow_sharing(struct fs *fs)
+{
+	int r;
+
+	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF ||
+		fs->super.incompat & GF_INCOMPAT_SHARED || fs_writable(fs))
+		return 0;
+	fs->super.incompat |= GF_INCOMPAT_SHARED;
+	r = superblock_write(fs->io, &fs->super);
+	if (!r)
+		r = superblock_complete(fs->io, &fs->super);
+	return r ? log_error(r, "cannot write the superblock") : 0;
+}
+
 int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 {
 	struct fs *fs = calloc(1, sizeof(*fs));
@@ -563,14 +583,25 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	if (io->ops->boot && io->ops->boot(io, fs->boot))
 		memset(fs->boot, 0, sizeof(fs->boot));
 	r = jindex_new(&fs->jindex);
-	fs->env = (struct layer_env){
-		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
-		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
-		.given_up = &fs->given_up};
+	if (!r)
+		r = jindex_new(&fs->locations);
 	if (!r)
 		r = read_or_make_super(fs);
 	if (!r)
+		r = pool_open(&fs->pool, io);
+	atomic_store(&fs->golden_counting, true);
+	fs->env = (struct layer_env){
+		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
+		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
+		.given_up = &fs->given_up, .locations = fs->locations,
+		.location_seq = &fs->location_seq, .pool = fs->pool,
+		.golden = tree_golden_image, .golden_ref = tree_golden_ref, .arg = fs};
+	if (!r)
 		r = recover(fs);
+	if (!r)
+		r = allow_sharing(fs);
+	if (!r)
+		r = dedup_start(fs);
 	if (!r) {
 		space_start(fs);
 		journal_set_pressure(fs->journal, checkpoint_pressure, fs);

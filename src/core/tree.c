@@ -299,16 +299,69 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 	atomic_fetch_add(&fs->given_up, 1);
 }
 
+/* When no block of any layer is SHARED with it either; otherwise a checkpoint looks again. */
+static void bury_golden(struct fs *fs, struct golden *golden)
+{
+	bool needed;
+
+	if (atomic_load(&fs->golden_counting))
+		return;
+	pthread_rwlock_wrlock(&fs->tables);
+	needed = golden->refs || atomic_load(&golden->shared);
+	if (!needed)
+		HASH_DELETE(hh, fs->goldens, golden);
+	pthread_rwlock_unlock(&fs->tables);
+	if (!needed)
+		bury(fs, NULL, golden);
+}
+
+void tree_sweep_goldens(struct fs *fs)
+{
+	struct golden *golden, *next;
+
+	pthread_rwlock_wrlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, golden, next)
+		bury_golden(fs, golden);
+	pthread_rwlock_unlock(&fs->tree);
+}
+
+static struct golden *find_golden_in_tables(struct fs *fs, uint64_t id)
+{
+	struct golden *golden;
+
+	HASH_FIND(hh, fs->goldens, &id, sizeof(id), golden);
+	return golden;
+}
+
+struct image *tree_golden_image(void *arg, uint64_t id)
+{
+	struct golden *golden;
+	struct fs *fs = arg;
+
+	pthread_rwlock_rdlock(&fs->tables);
+	golden = find_golden_in_tables(fs, id);
+	pthread_rwlock_unlock(&fs->tables);
+	return golden ? &golden->image : NULL;
+}
+
+void tree_golden_ref(void *arg, uint64_t id, int64_t count)
+{
+	struct golden *golden;
+	struct fs *fs = arg;
+
+	pthread_rwlock_rdlock(&fs->tables);
+	golden = find_golden_in_tables(fs, id);
+	if (golden)
+		atomic_fetch_add(&golden->shared, count);
+	pthread_rwlock_unlock(&fs->tables);
+}
+
 static void golden_put(struct fs *fs, uint64_t id)
 {
 	struct golden *golden = tree_find_golden(fs, id);
 
-	if (!golden || --golden->refs)
-		return;
-	pthread_rwlock_wrlock(&fs->tables);
-	HASH_DELETE(hh, fs->goldens, golden);
-	pthread_rwlock_unlock(&fs->tables);
-	bury(fs, NULL, golden);
+	if (golden && --golden->refs == 0)
+		bury_golden(fs, golden);
 }
 
 void tree_layer_put(struct fs *fs, struct layer *layer)

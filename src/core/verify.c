@@ -89,6 +89,26 @@ static int64_t verify_journaled(struct fs *fs, const struct extent *x, const uin
 	return (int64_t)x->count;
 }
 
+/* The slot's bytes do not change as long as the block refers to it. */
+static int64_t verify_shared(struct fs *fs, const struct extent *x, const uint8_t *buf,
+	uint64_t block)
+{
+	for (uint64_t i = 0; i < x->count; i++) {
+		struct location at;
+		int r = layer_read_locations(x->layer, block + i, &at, 1);
+
+		if (r)
+			return r;
+		if (!place_is_pool(at.place) || place_to_slot(at.place) != x->pos + i)
+			return (int64_t)i;
+		if (hash_block(fs->super.secret, buf + i * GF_BLOCK_SIZE) != at.sum) {
+			damage_note(fs, x->layer->id, block + i);
+			return -EUCLEAN;
+		}
+	}
+	return (int64_t)x->count;
+}
+
 int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block, bool held)
 {
 	switch (x->kind) {
@@ -96,6 +116,8 @@ int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t
 		return verify_data(fs, x, buf, block, held);
 	case EXTENT_JOURNAL:
 		return verify_journaled(fs, x, buf, block);
+	case EXTENT_POOL:
+		return verify_shared(fs, x, buf, block);
 	default:
 		return (int64_t)x->count;
 	}
@@ -158,7 +180,7 @@ static bool shows(struct inode *inode, struct damage_key key)
 		return x.kind == EXTENT_IMAGE &&
 		       ((struct golden *)x.image)->id == (key.owner & ~DAMAGE_GOLDEN);
 	return x.layer && x.layer->id == key.owner &&
-	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL);
+	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL || x.kind == EXTENT_POOL);
 }
 
 uint64_t damage_count(struct fs *fs, struct inode *inode)

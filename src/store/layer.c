@@ -36,6 +36,7 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	l->bound = bound;
 	l->data_fd = -1;
 	l->sum_fd = -1;
+	l->loc_fd = -1;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->sync_lock, NULL);
 	pthread_cond_init(&l->large_ended, NULL);
@@ -98,6 +99,8 @@ void layer_free(struct layer *l)
 		l->env->io->ops->close(l->env->io, l->data_fd);
 	if (l->sum_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->sum_fd);
+	if (l->loc_fd >= 0)
+		l->env->io->ops->close(l->env->io, l->loc_fd);
 	rangelock_release(&l->ranges);
 	pthread_cond_destroy(&l->large_ended);
 	pthread_mutex_destroy(&l->sync_lock);
@@ -150,8 +153,7 @@ struct region *layer_make_region_locked(struct layer *l, uint32_t number)
 	return &l->leaves[leaf][number % LEAF_REGIONS];
 }
 
-/* A region ready to be changed: made, loaded, and counted as dirty. */
-static int writable_region_locked(struct layer *l, uint32_t number, struct region **region)
+int layer_writable_region_locked(struct layer *l, uint32_t number, struct region **region)
 {
 	struct region *r = layer_make_region_locked(l, number);
 
@@ -196,8 +198,7 @@ static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct exte
 			x->kind = EXTENT_ZERO;
 			return 1;
 		case GF_SHARED:
-			return log_error(-EUCLEAN, "block %" PRIu64 " of layer %" PRIu64 " is lost to "
-				"damage; write it anew, or restore the clone", block, l->id);
+			return layer_shared_run_locked(l, number, r, i, x);
 		}
 	}
 	if (!jindex_get(l->env->jindex, l->id, block, &entry))
@@ -289,24 +290,16 @@ static void note_given_up_locked(struct layer *l, const struct region *r, uint64
 	}
 }
 
-static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
+int layer_put_state_locked(struct layer *l, uint32_t number, struct region *r, uint32_t first,
 	uint32_t count, enum gf_state state)
 {
 	uint64_t base = (uint64_t)number * GF_REGION_BLOCKS;
-	struct region *r;
-	uint32_t owned, overlay, fresh;
+	uint32_t owned = count_owned(r, first, count);
+	uint32_t overlay = region_count(r, first, count, GF_OVERLAY);
+	uint32_t fresh = count_fresh(r, first, count);
 	int e;
 
-	if (state == GF_PARENT && !layer_find_region_locked(l, number))
-		return 0;
-	e = writable_region_locked(l, number, &r);
-	if (e)
-		return e;
-	owned = count_owned(r, first, count);
-	overlay = region_count(r, first, count, GF_OVERLAY);
-	fresh = count_fresh(r, first, count);
-	/* What is lost keeps its bytes: somebody may still tell something from them. */
-	if (state != GF_OVERLAY && state != GF_SHARED && overlay)
+	if (state != GF_OVERLAY && overlay)
 		note_given_up_locked(l, r, base, first, count);
 	e = region_put(r, first, count, state);
 	if (e)
@@ -323,6 +316,23 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 	r->dirty = true;
 	l->dirty = true;
 	return 0;
+}
+
+static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
+	uint32_t count, enum gf_state state)
+{
+	struct region *r;
+	int e;
+
+	if (state == GF_PARENT && !layer_find_region_locked(l, number))
+		return 0;
+	e = layer_writable_region_locked(l, number, &r);
+	if (!e)
+		e = layer_leave_shared_locked(l, number, r, first, count);
+	if (!e && state == GF_SHARED)
+		e = layer_note_lost_locked(
+			l, (uint64_t)number * GF_REGION_BLOCKS + first, count);
+	return e ? e : layer_put_state_locked(l, number, r, first, count, state);
 }
 
 int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_state state)
@@ -348,7 +358,7 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 	struct region *r;
 	uint64_t fresh;
 	uint32_t owned;
-	int e = writable_region_locked(l, number, &r);
+	int e = layer_writable_region_locked(l, number, &r);
 
 	if (e)
 		return e;
@@ -395,7 +405,7 @@ int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_
 	return 0;
 }
 
-int layer_forget_block(struct layer *l, uint64_t block)
+int layer_forget_block(struct layer *l, uint64_t block, struct location *location)
 {
 	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
 	struct range range;
@@ -408,8 +418,12 @@ int layer_forget_block(struct layer *l, uint64_t block)
 	r = layer_find_region_locked(l, number);
 	if (r)
 		e = layer_load_region_locked(l, number, r);
-	owned = r && !e && !atomic_load(&l->failed) && region_state(r, i) == GF_OVERLAY &&
-		!region_journaled(r, i);
+	owned = r && !e && !atomic_load(&l->failed) && !region_journaled(r, i) &&
+		(region_state(r, i) == GF_OVERLAY || region_state(r, i) == GF_SHARED);
+	*location = (struct location){0};
+	/* What is lost stays so. */
+	if (owned && region_state(r, i) == GF_SHARED)
+		owned = layer_location_locked(l, number, r, i, location) && location->place;
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		e = layer_set_state(l, block, 1, GF_PARENT);

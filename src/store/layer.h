@@ -14,6 +14,11 @@
  * they may have found is reused. A frozen layer's blocks never change in content; destaging only
  * moves them from the journal to the data file.
  *
+ * A SHARED block stands in the pool or in a golden image; its location says where. Locations are
+ * set in memory (env.locations) and written to the location file by the next checkpoint, when what
+ * they name is durable. A SHARED block without a location is one whose content was lost to damage.
+ * Each location counts as one reference to its place (layer_shared.c).
+ *
  * Invariants (layer_assert(); tests/unit/test_layer.c counts them after from nothing):
  *   owned_blocks   = blocks that are OVERLAY or journaled
  *   overlay_blocks = blocks whose state is OVERLAY
@@ -37,6 +42,7 @@
 #include "store/jindex.h"
 
 struct image;
+struct pool;
 struct region;
 struct page_write;
 
@@ -50,6 +56,20 @@ struct layer_env {
 	atomic_bool *names_owed;
 	_Atomic uint64_t *fresh;    /* blocks of all layers that are journaled and not OVERLAY */
 	_Atomic uint64_t *given_up; /* counts up when blocks are noted to be punched */
+
+	/* For SHARED blocks; all NULL: there are none but lost ones. */
+	struct jindex *locations;	 /* newer than the location files; pos is the place */
+	_Atomic uint64_t *location_seq; /* numbers changes of locations */
+	struct pool *pool;
+	struct image *(*golden)(void *arg, uint64_t id);	       /* NULL: there is none */
+	void (*golden_ref)(void *arg, uint64_t id, int64_t count); /* so many references more */
+	void *arg;
+};
+
+/* Where a SHARED block stands; place as in struct gf_disk_location, 0: nowhere. */
+struct location {
+	uint64_t place;
+	uint32_t sum; /* hash_block() of its bytes */
 };
 
 /* A large write on its way: its announcement is in the journal, its bytes may not be in place. */
@@ -107,6 +127,11 @@ struct layer {
 	bool in_dirty_list; /* of the owner of the env; its lock */
 	int data_fd;	    /* lock; -1: not open */
 	int sum_fd;	    /* lock */
+	int loc_fd;	    /* lock */
+	uint64_t shared_blocks; /* lock; blocks with a location, in regions that are counted */
+	uint64_t golden_blocks; /* lock; of them, those in golden images */
+	uint64_t new_locations; /* lock; that are not in the location file yet */
+	bool may_share;	    /* lock; its pages may have SHARED blocks */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
 	pthread_cond_t large_ended; /* lock */
@@ -129,6 +154,7 @@ struct layer {
 	_Atomic uint64_t synced;     /* what that was when the last good sync began */
 	uint64_t pictured;	     /* lock; what that was when pages were taken last */
 	atomic_bool sums_dirty;
+	atomic_bool locs_dirty;
 	atomic_bool punched; /* since the data file's last sync, perhaps */
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
@@ -145,6 +171,8 @@ enum extent_kind {
 	EXTENT_IMAGE,	/* of `image`, at the same offset */
 	EXTENT_DATA,	/* of `layer`'s data file, at the same offset */
 	EXTENT_JOURNAL, /* in the ring at `pos` */
+	EXTENT_POOL,	/* in the pool, from slot `pos` on */
+	EXTENT_GOLDEN,	/* of `image`, from its block `pos` on */
 };
 
 /* count blocks that stand in one place. */
@@ -182,9 +210,9 @@ int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uin
 /* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
-/* Gives up one block that nobody sees any more; takes its range itself. 1: done; 0: it is not in
- * place (yet); or -errno. */
-int layer_forget_block(struct layer *layer, uint64_t block);
+/* Gives up one block that nobody sees any more; takes its range itself. 1: done, and *location is
+ * where it was SHARED (place 0: it was OVERLAY); 0: it is not in place (yet); or -errno. */
+int layer_forget_block(struct layer *layer, uint64_t block, struct location *location);
 /* Recovery: files may hold what an earlier process wrote and did not sync. */
 void layer_set_unsynced(struct layer *layer);
 /* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
@@ -247,6 +275,66 @@ void layer_set_committed(struct layer *layer, uint64_t upto);
 /* The newest number up to which every large write is in place, without waiting. */
 uint64_t layer_large_settled(struct layer *layer);
 
+/* ---- SHARED blocks (layer_shared.c) ---- */
+
+/* Pure. The location as it stands on disk; false: damaged. */
+bool location_decode(const void *disk, uint64_t layer, uint64_t block, struct location *out);
+/* The pool's slot that a place is; only for places in the pool. */
+uint64_t place_to_slot(uint64_t place);
+uint64_t place_from_slot(uint64_t slot);
+static inline bool place_is_pool(uint64_t place)
+{
+	return place & GF_PLACE_POOL;
+}
+static inline uint64_t place_to_golden(uint64_t place)
+{
+	return place >> GF_PLACE_SHIFT;
+}
+/* The block in its pool file or image. */
+static inline uint64_t place_to_block(uint64_t place)
+{
+	return place & ((UINT64_C(1) << GF_PLACE_SHIFT) - 1);
+}
+static inline uint64_t place_from_golden(uint64_t id, uint64_t block)
+{
+	return id << GF_PLACE_SHIFT | block;
+}
+/* Whether two blocks that follow each other stand so in their place, too. */
+static inline bool place_follows(uint64_t place, uint64_t next)
+{
+	return next == place + 1 && next << (64 - GF_PLACE_SHIFT);
+}
+
+/* Whether the layer's blocks can be shared: not where a map page was lost. */
+bool layer_can_share(struct layer *layer, uint64_t block, uint64_t count);
+/*
+ * The blocks become SHARED with these places, of which the caller has taken one reference each for
+ * this layer (layer_ref_place()); they are the layer's from then on, unless this fails. The caller
+ * holds the range.
+ */
+int layer_set_shared(struct layer *layer, uint64_t block, uint64_t count,
+	const struct location *locations);
+/* References of the layer to a place. false: it is not there any more. */
+bool layer_ref_place(struct layer *layer, uint64_t place);
+void layer_unref_place(struct layer *layer, uint64_t place);
+/* Locations of blocks as far as they are SHARED and in place, otherwise 0. */
+int layer_read_locations(struct layer *layer, uint64_t block, struct location *locations,
+	uint64_t count);
+/* Counts the references of the next regions that are not counted: 1: some are left, 0: all are
+ * counted, or -errno. */
+int layer_count_shared(struct layer *layer);
+/* Gives all references up: the layer is dead and nothing on disk names it. */
+void layer_drop_shared(struct layer *layer);
+
+/*
+ * Checkpoint: all new locations of all layers at this moment, in which nothing changes, sorted by
+ * layer and block; malloc'ed. layer_write_locations() for those of one layer, which it makes
+ * durable; when the checkpoint counts, layer_locations_done() for them.
+ */
+int layer_take_locations(const struct layer_env *env, struct jentry **list, size_t *count);
+int layer_write_locations(struct layer *layer, const struct jentry *list, size_t count);
+void layer_locations_done(struct layer *layer, const struct jentry *list, size_t count);
+
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
 int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
@@ -290,8 +378,8 @@ int layer_judge_block(struct layer *layer, void *bytes, uint64_t block, bool hel
 
 /* ---- pages ---- */
 
-/* Recovery: region has a page of this generation on disk. */
-int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation);
+/* Recovery: region has a page of this generation on disk; shared: perhaps with SHARED blocks. */
+int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation, bool shared);
 /*
  * A picture of all changed regions, taken while nothing changes; the regions count as clean from
  * then on, with the generation that their new pages will have. NULL when nothing changed.

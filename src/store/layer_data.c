@@ -24,12 +24,11 @@
 #include "base/sizes.h"
 #include "store/layer_internal.h"
 
-int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
+int layer_open_file_locked(struct layer *l, int *fd, enum layer_file file, bool create)
 {
 	const struct io_ops *ops = l->env->io->ops;
 	char path[40];
 
-	MUTEX_GUARD(&l->lock);
 	if (*fd >= 0)
 		return *fd;
 	layer_path(path, l->id, file);
@@ -42,6 +41,12 @@ int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
 			l->name_unsynced = true;
 	}
 	return *fd;
+}
+
+int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
+{
+	MUTEX_GUARD(&l->lock);
+	return layer_open_file_locked(l, fd, file, create);
 }
 
 static int sync_names(struct layer *l)
@@ -169,7 +174,7 @@ int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint
 }
 
 /* A failure stays: the pages may be gone, and the next sync would find nothing to write. */
-static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum layer_file file)
+int layer_sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum layer_file file)
 {
 	uint64_t written;
 	int fd, e = 0;
@@ -197,7 +202,7 @@ static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum lay
 
 int layer_sync_data(struct layer *l)
 {
-	int e = sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
+	int e = layer_sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
 
 	return e || !atomic_load(&l->last_block_used) ?
 		e : SITE("sync the last block of 16 TiB", layer_sync_sums(l));
@@ -205,7 +210,7 @@ int layer_sync_data(struct layer *l)
 
 int layer_sync_sums(struct layer *l)
 {
-	return sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
+	return layer_sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
 }
 
 void layer_sync_punched(struct layer *l)
@@ -235,7 +240,7 @@ int layer_unlink_files(const struct layer_env *env, uint64_t id)
 {
 	int result = 0;
 
-	for (int file = LAYER_DATA; file <= LAYER_SUM; file++) {
+	for (int file = LAYER_DATA; file <= LAYER_LOC; file++) {
 		char path[40];
 		int e;
 
@@ -397,9 +402,9 @@ static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
 }
 
 /* Whether neither memory nor the page on disk needs what stands in place. */
-static bool is_given_up(const struct region *r, uint32_t i)
+static bool is_given_up(const struct region *r, uint32_t i, bool lost)
 {
-	return region_state(r, i) != GF_OVERLAY && region_state(r, i) != GF_SHARED && !r->dirty &&
+	return region_state(r, i) != GF_OVERLAY && !lost && !r->dirty &&
 	       r->generation == r->disk_generation;
 }
 
@@ -414,7 +419,7 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 	while (count) {
 		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
 		uint64_t n = min_u64(count, GF_REGION_BLOCKS - first);
-		bool keep = false;
+		bool keep = false, lost;
 		struct region *r;
 		int e = 0;
 
@@ -425,11 +430,12 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 		if (r && !e) {
 			n = region_run(r, first, n);
 			/* What is lost may still be told by somebody from the bytes. */
-			keep = ((region_state(r, first) == GF_OVERLAY ||
-					region_state(r, first) == GF_SHARED) &&
+			lost = region_state(r, first) == GF_SHARED &&
+			       layer_is_lost_locked(l, number, r, first, &n);
+			keep = ((region_state(r, first) == GF_OVERLAY || lost) &&
 				       !MUTATED("punch blocks that are in use again")) ||
 			       (r->dirty && !MUTATED("punch blocks of regions that changed since"));
-			INVARIANT(3, keep || is_given_up(r, first));
+			INVARIANT(3, keep || is_given_up(r, first, lost));
 			if (r->dirty && region_state(r, first) != GF_OVERLAY)
 				layer_note_punch_locked(l, block, n);
 		}

@@ -12,6 +12,12 @@
 struct region *layer_find_region_locked(struct layer *layer, uint32_t number);
 /* The region, made when it is not there. NULL: out of memory. */
 struct region *layer_make_region_locked(struct layer *layer, uint32_t number);
+/* A region ready to be changed: made and loaded. */
+int layer_writable_region_locked(struct layer *layer, uint32_t number, struct region **region);
+/* Blocks get a state, whatever they were; what was journaled of them is forgotten, and what was
+ * OVERLAY and no longer is will be punched. -ENOMEM: nothing changed; not when `states` is there. */
+int layer_put_state_locked(struct layer *layer, uint32_t number, struct region *region,
+	uint32_t first, uint32_t count, enum gf_state state);
 /* Reads the region's page when that was not done yet. 0 or -errno. */
 int layer_load_region_locked(struct layer *layer, uint32_t number, struct region *region);
 
@@ -22,9 +28,29 @@ void layer_forget_noted_sums(struct layer *layer);
 /* These were written. */
 void layer_forget_noted(struct layer *layer, uint64_t block, uint64_t count);
 
-enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM };
+/* ---- layer_shared.c ---- */
+
+/* What run_locked() says of a run of SHARED blocks. 1, or -EUCLEAN: their content is lost. */
+int layer_shared_run_locked(struct layer *layer, uint32_t number, struct region *region, uint32_t i,
+	struct extent *x);
+/* Those of the blocks that are SHARED will not be any more: gives their references up. */
+int layer_leave_shared_locked(struct layer *layer, uint32_t number, struct region *region,
+	uint32_t first, uint32_t count);
+/* The blocks, SHARED from now on, have no location: they are lost. */
+int layer_note_lost_locked(struct layer *layer, uint64_t block, uint64_t count);
+/* Where one SHARED block stands. false: it is not known, or nowhere. */
+bool layer_location_locked(struct layer *layer, uint32_t number, const struct region *region,
+	uint32_t i, struct location *location);
+/* Of a run of SHARED blocks from i on, in *n, whether they are lost. */
+bool layer_is_lost_locked(struct layer *layer, uint32_t number, const struct region *region,
+	uint32_t i, uint64_t *n);
+
+enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM, LAYER_LOC };
 void layer_path(char path[40], uint64_t id, enum layer_file file);
 /* Opens *fd, a descriptor of the layer, when that was not done yet, and returns it. */
 int layer_open_file(struct layer *layer, int *fd, enum layer_file file, bool create);
+int layer_open_file_locked(struct layer *layer, int *fd, enum layer_file file, bool create);
+/* Makes a file of the layer and its name durable, when it is dirty. A failure stays. */
+int layer_sync_file(struct layer *layer, atomic_bool *dirty, int *fd, enum layer_file file);
 
 #endif

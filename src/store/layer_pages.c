@@ -28,7 +28,7 @@ struct page_write {
 
 void layer_path(char path[40], uint64_t id, enum layer_file file)
 {
-	static const char *const suffix[] = {"data", "map", "sum"};
+	static const char *const suffix[] = {"data", "map", "sum", "loc"};
 
 	snprintf(path, 40, "layer/%" PRIu64 ".%s", id, suffix[file]);
 }
@@ -144,7 +144,7 @@ bool layer_rewrite_page(struct layer *l, uint32_t number)
 	return true;
 }
 
-int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
+int layer_add_page(struct layer *l, uint32_t number, uint32_t generation, bool shared)
 {
 	struct region *r;
 
@@ -155,6 +155,8 @@ int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
 	r->generation = generation;
 	r->disk_generation = generation;
 	r->loaded = false;
+	r->uncounted = shared;
+	l->may_share |= shared;
 	l->counts_given = true;
 	return 0;
 }

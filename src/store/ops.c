@@ -92,6 +92,10 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 		OP_FIXED(gf_op_blocks);
 		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * sizeof(uint32_t);
 		break;
+	case GF_OP_SHARE:
+		OP_FIXED(gf_op_share);
+		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * sizeof(uint32_t);
+		break;
 	case GF_OP_COMMIT:
 		OP_FIXED(gf_op_commit);
 		break;

@@ -22,6 +22,8 @@ struct region {
 	bool loaded; /* false: the page on disk has the states */
 	bool dirty;
 	bool lost; /* its page could not be used: all blocks were GF_SHARED when it was loaded */
+	bool lost_noted; /* and the locations say so */
+	bool uncounted;	 /* the references of its SHARED blocks are not counted yet */
 };
 
 static inline enum gf_state states_get(const uint8_t *states, uint32_t i)
@@ -46,6 +48,8 @@ static inline bool region_journaled(const struct region *r, uint32_t i)
 
 /* Blocks from i on, at most max, in the same state and alike journaled or not. */
 uint32_t region_run(const struct region *r, uint32_t i, uint32_t max);
+/* Gives it an array, so that region_put() cannot fail. 0 or -ENOMEM. */
+int region_materialize(struct region *r);
 /* 0 or -ENOMEM, then nothing changed. */
 int region_put(struct region *r, uint32_t first, uint32_t count, enum gf_state state);
 int region_set_journaled(struct region *r, uint32_t first, uint32_t count);

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Content dedup: a block that is about to be stored is looked for first.
+ *
+ *   same as below, zero   found by those who call this (volume.c, checkpoint.c); not stored
+ *   in a golden image     its content index says where (golden_index.c): SHARED with the image
+ *   in the pool           SHARED with the slot
+ *   in a layer            the bytes go to a slot of the pool, the block is SHARED with that, and the
+ *                         other one is noted to be moved there by the next checkpoint
+ *
+ * All hints are hints: what they name is read and compared before anything refers to it. A slot is
+ * compared after a reference to it was taken, so that it cannot become another one in between. The
+ * other layer's block may change while it is read, which is of no concern: if it was equal once, it
+ * is our bytes that go to the pool.
+ *
+ * Moving a block of a layer to the pool changes where it stands without any record. That is only
+ * right when no record in the ring speaks of that block: replayed, it would say that the block is in
+ * place. So a block is moved when its layer's newest large write is behind the new tail, and the
+ * block is at rest; until then it stays noted.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/invariant.h"
+#include "base/log.h"
+#include "base/mutation.h"
+#include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/content_table.h"
+#include "store/pool.h"
+
+#define SLOTS_AT_ONCE 64
+#define MAX_CANDIDATES 4
+#define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
+
+struct move {
+	uint64_t layer;
+	uint64_t block;
+	uint64_t slot;
+	uint32_t sum;
+};
+
+struct dedup_state {
+	struct content_table *table;
+	pthread_mutex_t lock;
+	struct move *moves; /* lock */
+	size_t count;	    /* lock */
+	size_t capacity;    /* lock */
+};
+
+int dedup_start(struct fs *fs)
+{
+	struct dedup_state *d;
+	int r;
+
+	if (fs->options.dedup != FS_DEDUP_ALL)
+		return 0;
+	d = calloc(1, sizeof(*d));
+	if (!d)
+		return -ENOMEM;
+	r = content_table_new(&d->table, fs->options.dedup_memory ? fs->options.dedup_memory :
+								     DEDUP_MEMORY_DEFAULT);
+	if (r) {
+		free(d);
+		return r;
+	}
+	pthread_mutex_init(&d->lock, NULL);
+	fs->dedup = d;
+	return 0;
+}
+
+void dedup_stop(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (!d)
+		return;
+	content_table_free(d->table);
+	pthread_mutex_destroy(&d->lock);
+	free(d->moves);
+	free(d);
+	fs->dedup = NULL;
+}
+
+/* ---- looking for one block ---- */
+
+void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last)
+{
+	*d = (struct dedup){.fs = fs, .layer = layer, .first = first, .last = last};
+	d->enabled = fs->options.dedup != FS_DEDUP_OFF && !fs->options.read_only &&
+		     !atomic_load(&layer->failed) && layer_can_share(layer, first, last - first + 1);
+}
+
+void dedup_end(struct dedup *d)
+{
+	if (d->claimed)
+		pool_unclaim(d->fs->pool, d->slot, d->claimed);
+	d->claimed = 0;
+}
+
+static bool is_equal(const void *a, const void *b)
+{
+	return memcmp(a, b, GF_BLOCK_SIZE) == 0 || MUTATED("share without comparing");
+}
+
+static bool find_in_golden(struct dedup *d, const void *bytes, uint32_t sum, struct location *out)
+{
+	uint8_t there[GF_BLOCK_SIZE];
+	uint64_t id, block, place;
+	struct image *image;
+	bool found;
+
+	if (golden_index_find(d->fs, bytes, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
+		return false;
+	place = place_from_golden(id, block);
+	/* With a reference the image stays. */
+	layer_ref_place(d->layer, place);
+	image = d->fs->env.golden(d->fs->env.arg, id);
+	found = image && image->ops->read(image, there, GF_BLOCK_SIZE, block * GF_BLOCK_SIZE) == 0 &&
+		is_equal(bytes, there);
+	if (!found) {
+		layer_unref_place(d->layer, place);
+		return false;
+	}
+	COUNT(d->fs, dedup_golden_blocks, 1);
+	*out = (struct location){.place = place, .sum = sum};
+	return true;
+}
+
+static bool try_slot(struct dedup *d, uint64_t slot, const void *bytes)
+{
+	uint8_t there[GF_BLOCK_SIZE];
+
+	if (!pool_ref(d->fs->pool, slot, d->layer->id))
+		return false;
+	if (pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
+		return true;
+	pool_unref(d->fs->pool, slot, d->layer->id);
+	return false;
+}
+
+/* Whether a block of a layer has these bytes, in place. */
+static bool has_bytes(struct fs *fs, const struct content_place *at, const void *bytes)
+{
+	struct layer *layer = layer_hold(fs, at->owner);
+	uint8_t there[GF_BLOCK_SIZE];
+	bool found;
+
+	if (!layer)
+		return false;
+	found = !atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
+		layer_read_data(layer, there, GF_BLOCK_SIZE, at->block * GF_BLOCK_SIZE) == 0 &&
+		is_equal(bytes, there);
+	atomic_fetch_sub(&layer->users, 1);
+	return found;
+}
+
+/* The bytes go to a slot, of which the layer has a reference then. */
+static bool store_in_pool(struct dedup *d, const void *bytes, uint64_t *slot)
+{
+	struct pool *pool = d->fs->pool;
+
+	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
+		return false;
+	if (pool_write(pool, d->slot, bytes, 1))
+		return false;
+	*slot = d->slot++;
+	d->claimed--;
+	return pool_ref(pool, *slot, d->layer->id);
+}
+
+static void note_move(struct fs *fs, const struct move *move)
+{
+	struct dedup_state *d = fs->dedup;
+
+	MUTEX_GUARD(&d->lock);
+	if (d->count == d->capacity) {
+		size_t capacity = max_u64(256, 2 * d->capacity);
+		struct move *moves;
+
+		if (d->count >= MAX_MOVES)
+			return;
+		moves = realloc(d->moves, capacity * sizeof(*moves));
+		if (!moves)
+			return;
+		d->moves = moves;
+		d->capacity = capacity;
+	}
+	d->moves[d->count++] = *move;
+	atomic_store(&fs->changed, true);
+}
+
+static bool is_held(const struct dedup *d, const struct content_place *at)
+{
+	return at->owner == d->layer->id && at->block >= d->first && at->block <= d->last;
+}
+
+static bool find_in_layer(struct dedup *d, const struct content_place *at, const void *bytes,
+	uint32_t sum, struct location *out)
+{
+	struct content_place pooled = {.pool = true};
+
+	if (is_held(d, at) || !has_bytes(d->fs, at, bytes) ||
+		!store_in_pool(d, bytes, &pooled.block))
+		return false;
+	note_move(d->fs, &(struct move){.layer = at->owner, .block = at->block,
+			  .slot = pooled.block, .sum = sum});
+	content_table_put(d->fs->dedup->table, 0, sum, &pooled);
+	*out = (struct location){.place = place_from_slot(pooled.block), .sum = sum};
+	return true;
+}
+
+static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, struct location *out)
+{
+	struct content_place places[MAX_CANDIDATES];
+	unsigned n = content_table_find(d->fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+
+	if (pool_failed(d->fs->pool))
+		return false;
+	for (unsigned i = 0; i < n; i++) {
+		if (!places[i].pool || !try_slot(d, places[i].block, bytes))
+			continue;
+		*out = (struct location){.place = place_from_slot(places[i].block), .sum = sum};
+		return true;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, out))
+			return true;
+	return false;
+}
+
+bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, struct location *out)
+{
+	unsigned token;
+	bool found;
+
+	if (!d->enabled)
+		return false;
+	token = drain_enter(&d->fs->readers);
+	found = find_in_golden(d, bytes, sum, out);
+	if (!found && d->fs->dedup && find_in_table(d, bytes, sum, out)) {
+		COUNT(d->fs, dedup_pool_blocks, 1);
+		found = true;
+	}
+	drain_leave(&d->fs->readers, token);
+	return found;
+}
+
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint64_t count)
+{
+	for (uint64_t i = 0; fs->dedup && i < count; i++)
+		content_table_put(fs->dedup->table, 0, sums[i],
+			&(struct content_place){.owner = layer->id, .block = block + i});
+}
+
+/* ---- moving the other block ---- */
+
+/* Under the block's range. 1: done or not to be done any more, 0: later. */
+static int move_locked(struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
+{
+	struct location location = {.place = place_from_slot(m->slot), .sum = m->sum};
+	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
+
+	if (layer_is_at_rest(layer, m->block) != 1 || !layer_can_share(layer, m->block, 1))
+		return 1;
+	/* A record that says the block is in place would be replayed. */
+	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
+		!MUTATED("move blocks of which the ring says that they are in place"))
+		return 0;
+	if (!layer_ref_place(layer, location.place))
+		return 1;
+	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
+		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
+		layer_set_shared(layer, m->block, 1, &location) == 0) {
+		COUNT(fs, dedup_pool_blocks, 1);
+		return 1;
+	}
+	layer_unref_place(layer, location.place);
+	return 1;
+}
+
+static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
+{
+	struct layer *layer = layer_hold(fs, m->layer);
+	struct range range;
+	int done = 1;
+
+	if (!layer)
+		return true;
+	if (!atomic_load(&layer->failed)) {
+		rangelock_lock(&layer->ranges, &range, m->block, m->block);
+		done = move_locked(fs, layer, m, tail);
+		rangelock_unlock(&layer->ranges, &range);
+	}
+	atomic_fetch_sub(&layer->users, 1);
+	return done;
+}
+
+void dedup_move(struct fs *fs, uint64_t tail)
+{
+	CLEANUP_FREE struct move *moves = NULL;
+	size_t count;
+
+	if (!fs->dedup)
+		return;
+	pthread_mutex_lock(&fs->dedup->lock);
+	moves = steal_pointer(&fs->dedup->moves);
+	count = fs->dedup->count;
+	fs->dedup->count = fs->dedup->capacity = 0;
+	pthread_mutex_unlock(&fs->dedup->lock);
+	for (size_t i = 0; i < count; i++)
+		if (!move_one(fs, &moves[i], tail))
+			note_move(fs, &moves[i]);
+}
+
+bool dedup_has_moves(struct fs *fs)
+{
+	if (!fs->dedup)
+		return false;
+	MUTEX_GUARD(&fs->dedup->lock);
+	return fs->dedup->count != 0;
+}
+
+/* ---- counting references after a mount ---- */
+
+int dedup_count(struct fs *fs)
+{
+	struct layer *layer;
+	uint64_t id = 0;
+	int r = 0;
+
+	if (!pool_is_counting(fs->pool) && !atomic_load(&fs->golden_counting))
+		return 0;
+	while (!r && (layer = layer_hold_next(fs, id)) != NULL) {
+		id = layer->id;
+		while ((r = layer_count_shared(layer)) > 0)
+			;
+		atomic_fetch_sub(&layer->users, 1);
+	}
+	if (r)
+		return log_error(r, "cannot count what blocks are shared; nothing of the pool is freed "
+				    "until the next mount");
+	if (pool_is_counting(fs->pool))
+		pool_counted(fs->pool);
+	atomic_store(&fs->golden_counting, false);
+	atomic_store(&fs->changed, true);
+	return 0;
+}

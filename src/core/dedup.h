@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/* Content dedup: finding a block's bytes before they are stored once more; see dedup.c. */
+#ifndef GOLDFS_CORE_DEDUP_H
+#define GOLDFS_CORE_DEDUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/layer.h"
+
+struct fs;
+
+#define DEDUP_MEMORY_DEFAULT (UINT64_C(256) << 20)
+
+int dedup_start(struct fs *fs);
+void dedup_stop(struct fs *fs);
+
+/* One look at blocks [first, last] of a layer, whose range the caller holds. On the stack. */
+struct dedup {
+	struct fs *fs;
+	struct layer *layer;
+	uint64_t first, last;
+	bool enabled;
+	uint64_t slot, claimed; /* slots that are claimed and not used yet */
+};
+void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
+/*
+ * Whether the bytes of one block, with this checksum, stand somewhere already. If so, *out says where,
+ * and the layer has one reference more, for layer_set_shared() or layer_unref_place().
+ */
+bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, struct location *out);
+void dedup_end(struct dedup *d);
+
+/* Blocks that are in place now, for others to find. */
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint64_t count);
+
+/* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
+ * a record from number tail on may say something else of them. */
+void dedup_move(struct fs *fs, uint64_t tail);
+bool dedup_has_moves(struct fs *fs);
+
+/* After a mount: counts all references. Until that is done nothing shared is freed. */
+int dedup_count(struct fs *fs);
+
+#endif
