@@ -24,7 +24,8 @@
  *
  * Threads: all functions may be called by any thread at any time, but those for checkpoints, which
  * one thread calls. One mutex; nothing is read or written under it. It is the last lock: nothing
- * else is taken under it. Errors: 0 or a negative errno.
+ * else is taken under it. (A second one orders those who make files and sync; it is held meanwhile.)
+ * Errors: 0 or a negative errno.
  */
 #ifndef GOLDFS_STORE_POOL_H
 #define GOLDFS_STORE_POOL_H
@@ -49,7 +50,8 @@ void pool_free(struct pool *pool);
 
 /* ---- slots ---- */
 
-/* Claims up to `want` consecutive slots: *got >= 1 of them, from *slot on. -ENOMEM. */
+/* Claims up to `want` consecutive slots: *got >= 1 of them, from *slot on. -ENOMEM; -ENOSPC: the pool
+ * has 256 TiB. */
 int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *got);
 /* Gives back claimed slots to which no reference was made; they take no space afterwards. They are
  * dying if they were written, so that a crash does not find them in use. */
@@ -63,17 +65,19 @@ int pool_sync(struct pool *pool);
 bool pool_failed(struct pool *pool);
 
 /* One more reference from a block of this layer: to a claimed slot, or to a live one (and to any
- * while counting). false: the slot is dying or free, and must not be used. */
+ * while counting that was there at the mount). false: the slot is dying or free, and must not be
+ * used; or there is no memory. */
 bool pool_ref(struct pool *pool, uint64_t slot, uint64_t layer);
 /* One less. The last one makes it dying. */
 void pool_unref(struct pool *pool, uint64_t slot, uint64_t layer);
-/* All references that a layer has end (its files are gone): the caller calls pool_unref() for each.
- * Afterwards the layer is forgotten. */
+/* All references that a layer has end (its files are gone): the caller has called pool_unref() for
+ * each. What is left is told to the log. */
 void pool_forget_layer(struct pool *pool, uint64_t layer);
 
 /* ---- counting after a mount ---- */
 bool pool_is_counting(struct pool *pool);
-/* Everything is counted: what nobody refers to is dying from now on. */
+/* Everything is counted: what nobody refers to is dying from now on. Memory was short meanwhile:
+ * counting goes on until the next mount. Not to be called if anything could not be counted. */
 void pool_counted(struct pool *pool);
 
 /* ---- checkpoints ---- */
