@@ -649,18 +649,6 @@ static int recall_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 
 /* ---- blocks that are announced as SHARED ---- */
 
-/* The bytes that stand in a place, one block. */
-static int read_place(struct fs *fs, uint64_t place, uint8_t *bytes)
-{
-	struct image *image;
-
-	if (place_is_pool(place))
-		return pool_read(fs->pool, place_to_slot(place), bytes, 1);
-	image = tree_golden_image(fs, place_to_golden(place));
-	return image ? image->ops->read(image, bytes, GF_BLOCK_SIZE,
-			       place_to_block(place) * GF_BLOCK_SIZE) : -ENOENT;
-}
-
 /* As write_again(), for the pool. */
 static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes)
 {
@@ -668,7 +656,7 @@ static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes
 
 	if (fs->options.read_only || fs->options.takeover || !place_is_pool(place))
 		return 0;
-	r = pool_write(fs->pool, place_to_slot(place), bytes, 1);
+	r = pool_write_again(fs->pool, place_to_slot(place), bytes);
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
@@ -677,7 +665,7 @@ static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
 
-	return read_place(fs, place, bytes) == 0 && hash_block(fs->super.secret, bytes) == sum &&
+	return shared_read(fs, place, bytes) == 0 && hash_block(fs->super.secret, bytes) == sum &&
 	       write_place_again(fs, place, bytes) == 0;
 }
 

@@ -279,6 +279,38 @@ static int check_overlay(struct layer_check *lc, uint64_t block, uint32_t count)
 	return r;
 }
 
+static int tell_bad_shared(struct layer_check *lc, uint64_t block, uint64_t count)
+{
+	char path[64];
+
+	file_name(path, lc->layer, "loc");
+	return check_find(lc->c, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
+		.place = path, .offset = block * sizeof(struct gf_disk_location),
+		.length = count * sizeof(struct gf_disk_location), .layer = lc->layer, .block = block,
+		.count = count, .advice = lost_advice},
+		"%" PRIu64 " shared block%s do%s not have the checksum that was recorded", count,
+		count == 1 ? "" : "s", count == 1 ? "es" : "");
+}
+
+/* Blocks that are SHARED: those without a location are lost, the others must have their bytes. */
+static int check_shared(struct layer_check *lc, uint64_t block, uint32_t count)
+{
+	int r = 0;
+
+	for (uint32_t i = 0, n; i < count && !r; i += n) {
+		enum shared_verdict verdict = shared_judge(lc->c->fs, lc->layer, block + i);
+
+		for (n = 1; i + n < count; n++)
+			if (shared_judge(lc->c->fs, lc->layer, block + i + n) != verdict)
+				break;
+		if (verdict == SHARED_LOST)
+			r = tell_lost_blocks(lc, block + i, n);
+		else if (verdict == SHARED_DAMAGED)
+			r = tell_bad_shared(lc, block + i, n);
+	}
+	return r;
+}
+
 static int check_region(struct layer_check *lc, uint32_t region)
 {
 	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
@@ -316,7 +348,7 @@ static int check_region(struct layer_check *lc, uint32_t region)
 		if (state == GF_OVERLAY)
 			r = check_overlay(lc, base + i, n);
 		else if (state == GF_SHARED && !view->lost)
-			r = tell_lost_blocks(lc, base + i, n);
+			r = check_shared(lc, base + i, n);
 	}
 	return r;
 }

@@ -793,6 +793,8 @@ static int forget_unseen(struct fs *fs)
 		r = picture_write(&p);
 	if (r)
 		figures_remember(fs, &forgotten);
+	else
+		figures_forgotten(&forgotten);
 	pthread_rwlock_unlock(&fs->sharing);
 	free(forgotten.blocks);
 	if (r)

@@ -237,14 +237,20 @@ void figures_remember(struct fs *fs, struct forgotten *list)
 		const struct forgotten_block *f = &list->blocks[i];
 		int r;
 
-		if (f->location.place && layer_ref_place(f->layer, f->location.place))
+		if (f->location.place)
 			r = layer_set_shared(f->layer, f->block, 1, &f->location);
 		else
-			r = layer_set_state(f->layer, f->block, 1,
-				f->location.place ? GF_SHARED : GF_OVERLAY);
+			r = layer_set_state(f->layer, f->block, 1, GF_OVERLAY);
 		if (r)
 			fs_fail(fs, r);
 	}
+}
+
+void figures_forgotten(struct forgotten *list)
+{
+	for (size_t i = 0; i < list->count; i++)
+		if (list->blocks[i].location.place)
+			layer_unref_place(list->blocks[i].layer, list->blocks[i].location.place);
 }
 
 /* figures_lock and tree (shared) held. */

@@ -560,6 +560,12 @@ void remove_orphan_files(struct fs *fs);
  * next one stands elsewhere by now. -EUCLEAN: the next one is damaged, which has been noted.
  */
 int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block, bool held);
+/* Whether a SHARED block has its bytes where it stands. SHARED_MOVED: it is not SHARED any more, or
+ * its newest version is in the journal. */
+enum shared_verdict { SHARED_RIGHT, SHARED_LOST, SHARED_DAMAGED, SHARED_MOVED };
+enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block);
+/* The bytes that stand in a place, one block. */
+int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE]);
 /* A damaged block was met; damage_report() tells the log. Any lock may be held. */
 void damage_note(struct fs *fs, uint64_t owner, uint64_t block);
 /* Of a golden image, instead of a layer's id. */
@@ -640,6 +646,8 @@ struct forgotten {
 	size_t capacity;
 };
 int figures_free_unseen(struct fs *fs, struct forgotten *forgotten);
+/* It is durable: what they referred to is given up, too. */
+void figures_forgotten(struct forgotten *forgotten);
 /* Takes it back, when that could not be made durable. */
 void figures_remember(struct fs *fs, struct forgotten *forgotten);
 

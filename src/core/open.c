@@ -555,6 +555,16 @@ static int read_or_make_super(struct fs *fs)
 	return make_store(fs);
 }
 
+static bool something_may_be_shared(const struct fs *fs)
+{
+	const struct layer_entry *entry;
+
+	for (entry = fs->layers; entry; entry = entry->hh.next)
+		if (entry->layer->may_share)
+			return true;
+	return false;
+}
+
 /* Blocks that are SHARED would be lost ones to an older version. */
 static int allow_sharing(struct fs *fs)
 {
@@ -608,6 +618,9 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		journal_set_failing(fs->journal, note_journal_failed, fs);
 		r = golden_start(fs);
 	}
+	/* Where nothing is shared that takes no time; otherwise the background does it. */
+	if (!r && !something_may_be_shared(fs))
+		r = dedup_count(fs);
 	if (!r)
 		r = checkpoint_start(fs);
 	if (r) {

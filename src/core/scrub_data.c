@@ -202,10 +202,16 @@ static bool is_at_rest(const struct region_view *view, uint32_t i)
 	       !(view->journaled[i / 8] >> (i % 8) & 1);
 }
 
-static bool is_lost(const struct region_view *view, uint32_t i)
+static bool is_shared(const struct region_view *view, uint32_t i)
 {
 	return states_get(view->states, i) == GF_SHARED &&
 	       !(view->journaled[i / 8] >> (i % 8) & 1);
+}
+
+static bool is_lost(struct walk *w, const struct region_view *view, uint64_t base, uint32_t i)
+{
+	return is_shared(view, i) && (view->lost ||
+		shared_judge(w->s->fs, w->layer, base + i) == SHARED_LOST);
 }
 
 /* Whether the page of which nothing is known is still there, and so was named already. */
@@ -219,6 +225,33 @@ static bool page_was_named(struct walk *w, uint32_t region, const struct region_
 		       page_decode(page, w->layer->id, region, view->generation, states));
 }
 
+static int tell_bad_shared(struct walk *w, uint64_t block)
+{
+	char path[40];
+
+	file_name(path, w->layer, "loc");
+	damage_note(w->s->fs, w->layer->id, block);
+	return scrub_find(w->s, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
+		.place = path, .offset = block * sizeof(struct gf_disk_location),
+		.length = sizeof(struct gf_disk_location), .layer = w->layer, .block = block,
+		.count = 1,
+		.advice = "restore the file from a backup, or write this block anew in the guest"},
+		"a shared block does not have the checksum that was recorded");
+}
+
+/* Blocks that are SHARED: in a place that has their bytes, or lost. */
+static int scrub_shared(struct walk *w, uint32_t region, const struct region_view *view)
+{
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	int r = 0;
+
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++)
+		if (is_shared(view, i) &&
+			shared_judge(w->s->fs, w->layer, base + i) == SHARED_DAMAGED)
+			r = tell_bad_shared(w, base + i);
+	return r;
+}
+
 /* Blocks that a repair gave up, or that stood on a page which was damaged and written anew. */
 static int tell_lost(struct walk *w, uint32_t region, const struct region_view *view)
 {
@@ -229,9 +262,9 @@ static int tell_lost(struct walk *w, uint32_t region, const struct region_view *
 	file_name(path, w->layer, "data");
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
-		if (!is_lost(view, i))
+		if (!is_lost(w, view, base, i))
 			continue;
-		while (i + n < GF_REGION_BLOCKS && is_lost(view, i + n))
+		while (i + n < GF_REGION_BLOCKS && is_lost(w, view, base, i + n))
 			n++;
 		r = scrub_find(w->s, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
 			.place = path, .offset = (base + i) * GF_BLOCK_SIZE,
@@ -258,6 +291,8 @@ static int scrub_region(struct walk *w, uint32_t region)
 		return 0; /* its page was named already */
 	if (!page_was_named(w, region, view))
 		r = tell_lost(w, region, view);
+	if (!r && !view->lost)
+		r = scrub_shared(w, region, view);
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
 		if (!is_at_rest(view, i))

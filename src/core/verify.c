@@ -21,6 +21,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "store/pool.h"
 
 #define MAX_DAMAGE 65536 /* blocks that are kept in mind */
 #define REPORT_AT_ONCE 32
@@ -107,6 +108,40 @@ static int64_t verify_shared(struct fs *fs, const struct extent *x, const uint8_
 		}
 	}
 	return (int64_t)x->count;
+}
+
+int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE])
+{
+	struct image *image;
+
+	if (place_is_pool(place))
+		return pool_read(fs->pool, place_to_slot(place), bytes, 1);
+	image = tree_golden_image(fs, place_to_golden(place));
+	return image ? image->ops->read(image, bytes, GF_BLOCK_SIZE,
+			       place_to_block(place) * GF_BLOCK_SIZE) : -ENOENT;
+}
+
+enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block)
+{
+	uint8_t bytes[GF_BLOCK_SIZE];
+	struct location at, again;
+	unsigned token;
+	bool right;
+
+	token = drain_enter(&fs->readers);
+	right = layer_read_locations(layer, block, &at, 1) == 0;
+	if (right && at.place)
+		right = shared_read(fs, at.place, bytes) == 0 &&
+			hash_block(fs->super.secret, bytes) == at.sum;
+	drain_leave(&fs->readers, token);
+	if (right && at.place)
+		return SHARED_RIGHT;
+	/* It may have changed meanwhile. */
+	if (layer_read_locations(layer, block, &again, 1) || again.place != at.place)
+		return SHARED_MOVED;
+	if (at.place)
+		return SHARED_DAMAGED;
+	return layer_is_lost(layer, block) ? SHARED_LOST : SHARED_MOVED;
 }
 
 int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block, bool held)

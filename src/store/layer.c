@@ -423,7 +423,8 @@ int layer_forget_block(struct layer *l, uint64_t block, struct location *locatio
 	*location = (struct location){0};
 	/* What is lost stays so. */
 	if (owned && region_state(r, i) == GF_SHARED)
-		owned = layer_location_locked(l, number, r, i, location) && location->place;
+		owned = layer_location_locked(l, number, r, i, location) &&
+			layer_ref_place(l, location->place);
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		e = layer_set_state(l, block, 1, GF_PARENT);

@@ -211,7 +211,7 @@ int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uin
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
 /* Gives up one block that nobody sees any more; takes its range itself. 1: done, and *location is
- * where it was SHARED (place 0: it was OVERLAY); 0: it is not in place (yet); or -errno. */
+ * where it was SHARED, with a reference for the caller (place 0: it was OVERLAY); 0: it is not in place (yet); or -errno. */
 int layer_forget_block(struct layer *layer, uint64_t block, struct location *location);
 /* Recovery: files may hold what an earlier process wrote and did not sync. */
 void layer_set_unsynced(struct layer *layer);
@@ -320,6 +320,8 @@ void layer_unref_place(struct layer *layer, uint64_t place);
 /* Locations of blocks as far as they are SHARED and in place, otherwise 0. */
 int layer_read_locations(struct layer *layer, uint64_t block, struct location *locations,
 	uint64_t count);
+/* Whether the block is SHARED, without a location, and nothing newer is in the ring. */
+bool layer_is_lost(struct layer *layer, uint64_t block);
 /* Counts the references of the next regions that are not counted: 1: some are left, 0: all are
  * counted, or -errno. */
 int layer_count_shared(struct layer *layer);

@@ -216,6 +216,19 @@ bool layer_is_lost_locked(struct layer *l, uint32_t number, const struct region 
 	return !at[0].place;
 }
 
+bool layer_is_lost(struct layer *l, uint64_t block)
+{
+	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
+	struct region *r;
+	uint64_t n = 1;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, number);
+	return r && layer_load_region_locked(l, number, r) == 0 &&
+	       region_state(r, i) == GF_SHARED && !region_journaled(r, i) &&
+	       layer_is_lost_locked(l, number, r, i, &n);
+}
+
 /* ---- references ---- */
 
 bool layer_ref_place(struct layer *l, uint64_t place)

@@ -234,6 +234,19 @@ int pool_write(struct pool *pool, uint64_t slot, const void *bytes, uint64_t cou
 	return 0;
 }
 
+int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes)
+{
+	uint64_t number = slot / POOL_FILE_SLOTS;
+	struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
+	int fd = f ? atomic_load(&f->fd) : -1, e;
+
+	if (fd < 0)
+		return -ENOENT;
+	e = io_pwrite(pool->io, fd, bytes, GF_BLOCK_SIZE, offset_of(slot));
+	atomic_store(&f->dirty, true);
+	return e;
+}
+
 static int read_in_file(struct pool *pool, uint64_t slot, void *bytes, uint64_t count)
 {
 	uint64_t number = slot / POOL_FILE_SLOTS;

@@ -89,7 +89,7 @@ struct fs_options run_options(struct run *run)
 		.reserve = 64 * KIB,
 		.no_background = true,
 		.verify_reads = true,
-		.dedup = FS_DEDUP_OFF,
+		.dedup = run->profile->dedup ? FS_DEDUP_ALL : FS_DEDUP_OFF,
 		.store_fd = -1,
 		.golden_test = golden_test,
 		.golden_test_arg = run,

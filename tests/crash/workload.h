@@ -91,6 +91,7 @@ struct profile {
 	bool no_golden;	     /* files begin empty */
 	unsigned files;	     /* at most so many, 0: a few */
 	uint64_t shift;	     /* content begins here, bytes; what is before is a hole */
+	bool dedup;	     /* content is looked for, and repeats itself */
 };
 extern const struct profile profiles[];
 extern const int profile_count;

@@ -199,6 +199,15 @@ const struct profile profiles[] = {
 	MIX("full disk, discards", MIB, 2560 * KIB, 0, 0, "sshbLLLlpppppprtttcCCuuufSeee?PO"),
 	MIX("faults, large", MIB, TIB, 20, 0, "LLLLLLlllhpcCRuffff?POK"),
 	MIX("sync all", MIB, TIB, 0, 4, "sLLLllhcCCRUumxSSSSSS?P"),
+	MIX("repeated content", MIB, TIB, 0, 4, "sshh5LLLlEEEEEEzgprtcccCRufffSeee?PKO", .dedup = true),
+	MIX("repeated, large", 2 * MIB, TIB, 0, 4, "LLLLLLLlEEEEEEphcCRufffSee?PK", .dedup = true),
+	MIX("repeated, clones", MIB, TIB, 0, 4, "sLLEEEEhbcCCCCCRRuuuUptffeeee?PKO", .dedup = true),
+	MIX("repeated, recovery", MIB, TIB, 0, 4, "ssLLEEEEphtcCRufSKeePO", .dedup = true,
+		.recovery = true),
+	MIX("repeated, faults", MIB, TIB, 25, 4, "sshLLLlEEEEEprtcCCRuuffffSeee?POKK", .dedup = true),
+	MIX("repeated, full disk", MIB, 2816 * KIB, 0, 0, "sshhLLLLEEEEEppttcCCRuuufSeee?PO",
+		.dedup = true),
+	MIX("repeated, unseen", MIB, TIB, 0, 4, "ssLLEEEECCCCRRuupttfeeeeeee?PK", .dedup = true),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 

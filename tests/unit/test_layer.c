@@ -222,7 +222,7 @@ static void change_chain(struct chain *c)
 	case 4:
 		/* Only what stands in place is given up. */
 		given_up = m[first].state == GF_OVERLAY && !m[first].journaled;
-		assert_int_equal(layer_forget_block(layer, first), given_up);
+		assert_int_equal(layer_forget_block(layer, first, &(struct location){0}), given_up);
 		if (given_up)
 			model_set(&m[first], GF_PARENT);
 		break;
@@ -444,7 +444,7 @@ static struct layer *reopen(struct bench *b, struct layer *layer)
 	assert_int_equal(layer_each_page(layer, note_page, generations), 0);
 	for (uint32_t i = 0; i < REGIONS; i++)
 		if (generations[i])
-			assert_int_equal(layer_add_page(again, i, generations[i]), 0);
+			assert_int_equal(layer_add_page(again, i, generations[i], false), 0);
 	return again;
 }
 
