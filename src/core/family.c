@@ -78,16 +78,48 @@ static uint64_t shown_limit(const struct family_node *n)
 	return round_up(bound, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
 }
 
+static void plane_clear(struct plane *p, uint64_t i)
+{
+	p->words[i / 64] &= ~(UINT64_C(1) << (i % 64));
+}
+
+/* Where the SHARED blocks of a region stand; those that are lost count as the layer's own. */
+static int load_places(struct family *f, struct family_node *n)
+{
+	struct location at[256];
+	int r;
+
+	n->places = calloc(GF_REGION_BLOCKS, sizeof(*n->places));
+	if (!n->places)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i += ARRAY_SIZE(at)) {
+		r = layer_read_locations(n->layer, (uint64_t)f->region * GF_REGION_BLOCKS + i, at,
+			ARRAY_SIZE(at));
+		if (r)
+			return r;
+		for (uint32_t k = 0; k < ARRAY_SIZE(at); k++) {
+			if (!at[k].place)
+				continue;
+			n->places[i + k] = at[k].place;
+			plane_clear(&n->own, i + k);
+			plane_set(place_is_pool(at[k].place) ? &n->pooled : &n->golden, i + k);
+		}
+	}
+	return 0;
+}
+
 /* What the layer itself says. */
 static int load_node(struct family *f, struct family_node *n, bool *any)
 {
 	uint8_t states[GF_STATE_BYTES];
-	bool has;
+	bool has, shared = false;
 	int r = layer_region_states(n->layer, f->region, states, &has);
 
 	if (r)
 		return r;
 	memset(&n->own, 0, sizeof(n->own));
+	memset(&n->pooled, 0, sizeof(n->pooled));
+	memset(&n->golden, 0, sizeof(n->golden));
 	plane_limit(&n->below, f->region, shown_limit(n));
 	if (!has)
 		return 0;
@@ -99,8 +131,9 @@ static int load_node(struct family *f, struct family_node *n, bool *any)
 			n->below.words[i / 64] &= ~(UINT64_C(1) << (i % 64));
 		if (state == GF_OVERLAY || state == GF_SHARED)
 			plane_set(&n->own, i);
+		shared |= state == GF_SHARED;
 	}
-	return 0;
+	return shared ? load_places(f, n) : 0;
 }
 
 static void start_planes(struct family *f, struct family_node *n, bool by_set)
@@ -132,7 +165,7 @@ static void pass_down(struct family_node *n, struct family_node *to, bool by_set
 	}
 }
 
-static int look_at_region(struct family *f, const struct family_walk *walk)
+static int look_at_loaded(struct family *f, const struct family_walk *walk)
 {
 	bool by_set = walk->set != NULL, any = false;
 	int r;
@@ -149,6 +182,17 @@ static int look_at_region(struct family *f, const struct family_walk *walk)
 	for (size_t i = f->count; i-- > 1;)
 		pass_down(&f->nodes[i], &f->nodes[f->nodes[i].parent], by_set);
 	return walk->region(walk->arg, f);
+}
+
+static int look_at_region(struct family *f, const struct family_walk *walk)
+{
+	int r = look_at_loaded(f, walk);
+
+	for (size_t i = 0; i < f->count; i++) {
+		free(f->nodes[i].places);
+		f->nodes[i].places = NULL;
+	}
+	return r;
 }
 
 /* The next region in which some layer of the family has something. */
@@ -281,7 +325,8 @@ int family_walk(struct fs *fs, const struct family_walk *walk)
 	for (size_t i = 0; i < l.count && !r; i++) {
 		struct family f = {0};
 
-		if (l.root[i] != i || l.members[i] < 2)
+		if (l.root[i] != i ||
+			(l.members[i] < 2 && !(walk->singles && l.layers[i]->may_share)))
 			continue;
 		r = family_make(fs, &l, i, walk, &f);
 		if (!r)

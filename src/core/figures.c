@@ -20,7 +20,9 @@
 #include "base/sizes.h"
 #include "base/times.h"
 #include "core/family.h"
+#include "core/figures_pool.h"
 #include "image/folder.h"
+#include "store/pool.h"
 
 /* ---- golden data ---- */
 
@@ -74,6 +76,12 @@ static uint64_t image_limit(struct inode *inode)
 /* ---- shared layers: one walk for all files ---- */
 
 enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN };
+
+/* What one walk gathers. */
+struct account {
+	struct slot_list slots;
+	bool pool; /* slots are wanted */
+};
 
 /* What reaches a file of one class of blocks, in the region being looked at. For others a copy
  * that is growing counts as what it will be, for itself as far as it has come. */
@@ -174,16 +182,33 @@ static void attribute_frozen(struct family *f, struct plane *flow, enum tail_cla
 	attribute(f, flow, class);
 }
 
+/* SHARED with a golden image, whoever's. */
+static void attribute_golden(struct family *f, struct plane *flow)
+{
+	memset(flow, 0, f->count * sizeof(*flow));
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		if (n->file)
+			count_for_file(f, n->file, &n->golden, TAIL_GOLDEN);
+		for (int i = 0; !n->file && i < REGION_WORDS; i++)
+			flow[k].words[i] = n->golden.words[i] & n->first.words[i];
+	}
+	attribute(f, flow, TAIL_GOLDEN);
+}
+
 static int account_region(void *arg, struct family *f)
 {
 	CLEANUP_FREE struct plane *flow = malloc(f->count * sizeof(*flow));
+	struct account *a = arg;
 
 	if (!flow)
 		return -ENOMEM;
 	attribute_image(f, flow);
 	attribute_frozen(f, flow, TAIL_UNIQUE);
 	attribute_frozen(f, flow, TAIL_CLONE);
-	return 0;
+	attribute_golden(f, flow);
+	return a->pool ? pool_figures_region(f, flow, &a->slots) : 0;
 }
 
 /* ---- blocks that nobody sees any more ---- */
@@ -217,7 +242,8 @@ static int free_unseen(void *arg, struct family *f)
 		struct family_node *n = &f->nodes[k];
 
 		for (uint32_t i = 0; !n->file && i < GF_REGION_BLOCKS && !r; i++)
-			if (plane_get(&n->own, i) && !plane_get(&n->first, i))
+			if ((plane_get(&n->own, i) || plane_get(&n->pooled, i) ||
+				    plane_get(&n->golden, i)) && !plane_get(&n->first, i))
 				r = forget(arg, n->layer, base + i);
 	}
 	return r;
@@ -256,7 +282,9 @@ void figures_forgotten(struct forgotten *list)
 /* figures_lock and tree (shared) held. */
 static void refresh_locked(struct fs *fs, bool exact)
 {
-	struct family_walk walk = {.begin = begin_family, .region = account_region};
+	struct account account = {.pool = pool_needs_walk(fs)};
+	struct family_walk walk = {.begin = begin_family, .region = account_region,
+		.singles = account.pool, .arg = &account};
 	uint64_t now_count = atomic_load(&fs->change_count);
 	int64_t start = times_now(CLOCK_MONOTONIC);
 
@@ -267,6 +295,10 @@ static void refresh_locked(struct fs *fs, bool exact)
 		return;
 	if (family_walk(fs, &walk))
 		log_warning("cannot compute what clones share");
+	fs->figures_pool = account.pool;
+	if (account.pool)
+		slot_list_account(fs, &account.slots);
+	slot_list_release(&account.slots);
 	fs->figures_valid = true;
 	fs->figures_count = now_count;
 	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
@@ -299,9 +331,42 @@ static uint64_t simple_golden(struct layer *layer, uint64_t limit)
 }
 
 struct block_figures {
-	uint64_t unique, shared_clone, golden;
+	uint64_t unique, shared_clone, golden, self;
 	enum tail_class tail;
 };
+
+/* What of the file stands in the pool. */
+static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct block_figures *b)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+	struct pool_layer_figures f;
+
+	if (layer->parent || pool_figure_is_walked(fs, layer)) {
+		MUTEX_GUARD(&fs->figures_lock);
+		refresh_locked(fs, exact);
+		if (!fs->figures_pool)
+			return;
+		b->unique += inode->fig.pool_unique;
+		b->self += inode->fig.pool_self;
+		b->shared_clone += inode->fig.pool_shared;
+	} else if (layer->may_share) {
+		/* With a layer of its own, and no frozen one with anything in the pool, the pool's
+		 * own counts are right at any moment. */
+		pool_layer_figures(fs->pool, layer->id, &f);
+		b->unique += f.exclusive;
+		b->self += f.self_refs;
+		b->shared_clone += f.refs - f.exclusive - f.self_refs;
+	}
+}
+
+/* Whether all references to a slot are of this layer. */
+static bool pool_is_of_layer(struct fs *fs, uint64_t slot, uint64_t layer)
+{
+	bool one;
+	uint64_t id;
+
+	return pool_slot_refs(fs->pool, slot, &one, &id) && one && id == layer;
+}
 
 /* Whether the file ends within a block of its own layer. */
 static bool owns_tail(struct inode *inode, struct layer *layer)
@@ -313,7 +378,7 @@ static bool owns_tail(struct inode *inode, struct layer *layer)
 	       x.kind != EXTENT_ZERO && x.layer == layer;
 }
 
-static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
+static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct layer *layer)
 {
 	uint64_t block = inode->size / GF_BLOCK_SIZE, start, end;
 	struct extent x;
@@ -322,6 +387,10 @@ static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
 		return TAIL_NONE;
 	if (x.kind == EXTENT_ZERO)
 		return TAIL_NONE;
+	if (x.kind == EXTENT_GOLDEN)
+		return TAIL_GOLDEN;
+	if (x.kind == EXTENT_POOL && !pool_is_of_layer(fs, x.pos, x.layer->id))
+		return TAIL_CLONE;
 	if (x.kind != EXTENT_IMAGE)
 		return x.layer == layer ? TAIL_UNIQUE : inode->fig.tail;
 	if (x.image->ops->next_data(x.image, block * GF_BLOCK_SIZE, &start, &end) ||
@@ -336,6 +405,7 @@ static void count_blocks(struct fs *fs, struct inode *inode, bool exact, struct 
 	uint64_t limit = image_limit(inode);
 
 	*b = (struct block_figures){.unique = layer->owned_blocks};
+	count_pooled(fs, inode, exact, b);
 	if (layer->parent) {
 		struct layer *root = layer;
 
@@ -344,14 +414,16 @@ static void count_blocks(struct fs *fs, struct inode *inode, bool exact, struct 
 		while (root->parent)
 			root = root->parent;
 		b->unique += inode->fig.frozen_unique;
-		b->shared_clone = inode->fig.shared_clone;
+		b->shared_clone += inode->fig.shared_clone;
 		b->golden = inode->fig.golden - inode->fig.golden_untouched;
 		if (root->image)
 			b->golden += image_data_blocks(root->image, limit);
-	} else if (layer->image) {
-		b->golden = simple_golden(layer, limit);
+	} else {
+		b->golden = layer->golden_blocks;
+		if (layer->image)
+			b->golden += simple_golden(layer, limit);
 	}
-	b->tail = class_of_tail(inode, layer);
+	b->tail = class_of_tail(fs, inode, layer);
 }
 
 static void file_figures(struct fs *fs, struct inode *inode, struct fs_figures *out)
@@ -366,28 +438,37 @@ static void file_figures(struct fs *fs, struct inode *inode, struct fs_figures *
 		.unique_bytes = b.unique * GF_BLOCK_SIZE,
 		.shared_clone_bytes = b.shared_clone * GF_BLOCK_SIZE,
 		.shared_golden_bytes = b.golden * GF_BLOCK_SIZE,
+		.shared_self_bytes = b.self * GF_BLOCK_SIZE,
 	};
+	/* A slot that two layers hold, both seen by this file only, is unique all the same. */
+	if (b.tail == TAIL_CLONE && !b.shared_clone)
+		b.tail = TAIL_UNIQUE;
 	if (b.tail == TAIL_UNIQUE)
 		out->unique_bytes -= cut;
 	else if (b.tail == TAIL_CLONE)
 		out->shared_clone_bytes -= cut;
 	else if (b.tail == TAIL_GOLDEN)
 		out->shared_golden_bytes -= cut;
-	out->data_bytes = out->unique_bytes + out->shared_clone_bytes + out->shared_golden_bytes;
-	out->zero_bytes = size - out->data_bytes;
+	out->data_bytes = out->unique_bytes + out->shared_clone_bytes + out->shared_golden_bytes +
+			  out->shared_self_bytes;
+	/* While blocks are on their way from the journal to where they are SHARED they count twice. */
+	out->zero_bytes = size - min_u64(size, out->data_bytes);
 }
 
 uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t blocks = layer->owned_blocks;
+	struct block_figures b = {0};
 
+	count_pooled(fs, inode, false, &b);
+	blocks += b.unique;
 	if (layer->parent) {
 		MUTEX_GUARD(&fs->figures_lock);
 		refresh_locked(fs, false);
 		blocks += inode->fig.frozen_unique;
 	}
-	if (!blocks && inode->size && (layer->parent || layer->image))
+	if (!blocks && inode->size && (layer->parent || layer->image || layer->shared_blocks))
 		blocks = 1;
 	return blocks * (GF_BLOCK_SIZE / 512);
 }
@@ -551,6 +632,7 @@ void fs_info_release(struct fs_info *info)
 }
 
 struct freed {
+	struct slot_list slots; /* of blocks that nobody but the set sees */
 	uint64_t blocks;
 	uint64_t cut; /* bytes of them that lie past the end of every file */
 };
@@ -620,7 +702,7 @@ static int freed_region(void *arg, struct family *f)
 	for (size_t k = 0; k < f->count; k++)
 		if (f->nodes[k].file && f->nodes[k].marked)
 			cut_tail(f, k, freed);
-	return 0;
+	return slot_list_add_set(&freed->slots, f);
 }
 
 static int compare_inos(const void *a, const void *b)
@@ -635,7 +717,8 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 	CLEANUP_FREE uint64_t *sorted = NULL;
 	struct freed freed = {0};
 	struct family_walk walk = {
-		.set = inos, .set_count = count, .region = freed_region, .arg = &freed};
+		.set = inos, .set_count = count, .region = freed_region, .singles = true,
+		.arg = &freed};
 	int r = 0;
 
 	*bytes = 0;
@@ -658,6 +741,8 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 			freed.cut += GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
 	}
 	r = family_walk(fs, &walk);
+	freed.blocks += slot_list_freed(fs, &freed.slots);
+	slot_list_release(&freed.slots);
 	*bytes = freed.blocks * GF_BLOCK_SIZE - freed.cut;
 	if (pins)
 		*bytes += pinned_by_set(fs, inos, count);
@@ -680,7 +765,7 @@ int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *b
 struct usage {
 	struct fs *fs;
 	const char *folder;
-	uint64_t data, metadata, pins, shared_pins;
+	uint64_t data, metadata, pins, shared_pins, pool;
 };
 
 static uint64_t allocated(struct fs *fs, const char *path)
@@ -706,6 +791,26 @@ static int add_layer_file(void *arg, const char *name)
 		u->data += allocated(u->fs, path);
 	else
 		u->metadata += allocated(u->fs, path);
+	return 0;
+}
+
+static int add_pool_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+
+	snprintf(path, sizeof(path), "pool/%s", name);
+	u->pool += allocated(u->fs, path);
+	return 0;
+}
+
+static int add_index_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+
+	snprintf(path, sizeof(path), "index/%s", name);
+	u->metadata += allocated(u->fs, path);
 	return 0;
 }
 
@@ -737,7 +842,7 @@ static void add_pins(struct usage *u)
 	}
 }
 
-static void add_files(struct fs *fs, struct fs_store_figures *out, uint64_t *shared)
+static void add_files(struct fs *fs, struct fs_store_figures *out)
 {
 	struct inode *inode, *next;
 
@@ -752,33 +857,40 @@ static void add_files(struct fs *fs, struct fs_store_figures *out, uint64_t *sha
 		out->data_bytes += f.data_bytes;
 		out->unique_bytes += f.unique_bytes;
 		out->saved_zero_bytes += f.zero_bytes;
-		*shared += f.shared_clone_bytes + f.shared_golden_bytes;
 	}
 }
 
-/* Bytes that layers hold, each once. */
-static uint64_t stored_bytes(struct fs *fs)
+/* Bytes that layers and the pool hold, each once; and those that did not have to be stored because
+ * a block of a layer was found elsewhere. */
+static uint64_t stored_bytes(struct fs *fs, uint64_t *saved)
 {
 	struct layer_entry *entry, *next;
-	uint64_t blocks = 0;
+	struct pool_figures pool;
+	uint64_t blocks = 0, golden = 0;
 
-	HASH_ITER (hh, fs->layers, entry, next)
+	HASH_ITER (hh, fs->layers, entry, next) {
 		blocks += entry->layer->owned_blocks;
-	return blocks * GF_BLOCK_SIZE;
+		golden += entry->layer->golden_blocks;
+	}
+	pool_figures(fs->pool, &pool);
+	*saved = (golden + less_u64(pool.refs, pool.live_slots)) * GF_BLOCK_SIZE;
+	return (blocks + pool.live_slots) * GF_BLOCK_SIZE;
 }
 
 int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 {
 	struct usage u = {.fs = fs};
-	uint64_t shared = 0, stored, total;
+	uint64_t stored, total;
 
 	memset(out, 0, sizeof(*out));
 	pthread_rwlock_rdlock(&fs->tree);
-	add_files(fs, out, &shared);
+	add_files(fs, out);
 	add_pins(&u);
-	stored = stored_bytes(fs);
+	stored = stored_bytes(fs, &out->saved_dedup_bytes);
 	pthread_rwlock_unlock(&fs->tree);
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
+	fs->io->ops->list(fs->io, "pool", add_pool_file, &u);
+	fs->io->ops->list(fs->io, "index", add_index_file, &u);
 	fs->io->ops->list(fs->io, ".", add_top_file, &u);
 	space_look(fs, &total, &out->free_bytes);
 	out->state = !fs->options.read_only && fs_writable(fs) ? "read-only" :
@@ -786,10 +898,11 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 	out->journal_bytes = allocated(fs, "journal/0");
 	out->golden_bytes = u.pins;
 	out->metadata_bytes = u.metadata;
-	out->physical_bytes = u.data + u.metadata + out->journal_bytes + u.pins - u.shared_pins;
-	/* What is shared is kept once: in a layer, or in the image. */
-	out->saved_clone_bytes = shared > stored - min_u64(stored, out->unique_bytes) ?
-		shared - (stored - min_u64(stored, out->unique_bytes)) : 0;
+	out->pool_bytes = u.pool;
+	out->physical_bytes = u.data + u.pool + u.metadata + out->journal_bytes + u.pins -
+			      u.shared_pins;
+	/* What is shown and not stored was found by content, or is seen through layers. */
+	out->saved_clone_bytes = less_u64(less_u64(out->data_bytes, stored), out->saved_dedup_bytes);
 	/* Nothing stored at all is not the same as nothing saved. */
 	out->ratio = out->data_bytes ?
 		(double)out->data_bytes / max_u64(stored, GF_BLOCK_SIZE) : 1.0;

@@ -99,6 +99,9 @@ struct inode {
 	/* Blocks, from the last walk over shared layers (figures.c). fs.figures_lock. */
 	struct {
 		uint64_t frozen_unique;	   /* in frozen layers, seen by this file only */
+		uint64_t pool_unique;	   /* slots that only this file shows, each once */
+		uint64_t pool_self;	   /* further blocks of it that stand in those */
+		uint64_t pool_shared;	   /* blocks in slots that others show too */
 		uint64_t shared_clone;	   /* in frozen layers, seen by others too */
 		uint64_t golden;	   /* of the image, in regions that some layer touches */
 		uint64_t golden_untouched; /* what those regions would show without layers */
@@ -266,7 +269,8 @@ struct fs {
 
 	/* Figures of frozen layers are computed when wanted and kept until something changes. */
 	pthread_mutex_t figures_lock;
-	bool figures_valid;	  /* figures_lock, as the next three */
+	bool figures_valid;	  /* figures_lock, as the next four */
+	bool figures_pool;	  /* the walk counted what stands in the pool, too */
 	uint64_t figures_count;	  /* change_count they belong to */
 	int64_t figures_time_ns;
 	int64_t figures_cost_ns;
