@@ -342,6 +342,12 @@ static void punch_run(struct pool *pool, const struct pool_run *run)
 		log_error(e, "cannot give back space of the pool");
 }
 
+static void set_free(struct pool *pool, const struct pool_run *run)
+{
+	MUTEX_GUARD(&pool->lock);
+	pool_set_state_locked(pool, run->slot, run->count, SLOT_FREE);
+}
+
 /* Behind the last slot of the file that is in use, as slots of the file. */
 static uint64_t used_slots_locked(const struct pool *pool, uint64_t number)
 {
@@ -366,7 +372,9 @@ static bool close_tail(struct pool *pool, uint64_t number, struct pool_run *tail
 		return false;
 	*tail = (struct pool_run){
 		first + used, round_up(pool->files[number]->slots, CHUNK_SLOTS) - used};
-	pool_set_state_locked(pool, tail->slot, tail->count, SLOT_CUT_OFF);
+	pool_set_state_locked(pool, tail->slot, tail->count,
+		MUTATED("the end of the pool is used while it is cut off") ? SLOT_FREE :
+									      SLOT_CUT_OFF);
 	return true;
 }
 
@@ -395,11 +403,13 @@ void pool_release_dying(struct pool *pool, struct pool_dying *list)
 	if (!list)
 		return;
 	for (size_t i = 0; i < list->count; i++) {
-		if (!MUTATED("slots of the pool are used again before they are punched"))
-			punch_run(pool, &list->runs[i]);
-		pthread_mutex_lock(&pool->lock);
-		pool_set_state_locked(pool, list->runs[i].slot, list->runs[i].count, SLOT_FREE);
-		pthread_mutex_unlock(&pool->lock);
+		bool early = MUTATED("slots of the pool are free before they are punched");
+
+		if (early)
+			set_free(pool, &list->runs[i]);
+		punch_run(pool, &list->runs[i]);
+		if (!early)
+			set_free(pool, &list->runs[i]);
 	}
 	for (uint64_t n = 0; n < POOL_FILES; n++)
 		cut_off_tail(pool, n);
