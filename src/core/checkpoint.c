@@ -444,6 +444,23 @@ static int picture_write(struct picture *p)
 	return r ? r : picture_catalog(p);
 }
 
+static int remove_golden(struct fs *fs, struct golden *golden)
+{
+	const bool is_pinned = fs->options.store_fd >= 0 && !fs->options.golden_test;
+	const uint64_t id = golden->id;
+	int r = 0;
+
+	if (is_pinned && fs->guard)
+		pin_guard_remove(fs->guard, id);
+	if (is_pinned)
+		r = pin_remove(fs->options.store_fd, id);
+	golden_release(golden);
+	/* Images of tests have one only if it is asked for; others may have one of an earlier mount. */
+	if (is_pinned || fs->options.dedup != FS_DEDUP_OFF)
+		golden_index_remove(fs, id);
+	return r;
+}
+
 /* Whose files may go now. Those that somebody still holds wait for the next checkpoint. */
 static void bury_dead(struct fs *fs, struct dead *dead)
 {
@@ -468,13 +485,8 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 				atomic_fetch_sub(&fs->failed_layers, 1);
 			r = layer_unlink_files(&fs->env, dead->layer->id);
 			layer_free(dead->layer);
-		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
-			if (fs->guard)
-				pin_guard_remove(fs->guard, dead->golden->id);
-			r = pin_remove(fs->options.store_fd, dead->golden->id);
-			golden_release(dead->golden);
 		} else {
-			golden_release(dead->golden);
+			r = remove_golden(fs, dead->golden);
 		}
 		if (r)
 			log_error(r, "cannot remove files of a removed clone from the store");

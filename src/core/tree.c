@@ -308,6 +308,7 @@ static void golden_put(struct fs *fs, uint64_t id)
 	pthread_rwlock_wrlock(&fs->tables);
 	HASH_DELETE(hh, fs->goldens, golden);
 	pthread_rwlock_unlock(&fs->tables);
+	atomic_store(&golden->gone, true);
 	bury(fs, NULL, golden);
 }
 
