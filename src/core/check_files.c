@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "store/content_index.h"
 
 #define CATALOG_OPS_OFFSET 4096
 #define MEND_CATALOG_BYTES (64 * KIB) /* larger ones take too long to try all bits of */
@@ -477,11 +478,28 @@ static int check_golden_name(void *arg, const char *name)
 	return orphan(c, path);
 }
 
+static int check_index_name(void *arg, const char *name)
+{
+	struct check *c = arg;
+	bool unfinished;
+	uint64_t id = content_index_name(name, &unfinished);
+	char path[64];
+
+	if (!id)
+		return strange(c, "index", name);
+	if (tree_find_golden(c->fs, id) && !unfinished)
+		return 0;
+	snprintf(path, sizeof(path), "index/%s", name);
+	return orphan(c, path);
+}
+
 int check_leftovers(struct check *c)
 {
 	int r = c->io->ops->list(c->io, "layer", check_layer_name, c);
 
 	if (!r || r == -ENOENT)
 		r = c->io->ops->list(c->io, "golden", check_golden_name, c);
+	if (!r || r == -ENOENT)
+		r = c->io->ops->list(c->io, "index", check_index_name, c);
 	return r == -ENOENT ? 0 : r;
 }

@@ -111,10 +111,14 @@ static bool find_in_golden(struct dedup *d, const void *bytes, uint32_t sum, str
 {
 	uint8_t there[GF_BLOCK_SIZE];
 	uint64_t id, block, place;
+	struct hash128 hash;
 	struct image *image;
 	bool found;
 
-	if (golden_index_find(d->fs, bytes, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
+	if (!golden_index_any(d->fs))
+		return false;
+	hash = hash_block128(d->fs->super.secret, bytes);
+	if (golden_index_find(d->fs, &hash, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
 		return false;
 	place = place_from_golden(id, block);
 	/* With a reference the image stays. */

@@ -839,6 +839,9 @@ static void add_pins(struct usage *u)
 		snprintf(path, sizeof(path), "golden/%" PRIu64 ".sums", g->id);
 		if (!u->fs->options.golden_test)
 			u->metadata += allocated(u->fs, path);
+		snprintf(path, sizeof(path), "index/%" PRIu64, g->id);
+		if (!u->fs->options.golden_test)
+			u->metadata += allocated(u->fs, path);
 	}
 }
 

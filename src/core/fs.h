@@ -373,6 +373,20 @@ void fs_takeover_served(struct fs *fs);
  * or so from a thread that serves no request; it asks the kernel. */
 void fs_tick(struct fs *fs);
 
+/* What is done in the background that takes long, or was done last. */
+struct fs_background {
+	uint64_t serial; /* counts them, from 1 */
+	const char *kind; /* "index" */
+	char *path;	  /* what it concerns, below the mount point; malloc'ed, owned by the caller */
+	uint64_t done_bytes;
+	uint64_t total_bytes; /* 0: not known yet */
+	bool running;
+	int result; /* when it does not run: 0, or a negative errno */
+};
+/* 0, -ENOENT: nothing yet, or -ENOMEM. */
+int fs_background(struct fs *fs, struct fs_background *work);
+void fs_background_cancel(struct fs *fs, uint64_t serial);
+
 /* 16 bytes. */
 void fs_uuid(struct fs *fs, uint8_t uuid[16]);
 

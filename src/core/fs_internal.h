@@ -40,6 +40,9 @@
 #include "store/ops.h"
 #include "store/superblock.h"
 
+struct content_index;
+struct pin_progress;
+
 struct xattr {
 	char *name;
 	uint8_t *value;
@@ -137,6 +140,13 @@ struct golden {
 	pthread_mutex_t check_lock;
 	struct golden_checks *checks; /* check_lock; sums, when reads are checked */
 	bool no_sums;		      /* check_lock; there are none, when it was looked last */
+	struct content_index *index;  /* fs.index_lock; NULL: it is not in fs.indexed */
+	struct golden *index_next;    /* fs.index_lock */
+	atomic_bool index_bad;	      /* it is to be made anew */
+	atomic_bool gone;	      /* no layer stands on it any more */
+	bool index_looked;	      /* golden thread, as the next two; for the file */
+	bool index_missing;
+	unsigned index_tries;
 	UT_hash_handle hh;
 };
 
@@ -254,6 +264,18 @@ struct fs {
 	pthread_cond_t golden_work;
 	bool golden_wanted; /* golden_lock */
 	atomic_bool golden_stopping;
+	struct pin_progress *golden_progress; /* while it runs; NULL: none */
+	/* What it does that takes long, and did last: fs_background(). */
+	struct {
+		uint64_t serial; /* golden_lock, as the others; 0: nothing yet */
+		char *path;
+		bool running;
+		bool cancelled;
+		int result;
+		uint64_t golden; /* golden thread; id, 0: it does nothing of the sort */
+	} background;
+	pthread_rwlock_t index_lock; /* taken last; see golden_index.c */
+	struct golden *indexed;	     /* index_lock; those with an open index, last asked first */
 
 	/* Free space below, looked up at most every so often. */
 	_Atomic uint64_t space_free;
@@ -519,7 +541,32 @@ int golden_switch_to_copy(struct fs *fs, struct golden *golden);
 /* The bytes are not what they were: no clone of it is served any more. */
 void golden_fence(struct fs *fs, struct golden *golden, int why);
 
-/* ---- pin_work.c: copies and sums of pins, in the background ---- */
+/* ---- golden_index.c ---- */
+
+/*
+ * Looks for a block with this hash in all images that are served. 1: block *block of image *id is
+ * likely to be the same; the caller finds the image in the tables, where it may be missing by now,
+ * and compares the bytes. 0: none. Any lock may be held but fs.index_lock and fs.golden_lock.
+ */
+int golden_index_find(struct fs *fs, const struct hash128 *hash, uint64_t *id, uint64_t *block);
+/* Whether there is any to ask. */
+bool golden_index_any(struct fs *fs);
+/* Makes those that are missing, where no thread does (tests). */
+int golden_index_make_all(struct fs *fs);
+/* Opens the index of an image that is held, in place of the one that is open. 0, -ENOENT, -EUCLEAN,
+ * or another -errno. */
+int golden_index_open(struct fs *fs, struct golden *golden);
+/* Makes one, and opens it, in the calling thread. */
+int golden_index_make(struct fs *fs, struct golden *golden);
+void golden_index_close(struct golden *golden);
+/* Golden thread: whether it is to be looked for, or to be made. */
+bool golden_index_is_due(struct fs *fs, struct golden *golden);
+/* Removes the files. */
+void golden_index_remove(struct fs *fs, uint64_t id);
+/* Removes those of images that are not there, and what was not finished. Nothing else runs yet. */
+void golden_index_sweep(struct fs *fs);
+
+/* ---- pin_work.c: copies, sums and indexes of pins, in the background ---- */
 int pin_work_start(struct fs *fs);
 void pin_work_stop(struct fs *fs);
 void pin_work_want(struct fs *fs);
@@ -527,12 +574,6 @@ int golden_init(struct golden *golden);
 void golden_release(struct golden *golden);
 int golden_start(struct fs *fs);
 void golden_stop(struct fs *fs);
-
-/* ---- golden_index.c ---- */
-
-/* Whether some golden image has a block with these bytes, by what its content index says: 1, and
- * where; 0; or -errno. To be compared. */
-int golden_index_find(struct fs *fs, const void *bytes, uint64_t *golden, uint64_t *block);
 
 /* ---- volume.c ---- */
 enum {

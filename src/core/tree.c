@@ -311,8 +311,10 @@ static void bury_golden(struct fs *fs, struct golden *golden)
 	if (!needed)
 		HASH_DELETE(hh, fs->goldens, golden);
 	pthread_rwlock_unlock(&fs->tables);
-	if (!needed)
+	if (!needed) {
+		atomic_store(&golden->gone, true);
 		bury(fs, NULL, golden);
+	}
 }
 
 void tree_sweep_goldens(struct fs *fs)

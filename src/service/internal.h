@@ -17,6 +17,8 @@ struct service {
 	struct service_info info; /* its strings are owned */
 	struct jobs *jobs;
 	int64_t started_ns; /* CLOCK_MONOTONIC */
+	/* Background work (background.c): when it was last looked at, and of the last job. */
+	_Atomic uint64_t seen, followed;
 };
 
 /*

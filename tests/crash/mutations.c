@@ -64,6 +64,7 @@ static const struct {
 	{.path = "../unit/test_pin_order"},
 	{.path = "../unit/test_superblock"},
 	{.path = "../unit/test_catalog_file"},
+	{.path = "../unit/test_content_index"},
 	{.path = "../unit/test_journal"},
 	{.path = "../unit/test_layer"},
 	{.path = "../unit/test_image"},

@@ -19,6 +19,7 @@
 #include "base/sizes.h"
 #include "fuzz.h"
 #include "goldfs/format.h"
+#include "store/content_index.h"
 
 static const char *top;
 
@@ -157,6 +158,42 @@ static void sums(void)
 	seed("sums", "good", &s, sizeof(s));
 }
 
+/* An index of so many blocks, as fuzz_index.c takes it. */
+static void index_of(const char *name, unsigned blocks)
+{
+	static const uint8_t secret[HASH_SECRET_LEN];
+	const struct pin_print print = {.size = blocks * (uint64_t)GF_BLOCK_SIZE};
+	struct simdisk *disk = simdisk_new(16 * MIB);
+	uint8_t *bytes = calloc(1, print.size + 1), *file;
+	struct image *image;
+	size_t len = 0;
+
+	for (unsigned i = 0; i < blocks; i++)
+		memset(bytes + i * GF_BLOCK_SIZE, (int)(1 + i % 255), 1 + i);
+	if (image_memory_new(&image, bytes, print.size) ||
+		content_index_build(&(struct content_index_source){.io = simdisk_io(disk),
+			.secret = secret, .golden = 1, .print = &print, .image = image,
+			.fd = -1}))
+		abort();
+	file = store_peek(disk, "index/1", &len);
+	memmove(file + sizeof(struct gf_disk_index), file + GF_BLOCK_SIZE, len - GF_BLOCK_SIZE);
+	len -= GF_BLOCK_SIZE - sizeof(struct gf_disk_index);
+	for (uint8_t how = 0; how < 8; how++)
+		if (how == 0 || how == 7)
+			seed_how("index", name, how, file, len);
+	free(file);
+	image_free(image);
+	free(bytes);
+	simdisk_free(disk);
+}
+
+static void indexes(void)
+{
+	index_of("none", 0);
+	index_of("few", 5);
+	index_of("pages", 345);
+}
+
 /* ---- text ---- */
 
 #define SEED_TEXT(corpus, name, text) seed(corpus, name, text, sizeof(text) - 1)
@@ -279,6 +316,7 @@ int main(int argc, char **argv)
 	from_store(TEMPLATE_KILLED);
 	stores();
 	sums();
+	indexes();
 	texts();
 	probes();
 	handovers();
