@@ -99,6 +99,17 @@ static bool holds_anything(struct check *c, const char *folder)
 	return any;
 }
 
+/* Whether the copy, which is whole, lacks features that the file has, and nothing else. */
+static bool super_features_only(const struct super_file *file, const struct super_file *copy)
+{
+	struct superblock other = copy->super;
+
+	if (file->result || other.incompat & ~file->super.incompat)
+		return false;
+	other.incompat = file->super.incompat;
+	return memcmp(&file->super, &other, sizeof(other)) == 0;
+}
+
 /* The copy is not what the file says, or is not there. */
 static int check_super_copy(struct check *c, const struct super_file *file,
 	const struct super_file *copy)
@@ -108,6 +119,9 @@ static int check_super_copy(struct check *c, const struct super_file *file,
 	write_super(c, SUPER_COPY_PATH, file->bytes);
 	/* Stores that were made before there was a copy get it with their next mount. */
 	if (copy->result == -ENOENT)
+		return 0;
+	/* The same store when it could do less: a crash came between the file and its copy. */
+	if (!copy->result && super_features_only(file, copy))
 		return 0;
 	return check_find(c, &(struct about){.severity = CHECK_DAMAGE, .structure = "superblock",
 		.place = SUPER_COPY_PATH, .length = sizeof(struct gf_disk_super),

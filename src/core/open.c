@@ -139,6 +139,7 @@ static int make_store(struct fs *fs)
 		return r;
 	size = max_u64(round_up(size ? size : default_journal_size(fs), 4096), MIN_JOURNAL);
 	r = superblock_generate(&fs->super, size);
+	fs->super.incompat |= GF_INCOMPAT_SHARED;
 	for (size_t i = 0; i < ARRAY_SIZE(folders) && !r; i++)
 		r = fs->io->ops->mkdir(fs->io, folders[i]);
 	if (!r)

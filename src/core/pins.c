@@ -605,7 +605,6 @@ static int sweep_pin(void *arg, const char *name)
 static void sweep_pins(struct fs *fs)
 {
 	fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
-	golden_index_sweep(fs);
 }
 
 int golden_start(struct fs *fs)
@@ -613,6 +612,9 @@ int golden_start(struct fs *fs)
 	struct golden *g, *next;
 	int r;
 
+	/* Hints: those of images that are about to go may go at once. */
+	if (!fs->options.read_only)
+		golden_index_sweep(fs);
 	if (fs->options.golden_test || !fs->options.images)
 		return 0;
 	if (!fs->options.read_only) {
