@@ -246,7 +246,8 @@ static void a_damaged_one_is_due_again(void **state)
 
 static void what_nobody_needs_is_swept(void **state)
 {
-	static const char *const names[] = {"index/77", "index/1.tmp", "index/9.runs.tmp", "index/x"};
+	static const char *const names[] = {
+		"index/77", "index/1.tmp", "index/9.runs.tmp", "index/x"};
 	struct world *w = *state;
 
 	make_all(w);
