@@ -14,6 +14,7 @@
  *   layer.lock, then the locks inside the store
  *   fs.tables    the hash tables by number: a record is applied with the tree not locked when it
  *                concerns content only, and finds its layer and inode then
+ *   fs.index_lock  which content indexes are open; taken last, with anything held
  * Readers of content take none of the upper ones: they enter fs.readers, and whatever they may
  * have found is not reused before they left.
  */

@@ -158,16 +158,15 @@ static void finish_sums(struct fs *fs, uint64_t id)
 /* The first image whose index is due, held; looked: it was looked for before. */
 static struct golden *hold_due(struct fs *fs, bool looked)
 {
-	struct golden *g, *next, *found = NULL;
+	struct golden *g, *next;
+	uint64_t id = 0;
 
-	pthread_rwlock_wrlock(&fs->tree);
+	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->goldens, g, next)
-		if (!found && g->index_looked == looked && golden_index_is_due(fs, g))
-			found = g;
-	if (found)
-		found->users++;
+		if (!id && g->index_looked == looked && golden_index_is_due(fs, g))
+			id = g->id;
 	pthread_rwlock_unlock(&fs->tree);
-	return found;
+	return id ? golden_hold(fs, id) : NULL;
 }
 
 /* Opens the indexes that there are: that takes moments, and comes before what takes minutes. */

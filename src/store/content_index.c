@@ -321,7 +321,7 @@ static int read_page(struct content_index *index, uint64_t number,
 
 	if (!n)
 		n = content_page_decode(&page, &index->head, number, entries);
-	/* A page of another index is not taken for this one's, nor one out of order with the next. */
+	/* A page of another index is not taken for this one's, nor one that runs into the next. */
 	if (n > 0 && (entries[0].hash != index->firsts[number] ||
 			     (number + 1 < index->head.pages &&
 				     entries[n - 1].hash >= index->firsts[number + 1])))

@@ -502,7 +502,8 @@ static int publish(struct build *b, const char *tmp)
 	memcpy(first, &disk, sizeof(disk));
 	r = io_pwrite(b->io, b->fd, first, sizeof(first), 0);
 	if (!r)
-		r = SITE("index: sync it before it gets its name", b->io->ops->fdatasync(b->io, b->fd));
+		r = SITE("index: sync it before it gets its name",
+			b->io->ops->fdatasync(b->io, b->fd));
 	if (!r)
 		r = SITE("index: give it its name", b->io->ops->rename(b->io, tmp, path));
 	return r ? r : SITE("index: sync its name", b->io->ops->syncdir(b->io, "index"));

@@ -399,7 +399,8 @@ static void a_raw_image_makes_the_same_file(void **state)
 		struct image *image;
 
 		assert_int_equal(pwrite(fd, bytes, 10 * BLOCK, 0), 10 * BLOCK);
-		assert_true(pwrite(fd, bytes + 710 * BLOCK, print.size - 710 * BLOCK, 710 * BLOCK) > 0);
+		assert_true(pwrite(fd, bytes + 710 * BLOCK, print.size - 710 * BLOCK,
+				    710 * BLOCK) > 0);
 		close(fd);
 		fd = scratch_open(&dir->scratch, "image", O_RDONLY);
 		assert_int_equal(image_raw_new(&image, fd), 0);

@@ -22,7 +22,7 @@
 #include "store/content_index.h"
 #include "store_dir.h"
 
-#define BLOCKS 1000u
+#define BLOCKS 400u
 #define IMAGES 3u
 
 struct world {
@@ -234,7 +234,7 @@ static void a_damaged_one_is_due_again(void **state)
 	make_all(w);
 	g->index_looked = true;
 	assert_false(golden_index_is_due(w->fs, g));
-	for (uint64_t page = 1; page <= 3; page++)
+	for (uint64_t page = 1; page <= 2; page++)
 		store_dir_flip(&w->dir, "index/1", page * GF_BLOCK_SIZE * 8 + 5);
 	assert_not_found(w, 0, 20);
 	assert_found(w, 1, 20);
@@ -246,7 +246,8 @@ static void a_damaged_one_is_due_again(void **state)
 
 static void what_nobody_needs_is_swept(void **state)
 {
-	static const char *const names[] = {"index/77", "index/1.tmp", "index/9.runs.tmp", "index/x"};
+	static const char *const names[] = {
+		"index/77", "index/1.tmp", "index/9.runs.tmp", "index/x"};
 	struct world *w = *state;
 
 	make_all(w);
