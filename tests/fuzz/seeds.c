@@ -193,6 +193,7 @@ static void texts(void)
 	SEED_TEXT("control", "jobs", "\000{\"verb\":\"settle\"}\0{\"verb\":\"job-list\"}\0"
 				     "{\"verb\":\"job-show\",\"id\":1}\0{\"verb\":\"job-wait\","
 				     "\"id\":1,\"timeout_ms\":5}\0{\"verb\":\"job-cancel\",\"id\":1}");
+	SEED_TEXT("control", "top", "\000{\"verb\":\"top\"}\0{\"verb\":\"top\",\"all\":true}");
 	SEED_TEXT("control", "resize", "\000{\"verb\":\"resize\",\"path\":\"a\",\"size\":100}");
 	for (uint8_t how = 0; how < 10; how++) {
 		static const char rows[] =
