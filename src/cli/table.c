@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "base/text.h"
+#include "cli/format.h"
 #include "cli/message.h"
 #include "cli/verbs.h"
 
@@ -141,8 +142,7 @@ uint64_t row_size(const json_t *row, const char *key)
 	return number < 0x1p64 ? (uint64_t)number : UINT64_MAX;
 }
 
-/* The text of a cell, malloc'ed; NULL without memory. */
-static char *cell_text(const struct view *view, const json_t *row, const struct column *column)
+char *view_cell(const struct view *view, const json_t *row, const struct column *column)
 {
 	const char *text = json_string_value(json_object_get(row, column->key));
 	double number = row_number(row, column->key);
@@ -153,6 +153,19 @@ static char *cell_text(const struct view *view, const json_t *row, const struct 
 		return strdup(text ? text : "");
 	case COLUMN_RATIO:
 		snprintf(buf, sizeof(buf), "%.2f", number);
+		break;
+	case COLUMN_RATE:
+		format_rate(number, buf, sizeof(buf));
+		break;
+	case COLUMN_TIME:
+		format_time(number, buf, sizeof(buf));
+		break;
+	case COLUMN_GROWTH:
+		if (!view->bytes) {
+			format_growth(number, buf, sizeof(buf));
+			break;
+		}
+		snprintf(buf, sizeof(buf), "%.0f", number);
 		break;
 	case COLUMN_SIZE:
 		if (!view->bytes) {
@@ -172,49 +185,58 @@ struct order {
 	int direction;
 };
 
+static int compare_text(const json_t *x, const json_t *y, const char *key)
+{
+	const char *tx = json_string_value(json_object_get(x, key));
+	const char *ty = json_string_value(json_object_get(y, key));
+
+	return strverscmp(tx ? tx : "", ty ? ty : "");
+}
+
+/* Rows that are the same in this column stand in the order of their paths, if they have one. */
 static int compare_rows(const void *a, const void *b, void *arg)
 {
 	const json_t *x = *(json_t *const *)a;
 	const json_t *y = *(json_t *const *)b;
 	const struct order *order = arg;
 	const char *key = order->column->key;
-	double dx, dy;
+	double dx = row_number(x, key), dy = row_number(y, key);
+	int r = order->column->kind == COLUMN_TEXT ? compare_text(x, y, key) : (dx > dy) - (dx < dy);
 
-	if (order->column->kind == COLUMN_TEXT) {
-		const char *tx = json_string_value(json_object_get(x, key));
-		const char *ty = json_string_value(json_object_get(y, key));
-
-		return order->direction * strverscmp(tx ? tx : "", ty ? ty : "");
-	}
-	dx = row_number(x, key);
-	dy = row_number(y, key);
-	return order->direction * ((dx > dy) - (dx < dy));
+	return r ? order->direction * r : compare_text(x, y, "path");
 }
 
-/* A sorted copy of rows, owned by the caller. */
-static json_t *sort_rows(const struct view *view, const struct column *columns, json_t *rows)
+json_t *view_sorted(const struct column *column, int direction, json_t *rows)
 {
+	const struct order order = {.column = column, .direction = direction};
 	size_t count = json_array_size(rows);
-	struct order order = {.direction = 1};
 	CLEANUP_FREE json_t **row = calloc(count + 1, sizeof(json_t *));
-	json_t *sorted = json_array();
-	const char *name = view->sort;
+	json_t *sorted;
 
-	if (!name || !row) {
-		json_decref(sorted);
+	if (!row)
 		return json_incref(rows);
-	}
-	if (*name == '-') {
-		order.direction = -1;
-		name++;
-	}
-	order.column = find_column(columns, name, strlen(name));
 	for (size_t i = 0; i < count; i++)
 		row[i] = json_array_get(rows, i);
-	qsort_r(row, count, sizeof(*row), compare_rows, &order);
+	qsort_r(row, count, sizeof(*row), compare_rows, (void *)&order);
+	sorted = json_array();
 	for (size_t i = 0; i < count; i++)
 		json_array_append(sorted, row[i]);
 	return sorted;
+}
+
+const struct column *view_column(const struct column *columns, const char *name)
+{
+	return find_column(columns, name, strlen(name));
+}
+
+/* rows in the order that the user wants, owned by the caller. */
+static json_t *sort_rows(const struct view *view, const struct column *columns, json_t *rows)
+{
+	bool down = view->sort && *view->sort == '-';
+
+	if (!view->sort)
+		return json_incref(rows);
+	return view_sorted(view_column(columns, view->sort + down), down ? -1 : 1, rows);
 }
 
 /* ---- the three forms ---- */
@@ -255,36 +277,59 @@ static int write_json(const char *buf, size_t len, void *arg)
 	return 0;
 }
 
-static int print_json(const struct view *view, const struct selection *selection, const char *root,
-	bool one, json_t *rows, json_t *extra)
+int view_print_json(json_t *document, size_t flags)
 {
-	json_t *document = json_object();
-	json_t *list = json_array();
 	CLEANUP_FREE char *text = NULL;
 	size_t len = 0;
-	FILE *out;
-	json_t *row;
-	size_t i;
+	FILE *out = open_memstream(&text, &len);
 
-	json_array_foreach(rows, i, row) {
-		if (view->columns)
-			json_array_append_new(list, project(row, selection));
-		else
-			json_array_append(list, row);
-	}
-	json_object_set(document, root, one ? json_array_get(list, 0) : list);
-	if (extra)
-		json_object_update(document, extra);
-	json_decref(list);
-	out = open_memstream(&text, &len);
 	if (out) {
-		json_dump_callback(
-			document, write_json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+		json_dump_callback(document, write_json, out, flags);
 		putc('\n', out);
 		fclose(out);
 	}
 	json_decref(document);
 	return text ? cli_print(text, len) : cli_fail("out of memory");
+}
+
+/* sorted, with those columns alone that were asked for. */
+static json_t *project_rows(
+	const struct view *view, const struct selection *selection, json_t *sorted)
+{
+	json_t *list, *row;
+	size_t i;
+
+	if (!view->columns)
+		return json_incref(sorted);
+	list = json_array();
+	json_array_foreach(sorted, i, row)
+		json_array_append_new(list, project(row, selection));
+	return list;
+}
+
+json_t *view_rows(const struct view *view, const struct column *columns, json_t *rows)
+{
+	json_t *sorted = sort_rows(view, columns, rows);
+	struct selection selection;
+	json_t *list;
+
+	select_columns(view->columns, columns, &selection);
+	list = project_rows(view, &selection, sorted);
+	json_decref(sorted);
+	return list;
+}
+
+static int print_json(const struct view *view, const struct selection *selection, const char *root,
+	bool one, json_t *rows, json_t *extra)
+{
+	json_t *document = json_object();
+	json_t *list = project_rows(view, selection, rows);
+
+	json_object_set(document, root, one ? json_array_get(list, 0) : list);
+	if (extra)
+		json_object_update(document, extra);
+	json_decref(list);
+	return view_print_json(document, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 }
 
 /* Names may hold anything, also what drives a terminal. */
@@ -317,7 +362,7 @@ static int print_tall(const struct view *view, const struct selection *selection
 		if (i)
 			putc('\n', out);
 		for (size_t c = 0; c < selection->count; c++) {
-			CLEANUP_FREE char *cell = cell_text(view, row, selection->column[c]);
+			CLEANUP_FREE char *cell = view_cell(view, row, selection->column[c]);
 
 			if (!view->no_headings)
 				fprintf(out, "%-16s ", selection->column[c]->name);
@@ -343,7 +388,7 @@ static int fill_table(struct libscols_table *table, const struct view *view,
 		struct libscols_line *line = scols_table_new_line(table, NULL);
 
 		for (size_t c = 0; c < selection->count; c++) {
-			char *cell = cell_text(view, row, selection->column[c]);
+			char *cell = view_cell(view, row, selection->column[c]);
 
 			if (!line || !cell || scols_line_refer_data(line, c, cell) != 0) {
 				free(cell);
