@@ -61,7 +61,8 @@ static const struct verb verbs[] = {
 			"goldfs clone -n 9 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/desk%d.img"}},
 	{"list", verb_list, "list golden images and clones",
 		"list [OPTION...] [PATH...]",
-		"  -t, --types TYPE,.. golden, clone, snapshot, folder\n" VIEW_HELP
+		"  -t, --types TYPE,.. golden, clone, snapshot, folder\n"
+		"      --tree          by folder, with the sums of what lies below\n" VIEW_HELP
 			FILE_COLUMNS,
 		{"goldfs list /mnt/vms",
 			"goldfs list -n -o path,unique --sort unique /mnt/vms/vdi"}},

@@ -11,6 +11,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <uthash.h>
+
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "base/text.h"
@@ -113,12 +115,17 @@ int view_check(const struct view *view, const char *verb, const struct column *c
 	struct selection selection;
 	const char *wrong = select_columns(view->columns, columns, &selection);
 	const char *sort = view->sort;
+	size_t i = 0;
 
 	if (wrong)
 		return cli_usage(verb, "there is no column \"%.*s\"", (int)strcspn(wrong, ","),
 			wrong);
 	if (sort && !find_column(columns, sort + (*sort == '-'), strlen(sort + (*sort == '-'))))
 		return cli_usage(verb, "there is no column \"%s\"", sort + (*sort == '-'));
+	while (i < selection.count && strcmp(selection.column[i]->key, "path") != 0)
+		i++;
+	if (view->tree && i == selection.count)
+		return cli_usage(verb, "a tree needs the column \"PATH\"");
 	return EXIT_DONE;
 }
 
@@ -373,17 +380,111 @@ static int print_tall(const struct view *view, const struct selection *selection
 	return cli_print(text, len);
 }
 
+/* ---- trees ---- */
+
+/* A folder's line by its path. */
+struct folder_line {
+	const char *path; /* of the row; key */
+	struct libscols_line *line;
+	UT_hash_handle hh;
+};
+
+static const char *path_of(const json_t *row)
+{
+	const char *path = json_string_value(json_object_get(row, "path"));
+
+	return path ? path : "";
+}
+
+static void folders_release(struct folder_line *folders)
+{
+	struct folder_line *folder, *next;
+
+	HASH_ITER (hh, folders, folder, next) {
+		HASH_DEL(folders, folder);
+		free(folder);
+	}
+}
+
+static int note_folder(struct folder_line **folders, const json_t *row, struct libscols_line *line)
+{
+	const char *kind = json_string_value(json_object_get(row, "kind"));
+	const char *path = path_of(row);
+	struct folder_line *folder;
+
+	if (!kind || strcmp(kind, "folder") != 0)
+		return 0;
+	HASH_FIND(hh, *folders, path, strlen(path), folder);
+	if (folder)
+		return 0; /* named twice: what is below it stands below the first */
+	folder = calloc(1, sizeof(*folder));
+	if (!folder)
+		return -1;
+	folder->path = path;
+	folder->line = line;
+	HASH_ADD_KEYPTR(hh, *folders, folder->path, strlen(folder->path), folder);
+	return 0;
+}
+
+/* Puts a line below that of its folder; without one it stands on top, with its whole path. */
+static int put_below(struct folder_line *folders, const json_t *row, struct libscols_line *line,
+	size_t path_column)
+{
+	const char *path = path_of(row);
+	const char *name = strrchr(path, '/');
+	struct folder_line *folder = NULL;
+	size_t len = name ? (size_t)(name - path) : 0;
+
+	if (name && name[1])
+		HASH_FIND(hh, folders, path, len ? len : 1, folder);
+	if (!folder || folder->line == line)
+		return 0;
+	if (scols_line_set_data(line, path_column, name + 1) != 0)
+		return -1;
+	return scols_line_add_child(folder->line, line);
+}
+
+/* Lines were made in the order of rows, which so is that of the lines below one folder, too. */
+static int make_tree(struct libscols_table *table, size_t path_column, json_t *rows)
+{
+	struct folder_line *folders = NULL;
+	json_t *row;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(rows, i, row)
+		if (r == 0)
+			r = note_folder(&folders, row, scols_table_get_line(table, i));
+	json_array_foreach(rows, i, row)
+		if (r == 0)
+			r = put_below(folders, row, scols_table_get_line(table, i), path_column);
+	folders_release(folders);
+	return r;
+}
+
+static int column_flags(const struct view *view, const struct column *column)
+{
+	if (view->tree && strcmp(column->key, "path") == 0)
+		return SCOLS_FL_TREE;
+	return column->kind == COLUMN_TEXT ? 0 : SCOLS_FL_RIGHT;
+}
+
 static int fill_table(struct libscols_table *table, const struct view *view,
 	const struct selection *selection, json_t *rows)
 {
+	size_t path_column = 0;
 	json_t *row;
 	size_t i;
 
 	scols_table_enable_noheadings(table, view->no_headings);
-	for (size_t c = 0; c < selection->count; c++)
-		if (!scols_table_new_column(table, selection->column[c]->name, 0,
-			    selection->column[c]->kind == COLUMN_TEXT ? 0 : SCOLS_FL_RIGHT))
+	for (size_t c = 0; c < selection->count; c++) {
+		int flags = column_flags(view, selection->column[c]);
+
+		if (!scols_table_new_column(table, selection->column[c]->name, 0, flags))
 			return -1;
+		if (flags == SCOLS_FL_TREE)
+			path_column = c;
+	}
 	json_array_foreach(rows, i, row) {
 		struct libscols_line *line = scols_table_new_line(table, NULL);
 
@@ -396,7 +497,7 @@ static int fill_table(struct libscols_table *table, const struct view *view,
 			}
 		}
 	}
-	return 0;
+	return view->tree ? make_tree(table, path_column, rows) : 0;
 }
 
 static int print_table(const struct view *view, const struct selection *selection, json_t *rows)

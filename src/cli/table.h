@@ -36,6 +36,7 @@ struct view {
 	bool bytes;
 	bool no_headings;
 	bool tall; /* without -o: one property per line, one block per row */
+	bool tree; /* tables: rows below those of their folders, by their paths */
 	const char *columns;
 	const char *sort;
 };
