@@ -339,8 +339,7 @@ static int print_json(const struct view *view, const struct selection *selection
 	return view_print_json(document, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
 }
 
-/* Names may hold anything, also what drives a terminal. */
-static void write_safely(FILE *out, const char *text)
+void view_write_safely(FILE *out, const char *text)
 {
 	while (*text) {
 		size_t shown = text_shown(text);
@@ -351,7 +350,6 @@ static void write_safely(FILE *out, const char *text)
 			fprintf(out, "\\x%02x", (unsigned char)*text);
 		text += shown ? shown : 1;
 	}
-	putc('\n', out);
 }
 
 /* Each member on a line of its own, and a blank line between rows. */
@@ -373,7 +371,8 @@ static int print_tall(const struct view *view, const struct selection *selection
 
 			if (!view->no_headings)
 				fprintf(out, "%-16s ", selection->column[c]->name);
-			write_safely(out, cell ? cell : "");
+			view_write_safely(out, cell ? cell : "");
+			putc('\n', out);
 		}
 	}
 	fclose(out);

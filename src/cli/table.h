@@ -13,6 +13,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum column_kind {
 	COLUMN_TEXT,
@@ -74,6 +75,8 @@ json_t *view_sorted(const struct column *column, int direction, json_t *rows);
 json_t *view_rows(const struct view *view, const struct column *columns, json_t *rows);
 /* Prints a document with jansson's flags; takes it over. Returns an exit status. */
 int view_print_json(json_t *document, size_t flags);
+/* Writes what may hold anything, as names do, also what drives a terminal. */
+void view_write_safely(FILE *out, const char *text);
 /* The text of a cell, malloc'ed; NULL without memory. */
 char *view_cell(const struct view *view, const json_t *row, const struct column *column);
 

@@ -65,8 +65,9 @@ char *top_store_text(const struct top *top)
 		size_format(row_size(top_store(top), sizes[i].key), size, sizeof(size));
 		fprintf(out, "%s %s, ", size, sizes[i].what);
 	}
-	fprintf(out, "ratio %.2f, %u job%s running, %s", row_number(top_store(top), "ratio"),
-		top_jobs(top), top_jobs(top) == 1 ? "" : "s", state ? state : "");
+	fprintf(out, "ratio %.2f, %u job%s running, ", row_number(top_store(top), "ratio"),
+		top_jobs(top), top_jobs(top) == 1 ? "" : "s");
+	view_write_safely(out, state ? state : "");
 	fclose(out);
 	return text;
 }
