@@ -32,11 +32,11 @@
 #include "cli/verbs.h"
 #include "service/names.h"
 
-#define PATH_MIN 24	      /* columns are left out before the path gets less */
+#define PATH_ROOM 24	      /* columns are left out before a long path gets less */
 #define LATE_NS 2000000000    /* without an answer for so long, the view says so */
 
-/* Pairs of keys: of the last interval, and since the view began. Those with a higher rank are left
- * out first where the terminal is narrow. */
+/* Pairs of keys: of the last interval, and since the view began, NULL where that stands in another
+ * column. Those with a higher rank are left out first where the terminal is narrow. */
 static const struct screen_column {
 	const char *now, *all;
 	int width;
@@ -55,9 +55,9 @@ static const struct screen_column {
 	{"flush_latency_max_ns", "flush_latency_max_all_ns", 7, 5},
 	{"unique_bytes", "unique_bytes", 8, 1},
 	{"unique_bytes_per_second", "unique_growth_bytes", 10, 2},
-	{"unique_growth_bytes", "unique_growth_bytes", 9, 6},
+	{"unique_growth_bytes", NULL, 9, 6},
 	{"shared_bytes_per_second", "shared_growth_bytes", 10, 6},
-	{"shared_growth_bytes", "shared_growth_bytes", 9, 7},
+	{"shared_growth_bytes", NULL, 9, 7},
 	{"path", "path", 0, 0},
 };
 #define COLUMNS ((int)ARRAY_SIZE(screen_columns))
@@ -90,6 +90,7 @@ struct screen {
 	bool paused;
 	bool help;
 	size_t scroll;
+	int path_room; /* what the longest path takes, but not more than PATH_ROOM */
 	int ended_by; /* a signal, 0: none */
 	bool quit;
 	int status;
@@ -155,11 +156,13 @@ static struct answer *take_answer(struct screen *s)
 
 static const char *key_of(const struct screen *s, int column)
 {
-	return s->since_start ? screen_columns[column].all : screen_columns[column].now;
+	const struct screen_column *c = &screen_columns[column];
+
+	return s->since_start && c->all ? c->all : c->now;
 }
 
 /* Which columns find room: marks them, and returns what they take. */
-static int choose_columns(bool *shown)
+static int choose_columns(const struct screen *s, bool *shown)
 {
 	int taken = 0, rank = 8;
 
@@ -167,10 +170,11 @@ static int choose_columns(bool *shown)
 		rank--;
 		taken = 0;
 		for (int i = 0; i < COLUMNS; i++) {
-			shown[i] = screen_columns[i].rank <= rank;
+			shown[i] = screen_columns[i].rank <= rank &&
+				   (screen_columns[i].all || !s->since_start);
 			taken += shown[i] ? screen_columns[i].width : 0;
 		}
-	} while (rank > 0 && taken + 1 + PATH_MIN > COLS);
+	} while (rank > 0 && taken + 1 + s->path_room > COLS);
 	return taken;
 }
 
@@ -242,29 +246,48 @@ static void draw_headings(const struct screen *s, int y, const bool *shown)
 	attroff(A_REVERSE);
 }
 
+/* The mount stands above. */
+static const char *short_path(const struct screen *s, const char *path)
+{
+	size_t prefix = strlen(s->mountpoint);
+
+	if (strncmp(path, s->mountpoint, prefix) == 0 && path[prefix] == '/')
+		path += prefix + 1;
+	return path;
+}
+
+static void measure_paths(struct screen *s, json_t *rows)
+{
+	json_t *row;
+	size_t i;
+
+	s->path_room = 0;
+	json_array_foreach(rows, i, row) {
+		const char *path = json_string_value(json_object_get(row, "path"));
+		size_t len = path ? strlen(short_path(s, path)) : 0;
+
+		s->path_room = (int)max_u64((uint64_t)s->path_room, min_u64(len, PATH_ROOM));
+	}
+}
+
 static void draw_row(const struct screen *s, int y, int taken, const bool *shown, json_t *row)
 {
 	const struct view view = {.bytes = false};
-	size_t prefix = strlen(s->mountpoint);
 
 	move(y, 0);
 	clrtoeol();
 	for (int i = 0; i < COLUMNS; i++) {
 		CLEANUP_FREE char *cell =
 			view_cell(&view, row, view_column(top_columns, key_of(s, i)));
-		const char *path = cell ? cell : "";
 
 		if (!shown[i])
 			continue;
 		if (screen_columns[i].width) {
-			put_cell(screen_columns[i].width, path);
+			put_cell(screen_columns[i].width, cell ? cell : "");
 			continue;
 		}
-		/* The mount stands above. */
-		if (strncmp(path, s->mountpoint, prefix) == 0 && path[prefix] == '/')
-			path += prefix + 1;
 		addch(' ');
-		put_text(path, COLS - taken - 1);
+		put_text(short_path(s, cell ? cell : ""), COLS - taken - 1);
 	}
 }
 
@@ -290,8 +313,8 @@ static void draw_sums(int y, json_t *rows)
 	format_rate(sum(rows, "write_ops_per_second"), wo, sizeof(wo));
 	format_rate(sum(rows, "flush_ops_per_second"), fo, sizeof(fo));
 	snprintf(line, sizeof(line),
-		"Sum:   read %s/s in %s/s, write %s/s in %s/s, %s flushes/s, %zu clones", rb, ro, wb,
-		wo, fo, json_array_size(rows));
+		"Sum:   read %s/s, %s/s; write %s/s, %s/s; flush %s/s; %zu clones", rb, ro, wb, wo, fo,
+		json_array_size(rows));
 	put_line(y, line);
 }
 
@@ -339,7 +362,7 @@ static void draw_help(void)
 static void draw_rows(struct screen *s, json_t *rows)
 {
 	bool shown[COLUMNS];
-	int taken = choose_columns(shown), room = LINES - 5;
+	int taken = choose_columns(s, shown), room = LINES - 5;
 	json_t *sorted = view_sorted(
 		view_column(top_columns, key_of(s, s->sort)), s->direction, rows);
 	size_t count = json_array_size(sorted);
@@ -358,14 +381,15 @@ static void draw(struct screen *s)
 {
 	json_t *rows = top_rows(s->top, s->filter);
 
+	measure_paths(s, rows);
 	erase();
 	draw_head(s, rows);
 	if (s->help)
 		draw_help();
 	else
 		draw_rows(s, rows);
-	put_line(LINES - 1, "q quit  < > sort  r reverse  o active  a since start  p pause  + - interval  "
-			    "h help");
+	put_line(LINES - 1,
+		"q quit  <> sort  r reverse  o active  a since start  p pause  +- interval  h help");
 	refresh();
 	json_decref(rows);
 }
@@ -386,7 +410,7 @@ static void move_sort(struct screen *s, int step)
 	bool shown[COLUMNS];
 	int next = s->sort + step;
 
-	choose_columns(shown);
+	choose_columns(s, shown);
 	while (next >= 0 && next < COLUMNS && !shown[next])
 		next += step;
 	if (next >= 0 && next < COLUMNS)
