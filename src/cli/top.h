@@ -54,7 +54,8 @@ struct top_options {
 	int direction;		   /* 1 ascending, -1 descending */
 };
 
-/* The view on a terminal, until it is left. Returns an exit status. */
+/* The view on a terminal, until it is left: the process ends with it. Returns an exit status when it
+ * cannot even begin. */
 int top_screen(const struct top_options *options);
 /* Says why there is no reply: err is a negative errno, or reply a refusal. Returns EXIT_FAILED. */
 int top_lost(const char *mountpoint, int err, json_t *reply);

@@ -93,7 +93,6 @@ struct screen {
 	int path_room; /* what the longest path takes, but not more than PATH_ROOM */
 	int ended_by; /* a signal, 0: none */
 	bool quit;
-	int status;
 };
 
 /* ---- asking ---- */
@@ -618,6 +617,30 @@ static int say_why(const struct screen *s, struct answer *last)
 	return r;
 }
 
+/* The thread may still wait for the mount, and curses keeps what it has: the process just ends. */
+static void __attribute__((noreturn)) leave(int status)
+{
+	fflush(NULL);
+	_exit(status);
+}
+
+static struct answer *run_on_terminal(struct screen *s, int signals)
+{
+	struct answer *last;
+	SCREEN *terminal;
+
+	if (!open_terminal(&terminal)) {
+		const char *term = getenv("TERM");
+
+		leave(cli_fail("the terminal \"%s\" is not known, use goldfs top -b",
+			term ? term : ""));
+	}
+	last = run(s, signals);
+	endwin();
+	delscreen(terminal);
+	return last;
+}
+
 int top_screen(const struct top_options *options)
 {
 	struct screen s = {
@@ -627,8 +650,7 @@ int top_screen(const struct top_options *options)
 		.filter = options->filter,
 		.wide_filter = options->filter == TOP_ACTIVE ? TOP_USED : options->filter,
 	};
-	struct answer *last = NULL;
-	SCREEN *terminal;
+	struct answer *last;
 	sigset_t old;
 	int signals, r;
 
@@ -640,25 +662,12 @@ int top_screen(const struct top_options *options)
 	signals = open_signals(&old);
 	r = signals < 0 ? -errno : asker_start(&s.asker, options->mountpoint);
 	if (r < 0)
-		return cli_fail("cannot start: %s", cli_reason(-r));
-	if (!open_terminal(&terminal)) {
-		const char *term = getenv("TERM");
-
-		return cli_fail("the terminal \"%s\" is not known, use goldfs top -b",
-			term ? term : "");
-	}
-	last = run(&s, signals);
-	endwin();
-	delscreen(terminal);
+		leave(cli_fail("cannot start: %s", cli_reason(-r)));
+	last = run_on_terminal(&s, signals);
 	if (s.ended_by) {
 		signal(s.ended_by, SIG_DFL);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 		raise(s.ended_by);
 	}
-	r = say_why(&s, last);
-	top_free(s.top);
-	close(signals);
-	/* The thread may still wait for the mount: the process ends without it. */
-	fflush(NULL);
-	_exit(r);
+	leave(say_why(&s, last));
 }
