@@ -66,6 +66,7 @@ static const struct {
 	{.path = "../unit/test_catalog_file"},
 	{.path = "../unit/test_journal"},
 	{.path = "../unit/test_layer"},
+	{.path = "../unit/test_pool"},
 	{.path = "../unit/test_image"},
 	{.path = "../unit/test_pin"},
 	{.path = "../unit/test_figures"},
