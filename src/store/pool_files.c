@@ -317,11 +317,21 @@ bool pool_failed(struct pool *pool)
 
 /* ---- giving space back ---- */
 
+static bool is_taken(struct pool *pool, const struct pool_run *run)
+{
+	MUTEX_GUARD(&pool->lock);
+	for (uint64_t i = 0; i < run->count; i++)
+		if (pool_state_locked(pool, run->slot + i) != SLOT_TAKEN)
+			return false;
+	return true;
+}
+
 static void punch_run(struct pool *pool, const struct pool_run *run)
 {
 	struct io *io = pool->io;
 	int fd = atomic_load(&file_of(pool, run->slot / POOL_FILE_SLOTS)->fd), e = 0;
 
+	INVARIANT(3, is_taken(pool, run));
 	if (fd >= 0)
 		e = SITE("punch slots of the pool", io->ops->punch(io, fd, offset_of(run->slot),
 			run->count * GF_BLOCK_SIZE));
