@@ -195,7 +195,7 @@ check-crash-long: $(BIN)/tests/crash/test_crash
 .PHONY: check-crash-long check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
-mutation_tests := superblock catalog_file content_index journal layer image pin pin_order figures
+mutation_tests := superblock catalog_file journal layer image pin pin_order figures content_index pool
 mutation_crash := crash threads faults limits restart repair meetings
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
 	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'

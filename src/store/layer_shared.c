@@ -283,10 +283,13 @@ static int each_location_locked(struct layer *l, uint32_t number, struct region 
 	return 0;
 }
 
+/* A place that cannot be: the block is lost, before somebody else's bytes come to stand there. */
 static void take_reference(struct layer *l, uint64_t block, uint64_t place)
 {
-	layer_ref_place(l, place);
-	count_block_locked(l, place, 1);
+	if (layer_ref_place(l, place))
+		count_block_locked(l, place, 1);
+	else
+		layer_note_lost_locked(l, block, 1);
 }
 
 static void forget_new_location_locked(struct layer *l, uint64_t block)

@@ -253,9 +253,15 @@ static int read_in_file(struct pool *pool, uint64_t slot, void *bytes, uint64_t 
 	struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
 	int fd = f ? atomic_load(&f->fd) : -1;
 
+	ssize_t n;
+
 	if (fd < 0)
 		return log_error(-EUCLEAN, "the pool lost its file %" PRIu64, number);
-	return io_pread_full(pool->io, fd, bytes, count * GF_BLOCK_SIZE, offset_of(slot));
+	n = pool->io->ops->pread(pool->io, fd, bytes, count * GF_BLOCK_SIZE, offset_of(slot));
+	if (n < 0)
+		return (int)n;
+	/* Behind the end is nothing that anybody may refer to. */
+	return (uint64_t)n == count * GF_BLOCK_SIZE ? 0 : -EUCLEAN;
 }
 
 int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count)
@@ -330,11 +336,21 @@ bool pool_failed(struct pool *pool)
 
 /* ---- giving space back ---- */
 
+static bool is_taken(struct pool *pool, const struct pool_run *run)
+{
+	MUTEX_GUARD(&pool->lock);
+	for (uint64_t i = 0; i < run->count; i++)
+		if (pool_state_locked(pool, run->slot + i) != SLOT_TAKEN)
+			return false;
+	return true;
+}
+
 static void punch_run(struct pool *pool, const struct pool_run *run)
 {
 	struct io *io = pool->io;
 	int fd = atomic_load(&file_of(pool, run->slot / POOL_FILE_SLOTS)->fd), e = 0;
 
+	INVARIANT(3, is_taken(pool, run));
 	if (fd >= 0)
 		e = SITE("punch slots of the pool", io->ops->punch(io, fd, offset_of(run->slot),
 			run->count * GF_BLOCK_SIZE));

@@ -67,6 +67,7 @@ static const struct {
 	{.path = "../unit/test_content_index"},
 	{.path = "../unit/test_journal"},
 	{.path = "../unit/test_layer"},
+	{.path = "../unit/test_pool"},
 	{.path = "../unit/test_image"},
 	{.path = "../unit/test_pin"},
 	{.path = "../unit/test_figures"},
