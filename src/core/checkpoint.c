@@ -733,6 +733,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = destage(fs, MUTATED("the tail passes blocks that were not destaged") ?
 					0 : p.tail.seq - 1, &out->full);
 	if (!r) {
+		dedup_drop_dead(fs);
 		dedup_move(fs, p.tail.seq);
 		tree_sweep_goldens(fs);
 	}

@@ -330,6 +330,20 @@ bool dedup_has_moves(struct fs *fs)
 	return fs->dedup->count != 0;
 }
 
+/* ---- layers that are gone ---- */
+
+/* With the gate held nobody takes the list away. */
+void dedup_drop_dead(struct fs *fs)
+{
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_rdlock(&fs->gate);
+	for (struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer)
+			layer_drop_shared(d->layer);
+	pthread_rwlock_unlock(&fs->gate);
+	pthread_rwlock_unlock(&fs->tree);
+}
+
 /* ---- counting references after a mount ---- */
 
 int dedup_count(struct fs *fs)

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/dedup.h"
 #include "core/family.h"
 #include "core/figures_pool.h"
 #include "image/folder.h"
@@ -645,6 +646,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 	*info = (struct fs_info){.kind = FS_KIND_FOLDER, .mode = "", .format = "raw",
 		.base = strdup(""), .state = "ok"};
 	failing_state(fs, NULL, info);
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
@@ -786,6 +788,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 		return -ENOMEM;
 	memcpy(sorted, inos, count * sizeof(*sorted));
 	qsort(sorted, count, sizeof(*sorted), compare_inos);
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	for (size_t i = 0; i < count; i++) {
 		struct inode *inode = tree_find(fs, sorted[i]);
@@ -948,6 +951,7 @@ int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_fi
 	uint64_t stored, total;
 
 	memset(out, 0, sizeof(*out));
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	add_files(fs, budget_ns, out);
 	add_pins(&u);

@@ -367,7 +367,7 @@ int layer_leave_shared_locked(struct layer *l, uint32_t number, struct region *r
 void layer_drop_shared(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
-	if (!l->env->locations)
+	if (!l->env->locations || !l->may_share)
 		return;
 	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS; n++) {
 		struct region *r = layer_find_region_locked(l, n);
@@ -377,6 +377,7 @@ void layer_drop_shared(struct layer *l)
 		if (layer_leave_shared_locked(l, n, r, 0, GF_REGION_BLOCKS) == 0)
 			r->uncounted = true; /* nothing is to be given up once more */
 	}
+	l->may_share = false;
 	if (l->env->pool)
 		pool_forget_layer(l->env->pool, l->id);
 }
