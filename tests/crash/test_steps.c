@@ -171,6 +171,49 @@ static void test_flush_covers_names_of_a_dead_process(void **state)
 	assert_shows(a, 100, 1, 'a');
 }
 
+/* What recovery finds in place was acknowledged, and perhaps never synced. */
+static void flush_of_what_was_found(bool takeover)
+{
+	struct fs_options options = usual();
+	uint64_t a = make(takeover ? "a" : "b");
+
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'A'), 0);
+	replace_disk(simdisk_clone(disk));
+	options.takeover = takeover;
+	assert_int_equal(fs_open(&fs, simdisk_io(disk), &options), 0);
+	assert_int_equal(sync_file(fs, a), 0);
+	lose_power(SIMDISK_DROP);
+	assert_shows(a, 0, LARGE / BLOCK, 'A');
+}
+
+static void test_flush_covers_bytes_of_a_dead_process(void **state)
+{
+	flush_of_what_was_found(true);
+	flush_of_what_was_found(false);
+}
+
+/* Without the announcement only the mark tells why the bytes do not have their sums. */
+static void test_mark_is_durable_before_the_bytes(void **state)
+{
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, LARGE / BLOCK, 'A');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'B'), 0);
+	for (uint64_t seed = 1; seed <= 16; seed++) {
+		struct simdisk *crashed = simdisk_crash(disk, SIMDISK_FILES, seed);
+		CLEANUP_FREE uint8_t *buf = malloc(LARGE);
+		struct fs_options options = usual();
+		struct fs *after;
+
+		options.verify_reads = true;
+		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
+		assert_int_equal(fs_read(after, a, buf, LARGE, 0), LARGE);
+		fs_abandon(after);
+		simdisk_free(crashed);
+	}
+}
+
 /* ---- catalogs ---- */
 
 static uint64_t newest_generation(struct simdisk *of)
@@ -484,6 +527,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_flush_syncs_the_last_block),
 		T(test_flush_covers_names_of_a_dead_process),
+		T(test_flush_covers_bytes_of_a_dead_process),
+		T(test_mark_is_durable_before_the_bytes),
 		T(test_new_copy_of_the_catalog_stays),
 		T(test_failed_catalog_does_not_count),
 		T(test_end_of_the_chain_is_durable),
