@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -520,6 +521,24 @@ static void test_space_of_a_removed_clone_is_there_at_once(void **state)
 	assert_true(used_at_unlink <= used - MIB);
 }
 
+/* There is something to be given back, and the checkpoint that would do it has no space itself. */
+static void test_full_disk_is_an_answer(void **state)
+{
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, MIB / BLOCK, 'A');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, MIB / 2),
+		0);
+	simdisk_set_capacity(disk, simdisk_used(disk));
+	simdisk_fail(disk, SIMDISK_ALLOCATE, 1, -ENOSPC, true, "catalog.");
+	assert_int_equal(put(a, 1000, 1, 'B'), -ENOSPC);
+	assert_int_equal(put(a, 1000, LARGE / BLOCK, 'B'), -ENOSPC);
+	simdisk_heal(disk);
+	assert_int_equal(put(a, 1000, 1, 'B'), 0);
+	assert_shows(a, 1000, 1, 'B');
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -537,8 +556,10 @@ int main(void)
 		T(test_reserve_is_given_back),
 		T(test_half_a_reserve_is_not_kept),
 		T(test_space_of_a_removed_clone_is_there_at_once),
+		T(test_full_disk_is_an_answer),
 	};
 
+	alarm(120);
 	if (!getenv("VERBOSE"))
 		log_open(LOG_TO_FILE, "/dev/null");
 	return cmocka_run_group_tests(tests, NULL, NULL);
