@@ -432,8 +432,8 @@ int space_look(struct fs *fs, uint64_t *total, uint64_t *left);
 bool space_is_tight(struct fs *fs);
 /* Something below was freed: the next check looks again. */
 void space_given_back(struct fs *fs);
-/* Gives back what was discarded or removed, by a checkpoint; false: there is nothing. The caller
- * holds no lock and no reservation. */
+/* Gives back what was discarded or removed, by a checkpoint; false: there is nothing, or it failed.
+ * The caller holds no lock and no reservation. */
 bool space_make(struct fs *fs);
 /* Checkpoint: empties the reserve's file, but for a third when it is for data; true: that gave some
  * space. Or fills it again. */

@@ -34,6 +34,7 @@
 #define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
 #define MAX_WRITE (8 * MIB)
 #define READ_FAILURES_LOGGED 1000
+#define MAX_TRIES 3 /* checkpoints that one write lets make space */
 
 /* ---- reading ---- */
 
@@ -732,12 +733,14 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	missing = bytes_missing(fs, inode, off, len);
 	if (!missing)
 		return 0;
-	do {
+	/* Others may take what is given back, or hold what was to be. */
+	for (int tries = 0;; tries++) {
 		r = space_check(fs, missing);
 		if (!r)
 			r = limit_check(fs, inode, missing, true);
-	} while (r && space_make(fs));
-	return r;
+		if (!r || tries == MAX_TRIES || !space_make(fs))
+			return r;
+	}
 }
 
 ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off)
