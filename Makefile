@@ -28,7 +28,7 @@ OBJ := $(BUILD)/obj$(if $(flavour),-$(flavour))
 BIN := $(BUILD)$(if $(flavour),/$(flavour))
 
 # Nothing here may fail without pkg-config: `make deps` is what installs it.
-PKGS := fuse3 libxxhash jansson smartcols libseccomp libcap-ng
+PKGS := fuse3 libxxhash jansson smartcols libseccomp libcap-ng ncursesw
 pkg_cflags := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

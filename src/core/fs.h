@@ -24,6 +24,7 @@
 #include <sys/types.h>
 
 #include "base/io.h"
+#include "base/latency.h"
 
 struct fs;
 struct folder;
@@ -315,6 +316,16 @@ struct fs_store_figures {
 
 int fs_store_figures(struct fs *fs, struct fs_store_figures *figures);
 
+/*
+ * Both for who asks every second. unique_bytes of a clone that shares no layer is what it is now;
+ * what it shares may be older, or an estimate, because it is counted only as long as *budget_ns,
+ * which several calls share and count down, is above 0. -ESTALE: ino is no clone.
+ */
+int fs_figures_quick(
+	struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_figures *figures);
+int fs_store_figures_quick(
+	struct fs *fs, int64_t *budget_ns, struct fs_store_figures *figures);
+
 /* Counters since this process started; one table, rendered as JSON and as metrics. */
 #define FS_COUNTERS(X) \
 	X(read_ops, "Reads of clones and golden images") \
@@ -342,6 +353,32 @@ struct fs_counters {
 #undef X
 };
 void fs_counters(struct fs *fs, struct fs_counters *counters);
+
+/*
+ * What clients asked of one clone since this process serves it; one table, rendered as JSON, as
+ * metrics and by goldfs top. A name ends in its unit.
+ */
+#define FS_IO(X) \
+	X(read_ops, "Reads of this clone") \
+	X(read_bytes, "Bytes read from this clone") \
+	X(read_ns, "Time that reads of this clone took, added up") \
+	X(write_ops, "Writes to this clone") \
+	X(write_bytes, "Bytes written to this clone") \
+	X(write_ns, "Time that writes to this clone took, added up") \
+	X(flush_ops, "Flushes of this clone") \
+	X(flush_ns, "Time that flushes of this clone took, added up")
+
+enum fs_io_kind { FS_IO_READ, FS_IO_WRITE, FS_IO_FLUSH, FS_IO_KINDS };
+
+struct fs_io {
+#define X(name, help) uint64_t name;
+	FS_IO(X)
+#undef X
+	/* How many took how long (base/latency.h); each count begins anew at 2^32. */
+	uint32_t latency[FS_IO_KINDS][LATENCY_BUCKETS];
+};
+/* False, and zeros: there was none. Costs nobody who reads or writes anything. */
+bool fs_io(struct fs *fs, uint64_t ino, struct fs_io *io);
 
 struct fs_statfs {
 	uint64_t total_bytes;

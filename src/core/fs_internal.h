@@ -74,6 +74,7 @@ struct inode {
 	pthread_rwlock_t io;
 	_Atomic(struct layer *) layer; /* writable layer; changed with io held exclusively */
 	_Atomic uint64_t size;	       /* bytes; grows with io shared, shrinks with it exclusive */
+	_Atomic(struct io_stats *) io_stats; /* NULL: nobody asked anything of it yet */
 
 	pthread_mutex_t lock;
 	uint32_t mode; /* lock, as all below */
@@ -104,6 +105,16 @@ struct inode {
 		uint64_t golden_untouched; /* what those regions would show without layers */
 		int tail;		   /* class of a partial last block */
 	} fig;
+
+	/* Blocks of the image that show, when they were counted last (figures.c). lock. */
+	struct {
+		bool valid;
+		uint64_t golden;
+		uint64_t limit;	 /* what image_limit() was */
+		uint64_t change; /* what fs.change_count was */
+		int64_t time_ns;
+		int64_t cost_ns;
+	} seen;
 
 	UT_hash_handle by_ino;
 	UT_hash_handle by_name;
@@ -648,6 +659,17 @@ int carried_note(struct carried_list *list, uint64_t seq, uint64_t ops_pos, cons
 int carried_apply(struct fs *fs, struct carried_list *list, uint64_t tail_seq,
 	const struct apply *how);
 void carried_release(struct carried_list *list);
+
+/* ---- io_stats.c: what clients ask of a clone ---- */
+
+/* Counts a read or a write that began at start_ns (CLOCK_MONOTONIC); result: bytes, or an error. */
+void io_stats_note(struct inode *inode, enum fs_io_kind kind, int64_t start_ns, ssize_t result);
+/* A flush begins: io_flush_done(what this returns) counts it, and calls done, in done's place. NULL,
+ * without memory: it is not counted. tree held, or the inode referenced. */
+struct io_flush *io_flush_begin(
+	struct inode *inode, void (*done)(void *arg, int result), void *arg);
+void io_flush_done(void *flush, int result);
+void io_stats_release(struct inode *inode);
 
 /* ---- flush.c ---- */
 /* Makes large writes of the layer and those below it durable and committed. */

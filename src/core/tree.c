@@ -223,6 +223,7 @@ static void free_inode(struct inode *inode)
 		inode->xattrs = next;
 	}
 	image_free(inode->golden_image);
+	io_stats_release(inode);
 	free(inode->limit);
 	free(inode->key);
 	free(inode->target);

@@ -193,17 +193,25 @@ static void texts(void)
 	SEED_TEXT("control", "jobs", "\000{\"verb\":\"settle\"}\0{\"verb\":\"job-list\"}\0"
 				     "{\"verb\":\"job-show\",\"id\":1}\0{\"verb\":\"job-wait\","
 				     "\"id\":1,\"timeout_ms\":5}\0{\"verb\":\"job-cancel\",\"id\":1}");
+	SEED_TEXT("control", "top", "\000{\"verb\":\"top\"}\0{\"verb\":\"top\",\"all\":true}");
 	SEED_TEXT("control", "resize", "\000{\"verb\":\"resize\",\"path\":\"a\",\"size\":100}");
-	for (uint8_t how = 0; how < 10; how++) {
+	for (uint8_t how = 0; how < 13; how++) {
 		static const char rows[] =
 			"{\"status\":0,\"goldfs\":[{\"path\":\"a\\u001bb\",\"kind\":\"clone\","
 			"\"virtual_bytes\":4096,\"unique_bytes\":1.5,\"state\":\"ok\"}],"
 			"\"store\":{\"ratio\":2.5,\"data_bytes\":7},\"jobs\":[{\"id\":1}],"
 			"\"if_removed_bytes\":9}";
+		static const char busy[] =
+			"{\"status\":0,\"goldfs\":[{\"ino\":70,\"path\":\"a\\u001bb\","
+			"\"unique_bytes\":5,\"write_ops\":3,\"write_ns\":9,\"write_bytes\":7,"
+			"\"write_latency\":[3,1,0,2]}],\"store\":{\"state\":\"\\u009b\"},"
+			"\"jobs\":2,\"time_ns\":1000000000,\"counting_since\":5}";
 		static const char refused[] =
 			"{\"status\":1,\"errno\":\"EEXIST\",\"error\":\"no\\u009bx\\u0007\"}";
 
 		seed_how("reply", "rows", how, rows, sizeof(rows) - 1);
+		if (how >= 10)
+			seed_how("reply", "busy", how, busy, sizeof(busy) - 1);
 		seed_how("reply", "refused", how, refused, sizeof(refused) - 1);
 	}
 }
