@@ -102,6 +102,9 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 	case GF_OP_SUSPECT:
 		OP_FIXED(gf_op_intent);
 		break;
+	case GF_OP_UNGROW:
+		OP_FIXED(gf_op_ungrow);
+		break;
 	case GF_OP_INODE:
 		OP_FIXED(gf_op_inode);
 		tail = (uint64_t)((const struct gf_op_inode *)p)->name_len +
@@ -195,6 +198,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		       ((const struct gf_op_xattr *)p)->value_len <= GF_XATTR_VALUE_MAX;
 	case GF_OP_LIMIT:
 		return ((const struct gf_op_limit *)p)->bytes <= INT64_MAX;
+	case GF_OP_UNGROW:
+		return ((const struct gf_op_ungrow *)p)->size < ((const struct gf_op_ungrow *)p)->grown &&
+		       ((const struct gf_op_ungrow *)p)->grown <= GF_MAX_SIZE;
 	case GF_OP_LAYER:
 		return ((const struct gf_op_layer *)p)->bound <= GF_MAX_SIZE;
 	case GF_OP_BOUND:

@@ -56,6 +56,7 @@ static const struct sample samples[] = {
 	{GF_OP_BOUND, sizeof(struct gf_op_pair), 0},
 	{GF_OP_SUSPECT, sizeof(struct gf_op_intent), 0},
 	{GF_OP_LIMIT, sizeof(struct gf_op_limit), 0},
+	{GF_OP_UNGROW, sizeof(struct gf_op_ungrow), 0},
 };
 
 /* The counters, names and flags without which a sample would not be well-formed. */
@@ -68,6 +69,9 @@ static void fill_sample(void *op, enum gf_op_type type)
 		break;
 	case GF_OP_LARGE:
 		((struct gf_op_blocks *)op)->count = 5;
+		break;
+	case GF_OP_UNGROW:
+		((struct gf_op_ungrow *)op)->grown = 1;
 		break;
 	case GF_OP_CLEAR:
 		((struct gf_op_clear *)op)->op.flags = GF_ZERO;
