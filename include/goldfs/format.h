@@ -191,6 +191,7 @@ enum gf_op_type {
 	GF_OP_BOUND = 43,
 	GF_OP_SUSPECT = 44, /* catalog file only: regions where a block may be old or new */
 	GF_OP_LIMIT = 45,
+	GF_OP_UNGROW = 46, /* a write failed after its record, which made the file larger */
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -360,6 +361,15 @@ struct gf_op_size {
 	int64_t time_ns;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_size) == 40, "size");
+
+/* The file is as long as before again, if it is as long as that record made it. */
+struct gf_op_ungrow {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t grown;
+	uint64_t size; /* bytes, as `grown` */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_ungrow) == 32, "ungrow");
 
 /* flags 1: remove. Followed by name_len and value_len bytes, padded to 8. */
 struct gf_op_xattr {

@@ -330,6 +330,14 @@ static int apply_pages(struct fs *fs, const struct gf_op_pages *op)
 	return 0;
 }
 
+static int apply_ungrow(struct inode *inode, const struct gf_op_ungrow *op)
+{
+	uint64_t grown = op->grown;
+
+	atomic_compare_exchange_strong(&inode->size, &grown, op->size);
+	return 0;
+}
+
 static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t ino)
 {
 	struct inode *inode = tree_find(fs, ino);
@@ -362,6 +370,8 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 		return 0;
 	case GF_OP_LIMIT:
 		return limit_apply(fs, inode, ((const struct gf_op_limit *)p)->bytes);
+	case GF_OP_UNGROW:
+		return apply_ungrow(inode, p);
 	default:
 		return -EUCLEAN;
 	}
@@ -457,6 +467,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_UNLINK:
 	case GF_OP_DROP:
 	case GF_OP_LIMIT:
+	case GF_OP_UNGROW:
 		/* The number of an inode is the first field of all of these. */
 		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino);
 	default:

@@ -144,10 +144,9 @@ static int make_store(struct fs *fs)
 		r = fs->io->ops->mkdir(fs->io, folders[i]);
 	if (!r)
 		r = journal_create(fs->io, size);
+	/* They are not written before the folders' names are durable (catalog_file.c). */
 	if (!r)
 		r = write_first_catalogs(fs);
-	if (!r)
-		r = SITE("sync the folders of a new store", fs->io->ops->syncdir(fs->io, "."));
 	if (!r)
 		r = superblock_write(fs->io, &fs->super);
 	return r ? log_error(r, "cannot make a store") : 0;

@@ -37,6 +37,7 @@
 #define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
 #define MAX_WRITE (8 * MIB)
 #define READ_FAILURES_LOGGED 1000
+#define MAX_TRIES 3 /* checkpoints that one write lets make space */
 
 /* ---- reading ---- */
 
@@ -675,8 +676,10 @@ static int job_commit_locked(struct job *job)
 	if (r && r != -ENOSPC && !is_passing(r) && seq)
 		layer_fail(job->fs, job->layer, r, "write the data");
 	if (r && large && seq)
-		undo_large(job->fs, job->layer, job->first, job->end, job->large_first,
-			job->large_last);
+		undo_large(job->fs, &(struct undo){.layer = job->layer, .block = job->first,
+			.end = job->end, .large_first = job->large_first,
+			.large_last = job->large_last, .ino = job->inode->ino, .grown = job->size,
+			.size = atomic_load(&job->inode->size)});
 	if (r && large)
 		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
@@ -808,12 +811,14 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	missing = bytes_missing(fs, inode, off, len);
 	if (!missing)
 		return 0;
-	do {
+	/* Others may take what is given back, or hold what was to be. */
+	for (int tries = 0;; tries++) {
 		r = space_check(fs, missing);
 		if (!r)
 			r = limit_check(fs, inode, missing, true);
-	} while (r && space_make(fs));
-	return r;
+		if (!r || tries == MAX_TRIES || !space_make(fs))
+			return r;
+	}
 }
 
 static ssize_t write_file(

@@ -650,6 +650,37 @@ static void bytes_come_back(void **state)
 	layer_free(layer);
 }
 
+static unsigned syncs;
+
+static int fail_first_sync(struct io *io, int fd)
+{
+	return syncs++ ? 0 : -EIO;
+}
+
+/* Also for who comes later, as the next sync would find nothing to write; until all of it was
+ * written anew. */
+static void a_failed_sync_stays_failed(void **state)
+{
+	struct bench *b = *state;
+	struct layer *layer = new_layer(b, 9);
+	uint32_t sum = 11;
+
+	syncs = 0;
+	b->dir.ops.fdatasync = fail_first_sync;
+	write_blocks(layer, 5, 3);
+	assert_int_equal(layer_write_sums(layer, 5, &sum, 1), 0);
+	assert_int_equal(layer_sync_data(layer), -EIO);
+	write_blocks(layer, 6, 1);
+	assert_int_equal(layer_sync_data(layer), -EIO);
+	assert_int_equal(layer_sync_sums(layer), -EIO);
+	assert_int_equal(syncs, 1);
+	layer_sync_anew(layer);
+	assert_int_equal(layer_sync_data(layer), 0);
+	assert_int_equal(layer_sync_sums(layer), 0);
+	assert_int_equal(syncs, 3);
+	layer_free(layer);
+}
+
 /* Some file systems cannot hold the last block of the largest file at its own place. */
 static void the_last_block_is_kept_elsewhere(void **state)
 {
@@ -879,6 +910,7 @@ int main(void)
 		TEST(good_pages_outlive_failed_checkpoints),
 		TEST(damaged_pages_are_refused),
 		TEST(bytes_come_back),
+		TEST(a_failed_sync_stays_failed),
 		TEST(the_last_block_is_kept_elsewhere),
 		TEST(space_comes_back_when_that_is_durable),
 		TEST(punches_can_be_given_back),
