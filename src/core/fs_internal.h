@@ -199,8 +199,6 @@ struct fs {
 	struct superblock super;
 	struct journal *journal;
 	struct jindex *jindex;
-	struct jindex *locations; /* of SHARED blocks, that no checkpoint has written yet */
-	_Atomic uint64_t location_seq;
 	struct pool *pool;
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */
@@ -702,7 +700,7 @@ struct forgotten {
 	struct forgotten_block {
 		struct layer *layer;
 		uint64_t block;
-		struct location location; /* where it was SHARED; place 0: it was OVERLAY */
+		uint64_t place; /* where it was SHARED; 0: it was OVERLAY */
 	} *blocks; /* malloc'ed, owned by the caller */
 	size_t count;
 	size_t capacity;

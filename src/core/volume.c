@@ -31,6 +31,7 @@
 #include "base/times.h"
 #include "core/dedup.h"
 #include "store/pool.h"
+#include "store/runs.h"
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
@@ -219,7 +220,7 @@ struct job {
 	uint8_t *tail;	     /* merged last block, when partial and another than the first */
 	uint32_t *sums;	     /* of the large part */
 	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
-	struct location *places; /* of the large part: where SHARED ones stand */
+	uint64_t *places; /* of the large part: where SHARED ones stand */
 	bool settled;	     /* references to the places are the layer's */
 	struct opbuf ops;
 	int64_t time_ns;
@@ -231,8 +232,8 @@ struct job {
 static void job_release(struct job *job)
 {
 	for (uint64_t i = 0; job->places && !job->settled && i < job->large_last - job->large_first; i++)
-		if (job->places[i].place)
-			layer_unref_place(job->layer, job->places[i].place);
+		if (job->places[i])
+			layer_unref_place(job->layer, job->places[i]);
 	free(job->head);
 	free(job->tail);
 	free(job->sums);
@@ -373,7 +374,7 @@ static uint64_t kind_run(const struct job *job, uint64_t i, uint64_t count)
 
 	while (i + n < count && job->kinds[i + n] == job->kinds[i] &&
 		(job->kinds[i] != GF_SHARED ||
-			place_follows(job->places[i + n - 1].place, job->places[i + n].place)))
+			place_follows(job->places[i + n - 1], job->places[i + n])))
 		n++;
 	return n;
 }
@@ -390,7 +391,7 @@ static void add_share_op(struct job *job, uint64_t i, uint64_t n)
 	op->blocks.count = n;
 	op->blocks.size = job->size;
 	op->blocks.time_ns = job->time_ns;
-	op->place = job->places[i].place;
+	op->place = job->places[i];
 	memcpy(op + 1, job->sums + i, n * sizeof(uint32_t));
 }
 

@@ -36,7 +36,6 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	l->bound = bound;
 	l->data_fd = -1;
 	l->sum_fd = -1;
-	l->loc_fd = -1;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->sync_lock, NULL);
 	pthread_cond_init(&l->large_ended, NULL);
@@ -99,8 +98,6 @@ void layer_free(struct layer *l)
 		l->env->io->ops->close(l->env->io, l->data_fd);
 	if (l->sum_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->sum_fd);
-	if (l->loc_fd >= 0)
-		l->env->io->ops->close(l->env->io, l->loc_fd);
 	rangelock_release(&l->ranges);
 	pthread_cond_destroy(&l->large_ended);
 	pthread_mutex_destroy(&l->sync_lock);
@@ -329,9 +326,6 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 	e = layer_writable_region_locked(l, number, &r);
 	if (!e)
 		e = layer_leave_shared_locked(l, number, r, first, count);
-	if (!e && state == GF_SHARED)
-		e = layer_note_lost_locked(
-			l, (uint64_t)number * GF_REGION_BLOCKS + first, count);
 	return e ? e : layer_put_state_locked(l, number, r, first, count, state);
 }
 
@@ -405,11 +399,12 @@ int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_
 	return 0;
 }
 
-int layer_forget_block(struct layer *l, uint64_t block, struct location *location)
+int layer_forget_block(struct layer *l, uint64_t block, uint64_t *place)
 {
 	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
 	struct range range;
 	struct region *r;
+	uint32_t one;
 	bool owned;
 	int e = 0;
 
@@ -420,11 +415,12 @@ int layer_forget_block(struct layer *l, uint64_t block, struct location *locatio
 		e = layer_load_region_locked(l, number, r);
 	owned = r && !e && !atomic_load(&l->failed) && !region_journaled(r, i) &&
 		(region_state(r, i) == GF_OVERLAY || region_state(r, i) == GF_SHARED);
-	*location = (struct location){0};
+	*place = 0;
 	/* What is lost stays so. */
-	if (owned && region_state(r, i) == GF_SHARED)
-		owned = layer_location_locked(l, number, r, i, location) &&
-			layer_ref_place(l, location->place);
+	if (owned && region_state(r, i) == GF_SHARED) {
+		*place = runs_find(&r->runs, i, 1, &one);
+		owned = *place && layer_ref_place(l, *place);
+	}
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		e = layer_set_state(l, block, 1, GF_PARENT);
