@@ -394,10 +394,15 @@ static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
 	return 0;
 }
 
-static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
+static int apply_layer(struct fs *fs, const struct gf_op_layer *op, const struct apply *how)
 {
+	int r = tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
+
 	fs->next_layer = max_u64(fs->next_layer, op->layer + 1);
-	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
+	/* Made just now: it has no files yet. */
+	if (!r && !how->loading && !how->replaying)
+		tree_find_layer(fs, op->layer)->old_sums = false;
+	return r;
 }
 
 /* Where one life of the machine follows another, what was marked before may be old or new. */
@@ -446,7 +451,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_INODE:
 		return apply_inode(fs, p, how);
 	case GF_OP_LAYER:
-		return apply_layer(fs, p);
+		return apply_layer(fs, p, how);
 	case GF_OP_EPOCH:
 		return apply_epoch(fs, p, how);
 	case GF_OP_GOLDEN:

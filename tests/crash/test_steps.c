@@ -215,6 +215,33 @@ static void test_mark_is_durable_before_the_bytes(void **state)
 	}
 }
 
+static void die_at_data(void *arg, struct simdisk *d, const struct simdisk_call *call)
+{
+	if (!at_the_hook && call->op == SIMDISK_PWRITE && strstr(call->path, ".data"))
+		at_the_hook = simdisk_clone(d);
+}
+
+/* The same bytes stood there once, and their checksums still do when the process dies between the
+ * announcement and the bytes: that is no damage. */
+static void test_checksums_of_what_was_discarded(void **state)
+{
+	struct fs_options options = usual();
+	CLEANUP_FREE uint8_t *buf = malloc(LARGE);
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, LARGE / BLOCK, 'A');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, LARGE), 0);
+	assert_int_equal(fs_settle(fs), 0);
+	simdisk_set_hook(disk, die_at_data, NULL);
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'A'), 0);
+	go_on_from_the_hook();
+	options.verify_reads = true;
+	assert_int_equal(fs_open(&fs, simdisk_io(disk), &options), 0);
+	assert_int_equal(fs_read(fs, a, buf, LARGE, 0), LARGE);
+	assert_true(buf[LARGE - 1] == 0);
+}
+
 /* ---- catalogs ---- */
 
 static uint64_t newest_generation(struct simdisk *of)
@@ -548,6 +575,7 @@ int main(void)
 		T(test_flush_covers_names_of_a_dead_process),
 		T(test_flush_covers_bytes_of_a_dead_process),
 		T(test_mark_is_durable_before_the_bytes),
+		T(test_checksums_of_what_was_discarded),
 		T(test_new_copy_of_the_catalog_stays),
 		T(test_failed_catalog_does_not_count),
 		T(test_end_of_the_chain_is_durable),
