@@ -347,6 +347,29 @@ int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_sta
 	return 0;
 }
 
+/*
+ * Blocks that are SHARED and get a newer version in the ring give their references up now: figures
+ * would count both. Whatever a page says of them from now on, the ring covers it until they are
+ * destaged; and the old place stays until a checkpoint has made the record durable.
+ */
+static int end_sharing_locked(struct layer *l, uint32_t number, struct region *r, uint32_t first,
+	uint32_t count)
+{
+	int e;
+
+	if (!region_count(r, first, count, GF_SHARED))
+		return 0;
+	e = region_materialize(r);
+	if (!e)
+		e = layer_leave_shared_locked(l, number, r, first, count);
+	for (uint32_t i = first; i < first + count && !e; i++)
+		if (region_state(r, i) == GF_SHARED)
+			region_put(r, i, 1, GF_ZERO);
+	r->dirty = true;
+	l->dirty = true;
+	return e;
+}
+
 static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
 	uint32_t count, uint64_t pos, uint64_t seq, const uint8_t *bytes)
 {
@@ -356,6 +379,8 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 	uint32_t owned;
 	int e = layer_writable_region_locked(l, number, &r);
 
+	if (!e)
+		e = end_sharing_locked(l, number, r, first, count);
 	if (e)
 		return e;
 	for (uint32_t i = 0; i < count; i++) {
