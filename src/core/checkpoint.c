@@ -336,7 +336,7 @@ static int picture_layer(struct layer_picture *lp, struct layer *layer)
 /* Whether nothing is left to be punched or removed: the next mount need not look. */
 static bool picture_is_last(const struct picture *p)
 {
-	bool last = p->fs->closing && !p->dead && !p->dying && !p->fs->reclaim_wanted;
+	bool last = p->fs->closing && !p->dead && !p->dying && !p->fs->dying && !p->fs->reclaim_wanted;
 
 	for (size_t i = 0; i < p->count; i++)
 		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
@@ -550,6 +550,33 @@ static bool nothing_before(struct fs *fs, uint64_t seq)
 	return true;
 }
 
+/* What the picture does not refer to waits; what waited long enough is free. */
+static void release_dying(struct picture *p)
+{
+	struct dying *fresh = p->dying ? malloc(sizeof(*fresh)) : NULL, **d = &p->fs->dying;
+
+	if (fresh) {
+		*fresh = (struct dying){.slots = steal_pointer(&p->dying), .upto = p->upto, .next = *d};
+		*d = fresh;
+	}
+	/* Without memory they go on dying. */
+	pool_give_back_dying(p->fs->pool, steal_pointer(&p->dying));
+	while (*d) {
+		struct dying *one = *d;
+
+		if (one->upto >= p->tail.seq &&
+			!MUTATED("slots are free while the ring may refer to them")) {
+			d = &one->next;
+			continue;
+		}
+		pool_release_dying(p->fs->pool, one->slots);
+		*d = one->next;
+		free(one);
+	}
+	if (p->fs->dying)
+		atomic_store(&p->fs->changed, true);
+}
+
 /* Step 8. */
 static void picture_finish(struct picture *p)
 {
@@ -577,7 +604,7 @@ static void picture_finish(struct picture *p)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
 		layer_punch(layer, steal_pointer(&p->layers[i].punches));
 	}
-	pool_release_dying(fs->pool, steal_pointer(&p->dying));
+	release_dying(p);
 	space_given_back(fs);
 	COUNT(fs, checkpoints, 1);
 }
@@ -937,7 +964,7 @@ void checkpoint_stop(struct fs *fs)
 	fs->worker_runs = false;
 }
 
-static bool something_dies(struct fs *fs)
+bool checkpoint_is_owed(struct fs *fs)
 {
 	struct pool_figures figures;
 
@@ -968,7 +995,7 @@ int fs_settle(struct fs *fs)
 	if (!r)
 		r = checkpoint_run(fs);
 	/* What a layer's end or a move gave up is free with the next one. */
-	for (int i = 0; i < 3 && !r && something_dies(fs); i++)
+	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
 		r = checkpoint_run(fs);
 	return r;
 }

@@ -139,6 +139,8 @@ struct golden {
 	struct pin_print print;
 	uint64_t refs; /* tree; layers that stand on it */
 	_Atomic int64_t shared; /* SHARED blocks that refer to it, as far as they are counted */
+	atomic_bool was_shared; /* a record in the ring may refer to it */
+	uint64_t idle_seq; /* tree; the last record when nothing referred to it any more, 0: not so */
 	uint64_t counted_refs; /* for assertions; with the gate closed */
 	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;
@@ -186,6 +188,17 @@ struct dead {
 	struct dead *next;
 };
 
+/*
+ * Slots of the pool to which a picture did not refer. A record that does may still be in the ring, and
+ * what follows it there may be torn by the next loss of power: then its block is SHARED again. So they
+ * are free when the tail has passed what there was when the picture was taken.
+ */
+struct dying {
+	struct pool_dying *slots;
+	uint64_t upto; /* the last record of the picture */
+	struct dying *next;
+};
+
 /* Where the blocks of large writes are verified during recovery. */
 struct commit_point {
 	uint64_t layer;
@@ -201,6 +214,7 @@ struct fs {
 	struct jindex *jindex;
 	struct pool *pool;
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
+	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */
 	struct layer_env env;
 	struct drain readers;
@@ -681,6 +695,8 @@ void undo_large(struct fs *fs, const struct undo *undo);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);
+/* Whether another one would give space back that this one could not yet. */
+bool checkpoint_is_owed(struct fs *fs);
 int checkpoint_start(struct fs *fs);
 void checkpoint_stop(struct fs *fs);
 void checkpoint_want(struct fs *fs);

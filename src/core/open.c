@@ -517,6 +517,13 @@ static void init_locks(struct fs *fs)
 
 static void destroy(struct fs *fs)
 {
+	while (fs->dying) {
+		struct dying *next = fs->dying->next;
+
+		pool_give_back_dying(fs->pool, fs->dying->slots);
+		free(fs->dying);
+		fs->dying = next;
+	}
 	golden_stop(fs);
 	damage_free(fs);
 	tree_free(fs);
@@ -639,6 +646,8 @@ int fs_close(struct fs *fs)
 	checkpoint_stop(fs);
 	if (!fs->options.read_only) {
 		r = checkpoint_run(fs);
+		for (int i = 0; i < 3 && !r && checkpoint_is_owed(fs); i++)
+			r = checkpoint_run(fs);
 		/* The last one writes what the first made removable, and that all of it is done. */
 		fs->closing = true;
 		if (!r)

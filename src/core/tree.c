@@ -300,7 +300,24 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 	atomic_fetch_add(&fs->given_up, 1);
 }
 
-/* When no block of any layer is SHARED with it either; otherwise a checkpoint looks again. */
+/* Whether a layer, a block that is SHARED, or a record in the ring refers to it. */
+static bool is_needed(struct fs *fs, struct golden *golden)
+{
+	uint64_t last = journal_last_seq(fs->journal);
+
+	if (golden->refs || atomic_load(&golden->shared)) {
+		golden->idle_seq = 0;
+		return true;
+	}
+	if (!atomic_load(&golden->was_shared))
+		return false;
+	/* As with slots of the pool (struct dying). */
+	if (!golden->idle_seq)
+		golden->idle_seq = last;
+	return golden->idle_seq >= fs->tail.seq;
+}
+
+/* When nothing refers to it; otherwise a checkpoint looks again. */
 static void bury_golden(struct fs *fs, struct golden *golden)
 {
 	bool needed;
@@ -308,7 +325,7 @@ static void bury_golden(struct fs *fs, struct golden *golden)
 	if (atomic_load(&fs->golden_counting))
 		return;
 	pthread_rwlock_wrlock(&fs->tables);
-	needed = golden->refs || atomic_load(&golden->shared);
+	needed = is_needed(fs, golden);
 	if (!needed)
 		HASH_DELETE(hh, fs->goldens, golden);
 	pthread_rwlock_unlock(&fs->tables);
@@ -354,8 +371,10 @@ void tree_golden_ref(void *arg, uint64_t id, int64_t count)
 
 	pthread_rwlock_rdlock(&fs->tables);
 	golden = find_golden_in_tables(fs, id);
-	if (golden)
+	if (golden) {
 		atomic_fetch_add(&golden->shared, count);
+		atomic_store(&golden->was_shared, true);
+	}
 	pthread_rwlock_unlock(&fs->tables);
 }
 
