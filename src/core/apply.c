@@ -676,12 +676,17 @@ static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
-/* Whether what stands there is what was announced. A place that is gone holds it no longer. */
+/* Whether what stands there is what was announced, with its checksum. A place that is gone holds it no
+ * longer. */
 static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
+	uint32_t stored = sum;
 
-	return shared_read(fs, place, bytes) == 0 && hash_block(fs->super.secret, bytes) == sum &&
+	if (place_is_pool(place) && pool_read_sums(fs->pool, place_to_slot(place), &stored, 1))
+		return false;
+	return stored == sum && shared_read(fs, place, bytes) == 0 &&
+	       hash_block(fs->super.secret, bytes) == sum &&
 	       write_place_again(fs, place, bytes, sum) == 0;
 }
 
