@@ -56,6 +56,8 @@ struct run {
 };
 
 int run_init(struct run *run, uint64_t seed, int op_count);
+/* Another one than the seed's: before any work. */
+void run_set_profile(struct run *run, const struct profile *profile);
 /* Makes a store and does all operations. 0, or -1 with run->reason. */
 int run_work(struct run *run);
 void run_release(struct run *run);
