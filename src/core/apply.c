@@ -394,15 +394,10 @@ static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
 	return 0;
 }
 
-static int apply_layer(struct fs *fs, const struct gf_op_layer *op, const struct apply *how)
+static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
 {
-	int r = tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
-
 	fs->next_layer = max_u64(fs->next_layer, op->layer + 1);
-	/* Made just now: it has no files yet. */
-	if (!r && !how->loading && !how->replaying)
-		tree_find_layer(fs, op->layer)->old_sums = false;
-	return r;
+	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
 }
 
 /* Where one life of the machine follows another, what was marked before may be old or new. */
@@ -451,7 +446,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_INODE:
 		return apply_inode(fs, p, how);
 	case GF_OP_LAYER:
-		return apply_layer(fs, p, how);
+		return apply_layer(fs, p);
 	case GF_OP_EPOCH:
 		return apply_epoch(fs, p, how);
 	case GF_OP_GOLDEN:
@@ -513,17 +508,21 @@ static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const 
 
 /*
  * Of what is not in place, that which was: a checksum is written when its bytes are, and while the
- * machine lives neither is lost. These bytes are damaged, and their checksum is to say so.
+ * machine lives neither is lost. These bytes are damaged, and their checksum is to say so. But where
+ * the layer had nothing, a hole (reads as zeros, `empty`) was not written: the checksum stayed when
+ * the same bytes stood there once and were given up.
  */
 static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sums, uint32_t count,
-	bool *there)
+	const bool *empty, bool *there)
 {
 	uint32_t stored[REPLAY_BLOCKS];
 	int r = layer_read_sums(layer, block, stored, count);
 
 	/* Without its checksums it is in doubt, as after a power loss. */
 	for (uint32_t i = 0; i < count && !r; i++)
-		there[i] |= stored[i] == sums[i];
+		there[i] |= stored[i] == sums[i] &&
+			    (!empty[i] || layer_any_overlay(layer, block + i, 1) == 1 ||
+				    MUTATED("recovery takes a hole for a damaged block"));
 	return r == -EUCLEAN || r == -EIO ? 0 : r;
 }
 
@@ -560,9 +559,9 @@ static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
-/* Whether the bytes in place are what was announced, for each block. */
+/* Whether the bytes in place are what was announced, for each block; and whether they are zeros. */
 static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
-	const uint32_t *sums, uint32_t count, bool *there)
+	const uint32_t *sums, uint32_t count, bool *there, bool *empty)
 {
 	CLEANUP_FREE uint8_t *bytes = malloc((size_t)count * GF_BLOCK_SIZE);
 	int r;
@@ -574,15 +573,19 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	if (r == -EIO && count > 1) {
 		r = 0;
 		for (uint32_t i = 0; i < count && !r; i++)
-			r = compare_announced(fs, layer, block + i, sums + i, 1, there + i);
+			r = compare_announced(
+				fs, layer, block + i, sums + i, 1, there + i, empty + i);
 		return r;
 	}
 	/* -EUCLEAN: not even the file was there; -EIO: it cannot be told. */
 	if (r && r != -EUCLEAN && r != -EIO)
 		return r;
-	for (uint32_t i = 0; i < count; i++)
-		there[i] = !r && hash_block(fs->super.secret, bytes + (size_t)i * GF_BLOCK_SIZE) ==
-					 sums[i];
+	for (uint32_t i = 0; i < count; i++) {
+		const uint8_t *b = bytes + (size_t)i * GF_BLOCK_SIZE;
+
+		there[i] = !r && hash_block(fs->super.secret, b) == sums[i];
+		empty[i] = r == -EUCLEAN || (!r && is_zero(b, GF_BLOCK_SIZE));
+	}
 	return write_again(fs, layer, block, bytes, there, count);
 }
 
@@ -590,16 +593,16 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count, bool committed, bool alive, bool *whole)
 {
-	bool there[REPLAY_BLOCKS];
+	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS];
 	uint32_t n;
 	int r = 0;
 
 	committed = committed || MUTATED("an uncommitted large write counts unseen");
 	memset(there, committed, sizeof(there));
 	if (!committed)
-		r = compare_announced(fs, layer, block, sums, count, there);
+		r = compare_announced(fs, layer, block, sums, count, there, empty);
 	if (!r && !committed && alive)
-		r = find_damaged(layer, block, sums, count, there);
+		r = find_damaged(layer, block, sums, count, empty, there);
 	for (uint32_t i = 0; i < count && !r; i += n) {
 		n = run_length(there, i, count);
 		*whole &= there[i];

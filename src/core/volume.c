@@ -712,9 +712,6 @@ static int job_run_locked(struct job *job)
 	r = job_build(job);
 	if (!r)
 		r = get_space(job);
-	if (!r && large && !MUTATED("announce large writes over checksums of the same bytes"))
-		r = layer_clear_old_sums(
-			job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
 		return r;
 	/* A checkpoint takes the marks away: look again once it can not come between any more. */

@@ -36,7 +36,6 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	l->bound = bound;
 	l->data_fd = -1;
 	l->sum_fd = -1;
-	l->old_sums = true;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->sync_lock, NULL);
 	pthread_cond_init(&l->large_ended, NULL);
@@ -308,7 +307,6 @@ int layer_put_state_locked(struct layer *l, uint32_t number, struct region *r, u
 			region_clear_journaled(r, i);
 		}
 	}
-	l->old_sums |= overlay && state != GF_OVERLAY;
 	l->overlay_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)overlay;
 	l->owned_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)owned;
 	add_fresh(l, -(uint64_t)fresh);

@@ -143,7 +143,6 @@ struct layer {
 	_Atomic uint64_t synced;     /* what that was when the last good sync began */
 	uint64_t pictured;	     /* lock; what that was when pages were taken last */
 	atomic_bool sums_dirty;
-	bool old_sums; /* lock; blocks that are not OVERLAY may have checksums of what they were */
 	atomic_bool punched; /* since the data file's last sync, perhaps */
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
@@ -232,12 +231,6 @@ int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, 
 /* Makes data (and its name) durable; not the sums. */
 int layer_sync_data(struct layer *layer);
 int layer_sync_sums(struct layer *layer);
-/*
- * Before a large write is announced: blocks of it that are not in place have no checksum from then on.
- * After the death of the process, one that is the announced one says that the bytes were there, so it
- * must not be what an earlier write of the same bytes left. The caller holds the range.
- */
-int layer_clear_old_sums(struct layer *layer, uint64_t block, uint64_t count);
 /* The next sync of the data also covers holes, which otherwise may come back with a power loss. */
 void layer_sync_punched(struct layer *layer);
 /* All bytes since the last good sync were or will be written again: the next sync is a new one. */
