@@ -135,7 +135,7 @@ static bool try_slot(struct dedup *d, uint64_t slot, const void *bytes)
 {
 	uint8_t there[GF_BLOCK_SIZE];
 
-	if (!pool_ref(d->fs->pool, slot, d->layer->id))
+	if (!pool_ref_live(d->fs->pool, slot, d->layer->id))
 		return false;
 	if (pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
 		return true;

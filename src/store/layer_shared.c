@@ -234,7 +234,7 @@ bool layer_is_lost(struct layer *l, uint64_t block)
 bool layer_ref_place(struct layer *l, uint64_t place)
 {
 	if (place_is_pool(place))
-		return pool_ref(l->env->pool, place_to_slot(place), l->id);
+		return pool_ref_live(l->env->pool, place_to_slot(place), l->id);
 	l->env->golden_ref(l->env->arg, place_to_golden(place), 1);
 	return true;
 }

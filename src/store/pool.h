@@ -71,6 +71,9 @@ bool pool_failed(struct pool *pool);
  * while counting that was there at the mount). false: the slot is dying or free, and must not be
  * used; or there is no memory. */
 bool pool_ref(struct pool *pool, uint64_t slot, uint64_t layer);
+/* The same for a slot that somebody was told of: not to a claimed one, which is about to become
+ * something else, and would be dying when the reference is given up. */
+bool pool_ref_live(struct pool *pool, uint64_t slot, uint64_t layer);
 /* One less. The last one makes it dying. */
 void pool_unref(struct pool *pool, uint64_t slot, uint64_t layer);
 /* All references that a layer has end (its files are gone): the caller has called pool_unref() for

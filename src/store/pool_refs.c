@@ -123,20 +123,18 @@ static bool is_counted_locked(const struct pool *pool, uint64_t slot)
 	return slot < pool->counted_upto;
 }
 
-static bool can_be_referred_to(enum slot_state state)
+static bool can_be_referred_to(enum slot_state state, bool claimed)
 {
-	return state == SLOT_CLAIMED || state == SLOT_WRITTEN || state == SLOT_LIVE ||
+	return state == SLOT_LIVE || (claimed && (state == SLOT_CLAIMED || state == SLOT_WRITTEN)) ||
 	       ((state == SLOT_DYING || state == SLOT_TAKEN) &&
 		       MUTATED("a dying slot of the pool is used again"));
 }
 
-bool pool_ref(struct pool *pool, uint64_t slot, uint64_t layer)
+static bool ref_locked(struct pool *pool, uint64_t slot, uint64_t layer, bool claimed)
 {
-	struct chunk_head *head;
+	struct chunk_head *head = pool_head_locked(pool, slot);
 
-	MUTEX_GUARD(&pool->lock);
-	head = pool_head_locked(pool, slot);
-	if (!head || !can_be_referred_to(pool_state_in(head, slot)))
+	if (!head || !can_be_referred_to(pool_state_in(head, slot), claimed))
 		return false;
 	/* When all is counted it has its memory; the layer may not. */
 	if (pool_fill_head_locked(head) || !make_layer_locked(pool, layer)) {
@@ -149,6 +147,18 @@ bool pool_ref(struct pool *pool, uint64_t slot, uint64_t layer)
 		pool_set_state_locked(pool, slot, 1, SLOT_LIVE);
 	change_locked(pool, &head->chunk->slots[slot % CHUNK_SLOTS], layer, 1);
 	return true;
+}
+
+bool pool_ref(struct pool *pool, uint64_t slot, uint64_t layer)
+{
+	MUTEX_GUARD(&pool->lock);
+	return ref_locked(pool, slot, layer, true);
+}
+
+bool pool_ref_live(struct pool *pool, uint64_t slot, uint64_t layer)
+{
+	MUTEX_GUARD(&pool->lock);
+	return ref_locked(pool, slot, layer, false);
 }
 
 /* Whether there may have been such a reference. */
