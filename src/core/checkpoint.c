@@ -268,6 +268,7 @@ static int destage_run(struct fs *fs, struct batch *b)
 	r = batch_destage_locked(b);
 	rangelock_unlock(&b->layer->ranges, &range);
 	pthread_rwlock_unlock(&fs->sharing);
+	figures_changed(fs);
 	/* The blocks stay in the ring, and the other layers go on. */
 	if (r && !is_passing(r) && !fs_writable(fs)) {
 		layer_fail(fs, b->layer, r, "write the data");
@@ -550,6 +551,7 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			r = layer_unlink_files(&fs->env, dead->layer->id);
 			layer_drop_shared(dead->layer);
 			layer_free(dead->layer);
+			figures_changed(fs);
 			atomic_store(&fs->changed, true);
 		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
 			if (fs->guard)
@@ -795,6 +797,7 @@ static int forget_unseen(struct fs *fs)
 		figures_remember(fs, &forgotten);
 	else
 		figures_forgotten(&forgotten);
+	figures_changed(fs);
 	pthread_rwlock_unlock(&fs->sharing);
 	free(forgotten.blocks);
 	if (r)
@@ -1003,5 +1006,6 @@ int fs_settle(struct fs *fs)
 	/* What a layer's end or a move gave up is free with the next one. */
 	for (int i = 0; i < 3 && !r && something_dies(fs); i++)
 		r = checkpoint_run(fs);
+	figures_expire(fs);
 	return r;
 }

@@ -316,6 +316,8 @@ void dedup_move(struct fs *fs, uint64_t tail)
 	for (size_t i = 0; i < count; i++)
 		if (!move_one(fs, &moves[i], tail))
 			note_move(fs, &moves[i]);
+	if (count)
+		figures_changed(fs);
 }
 
 bool dedup_has_moves(struct fs *fs)
@@ -349,5 +351,6 @@ int dedup_count(struct fs *fs)
 		pool_counted(fs->pool);
 	atomic_store(&fs->golden_counting, false);
 	atomic_store(&fs->changed, true);
+	figures_changed(fs);
 	return 0;
 }
