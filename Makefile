@@ -28,7 +28,7 @@ OBJ := $(BUILD)/obj$(if $(flavour),-$(flavour))
 BIN := $(BUILD)$(if $(flavour),/$(flavour))
 
 # Nothing here may fail without pkg-config: `make deps` is what installs it.
-PKGS := fuse3 libxxhash jansson smartcols libseccomp libcap-ng
+PKGS := fuse3 libxxhash jansson smartcols libseccomp libcap-ng ncursesw
 pkg_cflags := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
@@ -195,7 +195,7 @@ check-crash-long: $(BIN)/tests/crash/test_crash
 .PHONY: check-crash-long check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
-mutation_tests := superblock catalog_file journal layer image pin pin_order figures
+mutation_tests := superblock catalog_file journal layer image pin pin_order figures content_index pool
 mutation_crash := crash threads faults limits restart repair meetings
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
 	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'

@@ -21,7 +21,7 @@
  *   golden/ID             the pinned bytes of a golden image
  *   golden/ID.sums        sums of its chunks, for linked ones
  *   pool/N.data           blocks that several layers show; whatever no location names is free
- *   index/ID              reserved for content dedup
+ *   index/ID              where which block of a golden image stands, by content; a hint
  *
  * The same ops stand in journal records and in the catalog, so that one decoder and one apply
  * function serve running, checkpoint and recovery.
@@ -455,5 +455,66 @@ _Static_assert(sizeof(struct gf_disk_sums) == 64, "sums");
 
 #define GF_SUMS_MAGIC "GOLDSUMS"
 #define GF_SUMS_CHUNK (1u << 20)
+
+/*
+ * index/ID: the blocks of a golden image by content. Of equal blocks the first is in it; zeros and
+ * a partial last block are not. A hint: rebuilt when missing or damaged; it may lack blocks, and
+ * whoever finds one compares the bytes.
+ *
+ *   0                  this header, padded to 4096 bytes
+ *   4096               `pages` pages with `count` entries, ascending by hash
+ *   then               the filter: `filter_blocks` of 32 bytes, ascending by the same hash
+ *   then               the first hash of each page, 8 bytes each
+ *
+ * The hash is the high half of XXH3-128 of the block, keyed with the secret.
+ */
+struct gf_disk_index {
+	uint8_t magic[8];
+	uint32_t version; /* 1 */
+	uint32_t reserved;
+	uint64_t golden;
+	uint64_t size; /* of the image, bytes; with the next two as in GF_OP_GOLDEN */
+	int64_t mtime_ns;
+	uint64_t sample;
+	uint64_t count;		/* of entries */
+	uint64_t pages;		/* of entries; all but the last are full */
+	uint64_t filter_blocks; /* GF_INDEX_FILTER_BITS per entry, rounded up */
+	uint64_t filter_sum;	/* of the filter */
+	uint64_t firsts_sum;	/* of the first hashes */
+	uint64_t key;		/* XXH3-64 of all bytes before, keyed: it is of this store */
+	uint64_t sum;		/* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_index) == 104, "index");
+
+#define GF_INDEX_MAGIC "GOLDINDX"
+#define GF_INDEX_PAGE_ENTRIES 340u
+
+struct gf_disk_index_entry {
+	uint64_t hash;
+	uint32_t block;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_index_entry) == 12, "index entry");
+_Static_assert((GF_MAX_SIZE >> GF_BLOCK_SHIFT) - 1 <= UINT32_MAX, "a block number has 32 bits");
+
+struct gf_disk_index_page {
+	struct gf_disk_index_entry entries[GF_INDEX_PAGE_ENTRIES]; /* unused ones are 0 */
+	uint32_t number;					   /* of the page, from 0 */
+	uint32_t count;						   /* of entries in it */
+	uint64_t sum;						   /* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_index_page) == 4096, "index page");
+
+/*
+ * The filter is a split block Bloom filter: an entry belongs to block (hash >> 32) * blocks >> 32
+ * and sets one bit in each of that block's eight words: bit ((uint32_t)hash * SALT[word]) >> 27.
+ * Salts as in the Parquet format.
+ */
+#define GF_INDEX_FILTER_BITS 12u
+#define GF_INDEX_FILTER_WORDS 8u
+#define GF_INDEX_FILTER_SALTS \
+	{ \
+		0x47b6137bu, 0x44974d91u, 0x8824ad5bu, 0xa2b7289du, 0x705495c7u, 0x2df1424bu, \
+			0x9efc4947u, 0x5c6bfb31u \
+	}
 
 #endif

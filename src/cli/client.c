@@ -452,27 +452,41 @@ json_t *client_stats(const char *mountpoint)
 	return NULL;
 }
 
-json_t *client_ask(const char *mountpoint, json_t *request)
+int client_lost(const char *mountpoint, int err)
+{
+	return unreachable(mountpoint, -err);
+}
+
+int client_try(const char *mountpoint, json_t *request, json_t **reply)
 {
 	CLEANUP_FREE char *control = NULL;
 	CLEANUP_FREE char *text = NULL;
-	json_t *reply = NULL;
 	int r;
 
+	*reply = NULL;
 	add_client_id(request);
 	text = json_dumps(request, JSON_COMPACT);
 	json_decref(request);
 	if (!text || asprintf(&control, "%s/.goldfs/control", mountpoint) < 0)
-		r = -ENOMEM;
-	else if (strlen(text) > CONTROL_REQUEST_MAX)
-		r = -E2BIG;
-	else
-		r = exchange_patiently(control, text, &reply);
-	if (r == 0)
-		return reply;
-	unreachable(mountpoint, -r);
-	json_decref(reply);
-	return NULL;
+		return -ENOMEM;
+	if (strlen(text) > CONTROL_REQUEST_MAX)
+		return -E2BIG;
+	r = exchange_patiently(control, text, reply);
+	if (r < 0) {
+		json_decref(*reply);
+		*reply = NULL;
+	}
+	return r;
+}
+
+json_t *client_ask(const char *mountpoint, json_t *request)
+{
+	json_t *reply;
+	int r = client_try(mountpoint, request, &reply);
+
+	if (r < 0)
+		client_lost(mountpoint, r);
+	return reply;
 }
 
 bool client_is_done(const json_t *reply)

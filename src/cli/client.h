@@ -39,7 +39,12 @@ json_t *client_path(const char *path);
  * failed and that has been said.
  */
 json_t *client_call(const char *mountpoint, json_t *request);
-/* The same, but returns the reply to a request that was refused too: client_is_done() tells. */
+/* Says why there was no reply: err is a negative errno. Returns EXIT_FAILED. */
+int client_lost(const char *mountpoint, int err);
+/* Sends a request, which is taken over, and says nothing: 0 with a reply, perhaps to a request that
+ * was refused, or a negative errno. Any thread. */
+int client_try(const char *mountpoint, json_t *request, json_t **reply);
+/* As client_call(), but returns the reply to a request that was refused too: client_is_done() tells. */
 json_t *client_ask(const char *mountpoint, json_t *request);
 bool client_is_done(const json_t *reply);
 /* What stats.json of the mount says now; works on a read-only mount too. NULL as above. */

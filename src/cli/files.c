@@ -117,39 +117,95 @@ static json_t *usual_types(const char *path)
 	return json_pack("[s, s]", "golden", "clone");
 }
 
-static int list_place(const struct place *place, json_t *types, json_t *rows)
+/* Whether a row is golden or .snapshots, as a reply names it, with nothing below it in rows. */
+static bool is_empty_reserved(json_t *rows, const json_t *row)
 {
-	json_t *request = json_pack("{s:s, s:o, s:o}", "verb", "list", "path",
-		client_path(place->path), "types",
-		types ? json_incref(types) : usual_types(place->path));
+	const char *path = json_string_value(json_object_get(row, "path"));
+	size_t len = path ? strlen(path) : 0;
+	json_t *other;
+	size_t i;
 
-	return take_rows(client_call(place->mountpoint, request), place->mountpoint, rows);
+	if (!path || (strcmp(path, "golden") != 0 && strcmp(path, ".snapshots") != 0))
+		return false;
+	json_array_foreach(rows, i, other) {
+		const char *below = json_string_value(json_object_get(other, "path"));
+
+		if (below && strncmp(below, path, len) == 0 && below[len] == '/')
+			return false;
+	}
+	return true;
 }
 
-static int list_path(const char *path, json_t *types, json_t *rows)
+/* Folders that nobody made are in a tree for what is in them. */
+static void prune(json_t *rows)
+{
+	for (size_t i = json_array_size(rows); i-- > 0;)
+		if (is_empty_reserved(rows, json_array_get(rows, i)))
+			json_array_remove(rows, i);
+}
+
+/* The folder that a tree grows from. */
+static int list_top(const struct place *place, json_t *rows)
+{
+	json_t *reply = client_call(place->mountpoint,
+		json_pack("{s:s, s:[o]}", "verb", "stat", "paths", client_path(place->path)));
+	const char *kind = json_string_value(json_object_get(
+		json_array_get(json_object_get(reply, "goldfs"), 0), "kind"));
+
+	if (kind && strcmp(kind, "folder") != 0) {
+		json_decref(reply); /* a file is listed itself */
+		return EXIT_DONE;
+	}
+	return take_rows(reply, place->mountpoint, rows);
+}
+
+static int list_place(const struct place *place, json_t *types, bool tree, json_t *rows)
+{
+	json_t *wanted = types ? json_copy(types) : usual_types(place->path);
+	json_t *request = json_pack("{s:s, s:o, s:O}", "verb", "list", "path",
+		client_path(place->path), "types", wanted);
+	json_t *reply;
+	int r = EXIT_DONE;
+
+	if (tree)
+		json_array_append_new(wanted, json_string("folder"));
+	json_decref(wanted);
+	if (tree)
+		r = list_top(place, rows);
+	if (r != EXIT_DONE) {
+		json_decref(request);
+		return r;
+	}
+	reply = client_call(place->mountpoint, request);
+	if (tree && reply)
+		prune(json_object_get(reply, "goldfs"));
+	return take_rows(reply, place->mountpoint, rows);
+}
+
+static int list_path(const char *path, json_t *types, bool tree, json_t *rows)
 {
 	struct place place;
 	int r = place_find(path, &place);
 
 	if (r == EXIT_DONE)
-		r = list_place(&place, types, rows);
+		r = list_place(&place, types, tree, rows);
 	place_release(&place);
 	return r;
 }
 
 /* Nothing was named: the mount of the working directory, else all there are. */
-static int list_default(json_t *types, json_t *rows)
+static int list_default(json_t *types, bool tree, json_t *rows)
 {
 	char **mounts = client_mounts();
 	struct place place;
 	int r = mounts ? EXIT_DONE : EXIT_FAILED;
 
 	if (place_working(&place)) {
-		r = list_path(place.mountpoint, types, rows);
+		r = list_path(place.mountpoint, types, tree, rows);
 		place_release(&place);
 	} else {
 		for (size_t i = 0; r == EXIT_DONE && mounts[i]; i++)
-			r = list_path(mounts[i], types, rows);
+			r = list_path(mounts[i], types, tree, rows);
 	}
 	client_mounts_free(mounts);
 	return r;
@@ -157,9 +213,11 @@ static int list_default(json_t *types, json_t *rows)
 
 int verb_list(int argc, char **argv)
 {
+	enum { TREE = VIEW_FIRST_FREE };
 	static const struct option longs[] = {
 		VIEW_LONG,
 		{"types", required_argument, NULL, 't'},
+		{"tree", no_argument, NULL, TREE},
 		{NULL, 0, NULL, 0},
 	};
 	struct view view = {.json = false};
@@ -174,18 +232,22 @@ int verb_list(int argc, char **argv)
 			types = parse_types(optarg);
 			if (!types)
 				return EXIT_USAGE;
+		} else if (opt == TREE) {
+			view.tree = true;
 		} else if (!view_option(&view, opt)) {
 			return cli_bad_option("list", opt, argv);
 		}
 	}
+	/* JSON is what it is without. */
+	view.tree &= !view.json;
 	r = view_check(&view, "list", file_columns);
 	if (r != EXIT_DONE)
 		return r;
 	rows = json_array();
 	if (optind == argc)
-		r = list_default(types, rows);
+		r = list_default(types, view.tree, rows);
 	for (int i = optind; i < argc && r == EXIT_DONE; i++)
-		r = list_path(argv[i], types, rows);
+		r = list_path(argv[i], types, view.tree, rows);
 	if (r == EXIT_DONE)
 		r = view_print(&view, file_columns, "goldfs", false, rows, NULL);
 	json_decref(rows);
@@ -343,7 +405,7 @@ static int golden_list(int argc, char **argv)
 	place.path = strdup("golden");
 	rows = json_array();
 	types = json_pack("[s]", "golden");
-	r = place.path ? list_place(&place, types, rows) : cli_fail("out of memory");
+	r = place.path ? list_place(&place, types, false, rows) : cli_fail("out of memory");
 	if (r == EXIT_DONE)
 		r = view_print(&view, golden_columns, "goldfs", false, rows, NULL);
 	json_decref(rows);

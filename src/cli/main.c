@@ -61,7 +61,8 @@ static const struct verb verbs[] = {
 			"goldfs clone -n 9 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/desk%d.img"}},
 	{"list", verb_list, "list golden images and clones",
 		"list [OPTION...] [PATH...]",
-		"  -t, --types TYPE,.. golden, clone, snapshot, folder\n" VIEW_HELP
+		"  -t, --types TYPE,.. golden, clone, snapshot, folder\n"
+		"      --tree          by folder, with the sums of what lies below\n" VIEW_HELP
 			FILE_COLUMNS,
 		{"goldfs list /mnt/vms",
 			"goldfs list -n -o path,unique --sort unique /mnt/vms/vdi"}},
@@ -76,6 +77,24 @@ static const struct verb verbs[] = {
 		"Columns: virtual data unique pool golden journal metadata physical free\n"
 		"  saved-clone saved-dedup saved-zero ratio clones snapshots state\n",
 		{"goldfs df /mnt/vms", "goldfs df --json /mnt/vms"}},
+	{"top", verb_top, "watch what clones are asked and what they come to cost",
+		"top [OPTION...] [MOUNTPOINT]",
+		"On a terminal it is a view: press h for its keys. Otherwise it prints one round.\n"
+		"\n"
+		"  -b, --batch         print rounds as text, for ever or as often as -n says\n"
+		"  -j, --json          print rounds as JSON, an object a line\n"
+		"  -n, --iterations N  as many rounds\n"
+		"  -d, --delay SECONDS between rounds, 1 if not given\n"
+		"  -a, --all           clones that nobody uses, too\n"
+		"      --active        only clones that were active in the last interval\n"
+		"  -o, --output COL,.. columns to print; +COL,... adds to the usual ones\n"
+		"      --sort COL      sort by a column, -COL in descending order\n"
+		"      --bytes         print sizes in bytes\n"
+		"      --noheadings    no heading lines\n"
+		"Columns: read/s write/s reads/s writes/s flush/s r-avg r-max w-avg w-max f-avg f-max\n"
+		"  unique unique/s unique+ shared shared/s shared+ virtual path; since the start:\n"
+		"  read write reads writes flushes r-avg-all r-max-all w-avg-all ...\n",
+		{"goldfs top /mnt/vms", "goldfs top -b -n 5 -d 2 --sort -write/s /mnt/vms"}},
 	{"settle", verb_settle, "write everything to its place and free what can be freed",
 		"settle [--background] MOUNTPOINT",
 		"      --background    print the id of the job and do not wait for it\n",
@@ -113,7 +132,6 @@ static const struct verb verbs[] = {
 		"Writes that would exceed it fail as on a full disk. For root and the owner of the\n"
 		"mount; goldfs list -t folder -o path,limit,unique shows limits.\n",
 		{"goldfs limit /mnt/vms/tenant1 200G", "goldfs limit /mnt/vms/web1.img none"}},
-	{.name = "top"},
 	{.name = "rm"},
 	{.name = "snapshot"},
 	{.name = "promote"},

@@ -11,9 +11,12 @@
 #include <string.h>
 #include <strings.h>
 
+#include <uthash.h>
+
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "base/text.h"
+#include "cli/format.h"
 #include "cli/message.h"
 #include "cli/verbs.h"
 
@@ -112,12 +115,17 @@ int view_check(const struct view *view, const char *verb, const struct column *c
 	struct selection selection;
 	const char *wrong = select_columns(view->columns, columns, &selection);
 	const char *sort = view->sort;
+	size_t i = 0;
 
 	if (wrong)
 		return cli_usage(verb, "there is no column \"%.*s\"", (int)strcspn(wrong, ","),
 			wrong);
 	if (sort && !find_column(columns, sort + (*sort == '-'), strlen(sort + (*sort == '-'))))
 		return cli_usage(verb, "there is no column \"%s\"", sort + (*sort == '-'));
+	while (i < selection.count && strcmp(selection.column[i]->key, "path") != 0)
+		i++;
+	if (view->tree && i == selection.count)
+		return cli_usage(verb, "a tree needs the column \"PATH\"");
 	return EXIT_DONE;
 }
 
@@ -141,8 +149,7 @@ uint64_t row_size(const json_t *row, const char *key)
 	return number < 0x1p64 ? (uint64_t)number : UINT64_MAX;
 }
 
-/* The text of a cell, malloc'ed; NULL without memory. */
-static char *cell_text(const struct view *view, const json_t *row, const struct column *column)
+char *view_cell(const struct view *view, const json_t *row, const struct column *column)
 {
 	const char *text = json_string_value(json_object_get(row, column->key));
 	double number = row_number(row, column->key);
@@ -153,6 +160,19 @@ static char *cell_text(const struct view *view, const json_t *row, const struct 
 		return strdup(text ? text : "");
 	case COLUMN_RATIO:
 		snprintf(buf, sizeof(buf), "%.2f", number);
+		break;
+	case COLUMN_RATE:
+		format_rate(number, buf, sizeof(buf));
+		break;
+	case COLUMN_TIME:
+		format_time(number, buf, sizeof(buf));
+		break;
+	case COLUMN_GROWTH:
+		if (!view->bytes) {
+			format_growth(number, buf, sizeof(buf));
+			break;
+		}
+		snprintf(buf, sizeof(buf), "%.0f", number);
 		break;
 	case COLUMN_SIZE:
 		if (!view->bytes) {
@@ -172,49 +192,58 @@ struct order {
 	int direction;
 };
 
+static int compare_text(const json_t *x, const json_t *y, const char *key)
+{
+	const char *tx = json_string_value(json_object_get(x, key));
+	const char *ty = json_string_value(json_object_get(y, key));
+
+	return strverscmp(tx ? tx : "", ty ? ty : "");
+}
+
+/* Rows that are the same in this column stand in the order of their paths, if they have one. */
 static int compare_rows(const void *a, const void *b, void *arg)
 {
 	const json_t *x = *(json_t *const *)a;
 	const json_t *y = *(json_t *const *)b;
 	const struct order *order = arg;
 	const char *key = order->column->key;
-	double dx, dy;
+	double dx = row_number(x, key), dy = row_number(y, key);
+	int r = order->column->kind == COLUMN_TEXT ? compare_text(x, y, key) : (dx > dy) - (dx < dy);
 
-	if (order->column->kind == COLUMN_TEXT) {
-		const char *tx = json_string_value(json_object_get(x, key));
-		const char *ty = json_string_value(json_object_get(y, key));
-
-		return order->direction * strverscmp(tx ? tx : "", ty ? ty : "");
-	}
-	dx = row_number(x, key);
-	dy = row_number(y, key);
-	return order->direction * ((dx > dy) - (dx < dy));
+	return r ? order->direction * r : compare_text(x, y, "path");
 }
 
-/* A sorted copy of rows, owned by the caller. */
-static json_t *sort_rows(const struct view *view, const struct column *columns, json_t *rows)
+json_t *view_sorted(const struct column *column, int direction, json_t *rows)
 {
+	const struct order order = {.column = column, .direction = direction};
 	size_t count = json_array_size(rows);
-	struct order order = {.direction = 1};
 	CLEANUP_FREE json_t **row = calloc(count + 1, sizeof(json_t *));
-	json_t *sorted = json_array();
-	const char *name = view->sort;
+	json_t *sorted;
 
-	if (!name || !row) {
-		json_decref(sorted);
+	if (!row)
 		return json_incref(rows);
-	}
-	if (*name == '-') {
-		order.direction = -1;
-		name++;
-	}
-	order.column = find_column(columns, name, strlen(name));
 	for (size_t i = 0; i < count; i++)
 		row[i] = json_array_get(rows, i);
-	qsort_r(row, count, sizeof(*row), compare_rows, &order);
+	qsort_r(row, count, sizeof(*row), compare_rows, (void *)&order);
+	sorted = json_array();
 	for (size_t i = 0; i < count; i++)
 		json_array_append(sorted, row[i]);
 	return sorted;
+}
+
+const struct column *view_column(const struct column *columns, const char *name)
+{
+	return find_column(columns, name, strlen(name));
+}
+
+/* rows in the order that the user wants, owned by the caller. */
+static json_t *sort_rows(const struct view *view, const struct column *columns, json_t *rows)
+{
+	bool down = view->sort && *view->sort == '-';
+
+	if (!view->sort)
+		return json_incref(rows);
+	return view_sorted(view_column(columns, view->sort + down), down ? -1 : 1, rows);
 }
 
 /* ---- the three forms ---- */
@@ -255,31 +284,14 @@ static int write_json(const char *buf, size_t len, void *arg)
 	return 0;
 }
 
-static int print_json(const struct view *view, const struct selection *selection, const char *root,
-	bool one, json_t *rows, json_t *extra)
+int view_print_json(json_t *document, size_t flags)
 {
-	json_t *document = json_object();
-	json_t *list = json_array();
 	CLEANUP_FREE char *text = NULL;
 	size_t len = 0;
-	FILE *out;
-	json_t *row;
-	size_t i;
+	FILE *out = open_memstream(&text, &len);
 
-	json_array_foreach(rows, i, row) {
-		if (view->columns)
-			json_array_append_new(list, project(row, selection));
-		else
-			json_array_append(list, row);
-	}
-	json_object_set(document, root, one ? json_array_get(list, 0) : list);
-	if (extra)
-		json_object_update(document, extra);
-	json_decref(list);
-	out = open_memstream(&text, &len);
 	if (out) {
-		json_dump_callback(
-			document, write_json, out, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+		json_dump_callback(document, write_json, out, flags);
 		putc('\n', out);
 		fclose(out);
 	}
@@ -287,8 +299,47 @@ static int print_json(const struct view *view, const struct selection *selection
 	return text ? cli_print(text, len) : cli_fail("out of memory");
 }
 
-/* Names may hold anything, also what drives a terminal. */
-static void write_safely(FILE *out, const char *text)
+/* sorted, with those columns alone that were asked for. */
+static json_t *project_rows(
+	const struct view *view, const struct selection *selection, json_t *sorted)
+{
+	json_t *list, *row;
+	size_t i;
+
+	if (!view->columns)
+		return json_incref(sorted);
+	list = json_array();
+	json_array_foreach(sorted, i, row)
+		json_array_append_new(list, project(row, selection));
+	return list;
+}
+
+json_t *view_rows(const struct view *view, const struct column *columns, json_t *rows)
+{
+	json_t *sorted = sort_rows(view, columns, rows);
+	struct selection selection;
+	json_t *list;
+
+	select_columns(view->columns, columns, &selection);
+	list = project_rows(view, &selection, sorted);
+	json_decref(sorted);
+	return list;
+}
+
+static int print_json(const struct view *view, const struct selection *selection, const char *root,
+	bool one, json_t *rows, json_t *extra)
+{
+	json_t *document = json_object();
+	json_t *list = project_rows(view, selection, rows);
+
+	json_object_set(document, root, one ? json_array_get(list, 0) : list);
+	if (extra)
+		json_object_update(document, extra);
+	json_decref(list);
+	return view_print_json(document, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+}
+
+void view_write_safely(FILE *out, const char *text)
 {
 	while (*text) {
 		size_t shown = text_shown(text);
@@ -299,7 +350,6 @@ static void write_safely(FILE *out, const char *text)
 			fprintf(out, "\\x%02x", (unsigned char)*text);
 		text += shown ? shown : 1;
 	}
-	putc('\n', out);
 }
 
 /* Each member on a line of its own, and a blank line between rows. */
@@ -317,33 +367,128 @@ static int print_tall(const struct view *view, const struct selection *selection
 		if (i)
 			putc('\n', out);
 		for (size_t c = 0; c < selection->count; c++) {
-			CLEANUP_FREE char *cell = cell_text(view, row, selection->column[c]);
+			CLEANUP_FREE char *cell = view_cell(view, row, selection->column[c]);
 
 			if (!view->no_headings)
 				fprintf(out, "%-16s ", selection->column[c]->name);
-			write_safely(out, cell ? cell : "");
+			view_write_safely(out, cell ? cell : "");
+			putc('\n', out);
 		}
 	}
 	fclose(out);
 	return cli_print(text, len);
 }
 
+/* ---- trees ---- */
+
+/* A folder's line by its path. */
+struct folder_line {
+	const char *path; /* of the row; key */
+	struct libscols_line *line;
+	UT_hash_handle hh;
+};
+
+static const char *path_of(const json_t *row)
+{
+	const char *path = json_string_value(json_object_get(row, "path"));
+
+	return path ? path : "";
+}
+
+static void folders_release(struct folder_line *folders)
+{
+	struct folder_line *folder, *next;
+
+	HASH_ITER (hh, folders, folder, next) {
+		HASH_DEL(folders, folder);
+		free(folder);
+	}
+}
+
+static int note_folder(struct folder_line **folders, const json_t *row, struct libscols_line *line)
+{
+	const char *kind = json_string_value(json_object_get(row, "kind"));
+	const char *path = path_of(row);
+	struct folder_line *folder;
+
+	if (!kind || strcmp(kind, "folder") != 0)
+		return 0;
+	HASH_FIND(hh, *folders, path, strlen(path), folder);
+	if (folder)
+		return 0; /* named twice: what is below it stands below the first */
+	folder = calloc(1, sizeof(*folder));
+	if (!folder)
+		return -1;
+	folder->path = path;
+	folder->line = line;
+	HASH_ADD_KEYPTR(hh, *folders, folder->path, strlen(folder->path), folder);
+	return 0;
+}
+
+/* Puts a line below that of its folder; without one it stands on top, with its whole path. */
+static int put_below(struct folder_line *folders, const json_t *row, struct libscols_line *line,
+	size_t path_column)
+{
+	const char *path = path_of(row);
+	const char *name = strrchr(path, '/');
+	struct folder_line *folder = NULL;
+	size_t len = name ? (size_t)(name - path) : 0;
+
+	if (name && name[1])
+		HASH_FIND(hh, folders, path, len ? len : 1, folder);
+	if (!folder || folder->line == line)
+		return 0;
+	if (scols_line_set_data(line, path_column, name + 1) != 0)
+		return -1;
+	return scols_line_add_child(folder->line, line);
+}
+
+/* Lines were made in the order of rows, which so is that of the lines below one folder, too. */
+static int make_tree(struct libscols_table *table, size_t path_column, json_t *rows)
+{
+	struct folder_line *folders = NULL;
+	json_t *row;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(rows, i, row)
+		if (r == 0)
+			r = note_folder(&folders, row, scols_table_get_line(table, i));
+	json_array_foreach(rows, i, row)
+		if (r == 0)
+			r = put_below(folders, row, scols_table_get_line(table, i), path_column);
+	folders_release(folders);
+	return r;
+}
+
+static int column_flags(const struct view *view, const struct column *column)
+{
+	if (view->tree && strcmp(column->key, "path") == 0)
+		return SCOLS_FL_TREE;
+	return column->kind == COLUMN_TEXT ? 0 : SCOLS_FL_RIGHT;
+}
+
 static int fill_table(struct libscols_table *table, const struct view *view,
 	const struct selection *selection, json_t *rows)
 {
+	size_t path_column = 0;
 	json_t *row;
 	size_t i;
 
 	scols_table_enable_noheadings(table, view->no_headings);
-	for (size_t c = 0; c < selection->count; c++)
-		if (!scols_table_new_column(table, selection->column[c]->name, 0,
-			    selection->column[c]->kind == COLUMN_TEXT ? 0 : SCOLS_FL_RIGHT))
+	for (size_t c = 0; c < selection->count; c++) {
+		int flags = column_flags(view, selection->column[c]);
+
+		if (!scols_table_new_column(table, selection->column[c]->name, 0, flags))
 			return -1;
+		if (flags == SCOLS_FL_TREE)
+			path_column = c;
+	}
 	json_array_foreach(rows, i, row) {
 		struct libscols_line *line = scols_table_new_line(table, NULL);
 
 		for (size_t c = 0; c < selection->count; c++) {
-			char *cell = cell_text(view, row, selection->column[c]);
+			char *cell = view_cell(view, row, selection->column[c]);
 
 			if (!line || !cell || scols_line_refer_data(line, c, cell) != 0) {
 				free(cell);
@@ -351,7 +496,7 @@ static int fill_table(struct libscols_table *table, const struct view *view,
 			}
 		}
 	}
-	return 0;
+	return view->tree ? make_tree(table, path_column, rows) : 0;
 }
 
 static int print_table(const struct view *view, const struct selection *selection, json_t *rows)

@@ -13,8 +13,17 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
-enum column_kind { COLUMN_TEXT, COLUMN_SIZE, COLUMN_COUNT, COLUMN_RATIO };
+enum column_kind {
+	COLUMN_TEXT,
+	COLUMN_SIZE,
+	COLUMN_COUNT,
+	COLUMN_RATIO,
+	COLUMN_RATE,   /* so many per second */
+	COLUMN_TIME,   /* nanoseconds */
+	COLUMN_GROWTH, /* bytes, may be negative */
+};
 
 struct column {
 	const char *name; /* heading; also what -o and --sort understand, in either case */
@@ -28,6 +37,7 @@ struct view {
 	bool bytes;
 	bool no_headings;
 	bool tall; /* without -o: one property per line, one block per row */
+	bool tree; /* tables: rows below those of their folders, by their paths */
 	const char *columns;
 	const char *sort;
 };
@@ -55,6 +65,20 @@ int view_check(const struct view *view, const char *verb, const struct column *c
  */
 int view_print(const struct view *view, const struct column *columns, const char *root, bool one,
 	json_t *rows, json_t *extra);
+
+/* The parts of it, for those who print more than once. */
+/* The column that a name or a key stands for, in either case; NULL: there is none. */
+const struct column *view_column(const struct column *columns, const char *name);
+/* A sorted copy of rows, owned by the caller. direction: 1 ascending, -1 descending. */
+json_t *view_sorted(const struct column *column, int direction, json_t *rows);
+/* Rows as view_print() would print them as JSON: sorted, and with the chosen columns alone. */
+json_t *view_rows(const struct view *view, const struct column *columns, json_t *rows);
+/* Prints a document with jansson's flags; takes it over. Returns an exit status. */
+int view_print_json(json_t *document, size_t flags);
+/* Writes what may hold anything, as names do, also what drives a terminal. */
+void view_write_safely(FILE *out, const char *text);
+/* The text of a cell, malloc'ed; NULL without memory. */
+char *view_cell(const struct view *view, const json_t *row, const struct column *column);
 
 /* A number of a row by its key; "shared_bytes" is the sum of what others hold too. */
 double row_number(const json_t *row, const char *key);

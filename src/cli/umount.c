@@ -27,6 +27,7 @@
 
 #define POLL_MS 20
 #define PATIENCE_MS (10 * 60 * 1000)
+#define BUSY_PATIENCE_MS 500
 
 /* The lock file of the mount's store, open; -1 when it cannot be told. */
 static int open_lock(const struct mount_entry *mount)
@@ -67,6 +68,19 @@ static int busy(const struct mount_entry *mount)
 		mount->target);
 }
 
+/* Who only looks now and then (goldfs top, whoever reads metrics) is gone the next moment. */
+static int unmount_patiently(const char *target)
+{
+	const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
+	int r = mountpoint_unmount(target, false);
+
+	for (int waited = 0; r == -EBUSY && waited < BUSY_PATIENCE_MS; waited += POLL_MS) {
+		nanosleep(&pause, NULL);
+		r = mountpoint_unmount(target, false);
+	}
+	return r;
+}
+
 static int unmount(const struct mount_entry *mount)
 {
 	CLEANUP_CLOSE int lock = -1;
@@ -82,7 +96,7 @@ static int unmount(const struct mount_entry *mount)
 	lock = open_lock(mount);
 	if (lock >= 0)
 		held = store_lock_is_held(lock, &daemon);
-	r = mountpoint_unmount(mount->target, false);
+	r = unmount_patiently(mount->target);
 	if (r == -EBUSY)
 		return busy(mount);
 	if (r < 0)

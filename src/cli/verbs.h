@@ -14,6 +14,7 @@ int verb_clone(int argc, char **argv);
 int verb_list(int argc, char **argv);
 int verb_stat(int argc, char **argv);
 int verb_df(int argc, char **argv);
+int verb_top(int argc, char **argv);
 int verb_settle(int argc, char **argv);
 int verb_scrub(int argc, char **argv);
 int verb_job(int argc, char **argv);

@@ -526,6 +526,23 @@ static int picture_write(struct picture *p)
 	return r ? r : picture_catalog(p);
 }
 
+static int remove_golden(struct fs *fs, struct golden *golden)
+{
+	const bool is_pinned = fs->options.store_fd >= 0 && !fs->options.golden_test;
+	const uint64_t id = golden->id;
+	int r = 0;
+
+	if (is_pinned && fs->guard)
+		pin_guard_remove(fs->guard, id);
+	if (is_pinned)
+		r = pin_remove(fs->options.store_fd, id);
+	golden_release(golden);
+	/* Images of tests have one only if it is asked for; others may have one of an earlier mount. */
+	if (is_pinned || fs->options.dedup != FS_DEDUP_OFF)
+		golden_index_remove(fs, id);
+	return r;
+}
+
 /* Whose files may go now. Those that somebody still holds wait for the next checkpoint. */
 static void bury_dead(struct fs *fs, struct dead *dead)
 {
@@ -553,13 +570,8 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			layer_free(dead->layer);
 			figures_changed(fs);
 			atomic_store(&fs->changed, true);
-		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
-			if (fs->guard)
-				pin_guard_remove(fs->guard, dead->golden->id);
-			r = pin_remove(fs->options.store_fd, dead->golden->id);
-			golden_release(dead->golden);
 		} else {
-			golden_release(dead->golden);
+			r = remove_golden(fs, dead->golden);
 		}
 		if (r)
 			log_error(r, "cannot remove files of a removed clone from the store");
@@ -723,6 +735,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = destage(fs, MUTATED("the tail passes blocks that were not destaged") ?
 					0 : p.tail.seq - 1, &out->full);
 	if (!r) {
+		dedup_drop_dead(fs);
 		dedup_move(fs, p.tail.seq);
 		tree_sweep_goldens(fs);
 	}
@@ -991,6 +1004,8 @@ int fs_settle(struct fs *fs)
 		return r;
 	takeover_settle(fs);
 	r = dedup_count(fs);
+	if (!r)
+		r = golden_index_make_all(fs);
 	if (r)
 		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */

@@ -111,10 +111,14 @@ static bool find_in_golden(struct dedup *d, const void *bytes, uint32_t sum, str
 {
 	uint8_t there[GF_BLOCK_SIZE];
 	uint64_t id, block, place;
+	struct hash128 hash;
 	struct image *image;
 	bool found;
 
-	if (golden_index_find(d->fs, bytes, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
+	if (!golden_index_any(d->fs))
+		return false;
+	hash = hash_block128(d->fs->super.secret, bytes);
+	if (golden_index_find(d->fs, &hash, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
 		return false;
 	place = place_from_golden(id, block);
 	/* With a reference the image stays. */
@@ -326,6 +330,26 @@ bool dedup_has_moves(struct fs *fs)
 		return false;
 	MUTEX_GUARD(&fs->dedup->lock);
 	return fs->dedup->count != 0;
+}
+
+/* ---- layers that are gone ---- */
+
+/* With the gate held nobody takes the list away. */
+void dedup_drop_dead(struct fs *fs)
+{
+	bool dropped = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_rdlock(&fs->gate);
+	for (struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer) {
+			dropped |= d->layer->may_share;
+			layer_drop_shared(d->layer);
+		}
+	pthread_rwlock_unlock(&fs->gate);
+	pthread_rwlock_unlock(&fs->tree);
+	if (dropped)
+		figures_changed(fs);
 }
 
 /* ---- counting references after a mount ---- */

@@ -40,6 +40,10 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 void dedup_move(struct fs *fs, uint64_t tail);
 bool dedup_has_moves(struct fs *fs);
 
+/* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next
+ * checkpoint. Done by checkpoints, and before somebody asks for exact figures. */
+void dedup_drop_dead(struct fs *fs);
+
 /* After a mount: counts all references. Until that is done nothing shared is freed. */
 int dedup_count(struct fs *fs);
 

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/dedup.h"
 #include "core/family.h"
 #include "core/figures_pool.h"
 #include "image/folder.h"
@@ -339,6 +340,43 @@ static uint64_t simple_golden(struct layer *layer, uint64_t limit)
 	return visible;
 }
 
+/*
+ * The same for who looks every second. A count is kept until something changed, and made anew when
+ * this file's turn has come: all files together take a twentieth of the time, and one caller what
+ * his budget has left, which is counted down.
+ */
+static uint64_t simple_golden_quick(
+	struct fs *fs, struct inode *inode, struct layer *layer, uint64_t limit, int64_t *budget_ns)
+{
+	uint64_t change = atomic_load(&fs->change_count), golden;
+	int64_t start = times_now(CLOCK_MONOTONIC), cost_ns, turn_ns;
+	bool valid;
+
+	pthread_mutex_lock(&inode->lock);
+	valid = inode->seen.valid && inode->seen.limit == limit;
+	golden = inode->seen.golden;
+	turn_ns = 20 * inode->seen.cost_ns * (int64_t)HASH_CNT(by_ino, fs->inodes);
+	if (valid && (inode->seen.change == change || start - inode->seen.time_ns < turn_ns))
+		budget_ns = NULL;
+	pthread_mutex_unlock(&inode->lock);
+	if (!budget_ns || (valid && *budget_ns <= 0))
+		return golden;
+	/* Never counted, and no time to do it: as if each block of its own hid one of the image's. */
+	if (*budget_ns <= 0)
+		return less_u64(image_data_blocks(layer->image, limit), layer->owned_blocks);
+	golden = simple_golden(layer, limit);
+	cost_ns = times_now(CLOCK_MONOTONIC) - start;
+	*budget_ns -= cost_ns;
+	MUTEX_GUARD(&inode->lock);
+	inode->seen.valid = true;
+	inode->seen.golden = golden;
+	inode->seen.limit = limit;
+	inode->seen.change = change;
+	inode->seen.time_ns = start;
+	inode->seen.cost_ns = cost_ns;
+	return golden;
+}
+
 struct block_figures {
 	uint64_t unique, shared_clone, golden, self;
 	enum tail_class tail;
@@ -413,18 +451,20 @@ static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct 
 	return TAIL_GOLDEN;
 }
 
-static void count_blocks(struct fs *fs, struct inode *inode, bool exact, struct block_figures *b)
+/* budget_ns NULL: as it is now; else see simple_golden_quick(). */
+static void count_blocks(
+	struct fs *fs, struct inode *inode, int64_t *budget_ns, struct block_figures *b)
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t limit = image_limit(inode);
 
 	*b = (struct block_figures){.unique = layer->owned_blocks};
-	count_pooled(fs, inode, exact, b);
+	count_pooled(fs, inode, !budget_ns, b);
 	if (layer->parent) {
 		struct layer *root = layer;
 
 		MUTEX_GUARD(&fs->figures_lock);
-		refresh_locked(fs, exact);
+		refresh_locked(fs, !budget_ns);
 		while (root->parent)
 			root = root->parent;
 		b->unique += inode->fig.frozen_unique;
@@ -434,7 +474,9 @@ static void count_blocks(struct fs *fs, struct inode *inode, bool exact, struct 
 			b->golden += image_data_blocks(root->image, limit);
 	} else {
 		b->golden = layer->golden_blocks;
-		if (layer->image)
+		if (layer->image && budget_ns)
+			b->golden += simple_golden_quick(fs, inode, layer, limit, budget_ns);
+		else if (layer->image)
 			b->golden += simple_golden(layer, limit);
 	}
 	b->tail = class_of_tail(fs, inode, layer);
@@ -449,18 +491,19 @@ static uint64_t part_of(uint64_t *left, uint64_t bytes)
 }
 
 /*
- * While blocks are on their way from the journal to where they are SHARED, or hide one that is, they
- * count twice, and what is counted while others write may be of different moments. Nothing of that
+ * Figures that are not of one instant may come to more than there can be, and so may blocks on their
+ * way from the journal to where they are SHARED, or in the journal over one that is. Nothing of that
  * may show: a file is not more than its size.
  */
-static void file_figures(struct fs *fs, struct inode *inode, struct fs_figures *out)
+static void file_figures(
+	struct fs *fs, struct inode *inode, int64_t *budget_ns, struct fs_figures *out)
 {
 	uint64_t size = atomic_load(&inode->size), left = size;
 	uint64_t cut = size % GF_BLOCK_SIZE ? GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
 	struct block_figures b;
 	uint64_t cuts[TAIL_SELF + 1] = {0};
 
-	count_blocks(fs, inode, true, &b);
+	count_blocks(fs, inode, budget_ns, &b);
 	cuts[b.tail] = cut;
 	*out = (struct fs_figures){.virtual_bytes = size};
 	out->unique_bytes = part_of(&left, less_u64(b.unique * GF_BLOCK_SIZE, cuts[TAIL_UNIQUE]));
@@ -595,7 +638,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->mode = "snapshot";
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
-	file_figures(fs, inode, &info->figures);
+	file_figures(fs, inode, NULL, &info->figures);
 	info->damaged_bytes = damage_count(fs, inode) * GF_BLOCK_SIZE;
 	if (info->damaged_bytes && !info->reason)
 		info->state = "damaged";
@@ -620,6 +663,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 	*info = (struct fs_info){.kind = FS_KIND_FOLDER, .mode = "", .format = "raw",
 		.base = strdup(""), .state = "ok"};
 	failing_state(fs, NULL, info);
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
@@ -647,6 +691,20 @@ void fs_info_release(struct fs_info *info)
 	free(info->base);
 	free(info->reason);
 	info->base = info->reason = NULL;
+}
+
+int fs_figures_quick(struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_figures *figures)
+{
+	struct inode *inode;
+	bool found;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	found = inode && atomic_load(&inode->layer);
+	if (found)
+		file_figures(fs, inode, budget_ns, figures);
+	pthread_rwlock_unlock(&fs->tree);
+	return found ? 0 : -ESTALE;
 }
 
 struct freed {
@@ -719,6 +777,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 		return -ENOMEM;
 	memcpy(sorted, inos, count * sizeof(*sorted));
 	qsort(sorted, count, sizeof(*sorted), compare_inos);
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	for (size_t i = 0; i < count; i++) {
 		struct inode *inode = tree_find(fs, sorted[i]);
@@ -832,7 +891,7 @@ static void add_pins(struct usage *u)
 	}
 }
 
-static void add_files(struct fs *fs, struct fs_store_figures *out)
+static void add_files(struct fs *fs, int64_t *budget_ns, struct fs_store_figures *out)
 {
 	struct inode *inode, *next;
 
@@ -841,7 +900,7 @@ static void add_files(struct fs *fs, struct fs_store_figures *out)
 
 		if (!atomic_load(&inode->layer))
 			continue;
-		file_figures(fs, inode, &f);
+		file_figures(fs, inode, budget_ns, &f);
 		out->clones++;
 		out->virtual_bytes += f.virtual_bytes;
 		out->data_bytes += f.data_bytes;
@@ -869,12 +928,18 @@ static uint64_t stored_bytes(struct fs *fs, uint64_t *saved)
 
 int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 {
+	return fs_store_figures_quick(fs, NULL, out);
+}
+
+int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_figures *out)
+{
 	struct usage u = {.fs = fs};
 	uint64_t stored, total;
 
 	memset(out, 0, sizeof(*out));
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
-	add_files(fs, out);
+	add_files(fs, budget_ns, out);
 	add_pins(&u);
 	stored = stored_bytes(fs, &out->saved_dedup_bytes);
 	pthread_rwlock_unlock(&fs->tree);

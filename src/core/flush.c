@@ -129,6 +129,7 @@ static void hold_end(struct layer *layer)
 void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg)
 {
 	struct layer *layer = NULL;
+	struct io_flush *flush = NULL;
 	struct inode *inode;
 	bool golden = false;
 	int r = 0;
@@ -139,10 +140,16 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 	if (inode) {
 		golden = inode->kind == GF_KIND_GOLDEN;
 		layer = atomic_load(&inode->layer);
-		if (layer)
+		if (layer) {
 			hold(layer);
+			flush = io_flush_begin(inode, done, arg);
+		}
 	}
 	pthread_rwlock_unlock(&fs->tree);
+	if (flush) {
+		done = io_flush_done;
+		arg = flush;
+	}
 	if (!inode)
 		r = -ESTALE;
 	else if (!fs->options.read_only && !golden)

@@ -24,6 +24,7 @@
 #include <sys/types.h>
 
 #include "base/io.h"
+#include "base/latency.h"
 
 struct fs;
 struct folder;
@@ -316,6 +317,16 @@ struct fs_store_figures {
 
 int fs_store_figures(struct fs *fs, struct fs_store_figures *figures);
 
+/*
+ * Both for who asks every second. unique_bytes of a clone that shares no layer is what it is now;
+ * what it shares may be older, or an estimate, because it is counted only as long as *budget_ns,
+ * which several calls share and count down, is above 0. -ESTALE: ino is no clone.
+ */
+int fs_figures_quick(
+	struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_figures *figures);
+int fs_store_figures_quick(
+	struct fs *fs, int64_t *budget_ns, struct fs_store_figures *figures);
+
 /* Counters since this process started; one table, rendered as JSON and as metrics. */
 #define FS_COUNTERS(X) \
 	X(read_ops, "Reads of clones and golden images") \
@@ -346,6 +357,32 @@ struct fs_counters {
 };
 void fs_counters(struct fs *fs, struct fs_counters *counters);
 
+/*
+ * What clients asked of one clone since this process serves it; one table, rendered as JSON, as
+ * metrics and by goldfs top. A name ends in its unit.
+ */
+#define FS_IO(X) \
+	X(read_ops, "Reads of this clone") \
+	X(read_bytes, "Bytes read from this clone") \
+	X(read_ns, "Time that reads of this clone took, added up") \
+	X(write_ops, "Writes to this clone") \
+	X(write_bytes, "Bytes written to this clone") \
+	X(write_ns, "Time that writes to this clone took, added up") \
+	X(flush_ops, "Flushes of this clone") \
+	X(flush_ns, "Time that flushes of this clone took, added up")
+
+enum fs_io_kind { FS_IO_READ, FS_IO_WRITE, FS_IO_FLUSH, FS_IO_KINDS };
+
+struct fs_io {
+#define X(name, help) uint64_t name;
+	FS_IO(X)
+#undef X
+	/* How many took how long (base/latency.h); each count begins anew at 2^32. */
+	uint32_t latency[FS_IO_KINDS][LATENCY_BUCKETS];
+};
+/* False, and zeros: there was none. Costs nobody who reads or writes anything. */
+bool fs_io(struct fs *fs, uint64_t ino, struct fs_io *io);
+
 struct fs_statfs {
 	uint64_t total_bytes;
 	uint64_t free_bytes;
@@ -372,6 +409,20 @@ void fs_takeover_served(struct fs *fs);
 /* Gives up removed files that the kernel has closed without our knowing. Call it every two seconds
  * or so from a thread that serves no request; it asks the kernel. */
 void fs_tick(struct fs *fs);
+
+/* What is done in the background that takes long, or was done last. */
+struct fs_background {
+	uint64_t serial; /* counts them, from 1 */
+	const char *kind; /* "index" */
+	char *path;	  /* what it concerns, below the mount point; malloc'ed, owned by the caller */
+	uint64_t done_bytes;
+	uint64_t total_bytes; /* 0: not known yet */
+	bool running;
+	int result; /* when it does not run: 0, or a negative errno */
+};
+/* 0, -ENOENT: nothing yet, or -ENOMEM. */
+int fs_background(struct fs *fs, struct fs_background *work);
+void fs_background_cancel(struct fs *fs, uint64_t serial);
 
 /* 16 bytes. */
 void fs_uuid(struct fs *fs, uint8_t uuid[16]);

@@ -14,6 +14,7 @@
  *   layer.lock, then the locks inside the store
  *   fs.tables    the hash tables by number: a record is applied with the tree not locked when it
  *                concerns content only, and finds its layer and inode then
+ *   fs.index_lock  which content indexes are open; taken last, with anything held
  * Readers of content take none of the upper ones: they enter fs.readers, and whatever they may
  * have found is not reused before they left.
  */
@@ -39,6 +40,9 @@
 #include "store/layer.h"
 #include "store/ops.h"
 #include "store/superblock.h"
+
+struct content_index;
+struct pin_progress;
 
 struct xattr {
 	char *name;
@@ -74,6 +78,7 @@ struct inode {
 	pthread_rwlock_t io;
 	_Atomic(struct layer *) layer; /* writable layer; changed with io held exclusively */
 	_Atomic uint64_t size;	       /* bytes; grows with io shared, shrinks with it exclusive */
+	_Atomic(struct io_stats *) io_stats; /* NULL: nobody asked anything of it yet */
 
 	pthread_mutex_t lock;
 	uint32_t mode; /* lock, as all below */
@@ -108,6 +113,16 @@ struct inode {
 		int tail;		   /* class of a partial last block */
 	} fig;
 
+	/* Blocks of the image that show, when they were counted last (figures.c). lock. */
+	struct {
+		bool valid;
+		uint64_t golden;
+		uint64_t limit;	 /* what image_limit() was */
+		uint64_t change; /* what fs.change_count was */
+		int64_t time_ns;
+		int64_t cost_ns;
+	} seen;
+
 	UT_hash_handle by_ino;
 	UT_hash_handle by_name;
 	UT_hash_handle by_path; /* golden nodes */
@@ -137,6 +152,13 @@ struct golden {
 	pthread_mutex_t check_lock;
 	struct golden_checks *checks; /* check_lock; sums, when reads are checked */
 	bool no_sums;		      /* check_lock; there are none, when it was looked last */
+	struct content_index *index;  /* fs.index_lock; NULL: it is not in fs.indexed */
+	struct golden *index_next;    /* fs.index_lock */
+	atomic_bool index_bad;	      /* it is to be made anew */
+	atomic_bool gone;	      /* no layer stands on it any more */
+	bool index_looked;	      /* golden thread, as the next two; for the file */
+	bool index_missing;
+	unsigned index_tries;
 	UT_hash_handle hh;
 };
 
@@ -254,6 +276,18 @@ struct fs {
 	pthread_cond_t golden_work;
 	bool golden_wanted; /* golden_lock */
 	atomic_bool golden_stopping;
+	struct pin_progress *golden_progress; /* while it runs; NULL: none */
+	/* What it does that takes long, and did last: fs_background(). */
+	struct {
+		uint64_t serial; /* golden_lock, as the others; 0: nothing yet */
+		char *path;
+		bool running;
+		bool cancelled;
+		int result;
+		uint64_t golden; /* golden thread; id, 0: it does nothing of the sort */
+	} background;
+	pthread_rwlock_t index_lock; /* taken last; see golden_index.c */
+	struct golden *indexed;	     /* index_lock; those with an open index, last asked first */
 
 	/* Free space below, looked up at most every so often. */
 	_Atomic uint64_t space_free;
@@ -519,7 +553,32 @@ int golden_switch_to_copy(struct fs *fs, struct golden *golden);
 /* The bytes are not what they were: no clone of it is served any more. */
 void golden_fence(struct fs *fs, struct golden *golden, int why);
 
-/* ---- pin_work.c: copies and sums of pins, in the background ---- */
+/* ---- golden_index.c ---- */
+
+/*
+ * Looks for a block with this hash in all images that are served. 1: block *block of image *id is
+ * likely to be the same; the caller finds the image in the tables, where it may be missing by now,
+ * and compares the bytes. 0: none. Any lock may be held but fs.index_lock and fs.golden_lock.
+ */
+int golden_index_find(struct fs *fs, const struct hash128 *hash, uint64_t *id, uint64_t *block);
+/* Whether there is any to ask. */
+bool golden_index_any(struct fs *fs);
+/* Makes those that are missing, where no thread does (tests). */
+int golden_index_make_all(struct fs *fs);
+/* Opens the index of an image that is held, in place of the one that is open. 0, -ENOENT, -EUCLEAN,
+ * or another -errno. */
+int golden_index_open(struct fs *fs, struct golden *golden);
+/* Makes one, and opens it, in the calling thread. */
+int golden_index_make(struct fs *fs, struct golden *golden);
+void golden_index_close(struct golden *golden);
+/* Golden thread: whether it is to be looked for, or to be made. */
+bool golden_index_is_due(struct fs *fs, struct golden *golden);
+/* Removes the files. */
+void golden_index_remove(struct fs *fs, uint64_t id);
+/* Removes those of images that are not there, and what was not finished. Nothing else runs yet. */
+void golden_index_sweep(struct fs *fs);
+
+/* ---- pin_work.c: copies, sums and indexes of pins, in the background ---- */
 int pin_work_start(struct fs *fs);
 void pin_work_stop(struct fs *fs);
 void pin_work_want(struct fs *fs);
@@ -527,12 +586,6 @@ int golden_init(struct golden *golden);
 void golden_release(struct golden *golden);
 int golden_start(struct fs *fs);
 void golden_stop(struct fs *fs);
-
-/* ---- golden_index.c ---- */
-
-/* Whether some golden image has a block with these bytes, by what its content index says: 1, and
- * where; 0; or -errno. To be compared. */
-int golden_index_find(struct fs *fs, const void *bytes, uint64_t *golden, uint64_t *block);
 
 /* ---- volume.c ---- */
 enum {
@@ -684,6 +737,17 @@ int carried_note(struct carried_list *list, uint64_t seq, uint64_t ops_pos, cons
 int carried_apply(struct fs *fs, struct carried_list *list, uint64_t tail_seq,
 	const struct apply *how);
 void carried_release(struct carried_list *list);
+
+/* ---- io_stats.c: what clients ask of a clone ---- */
+
+/* Counts a read or a write that began at start_ns (CLOCK_MONOTONIC); result: bytes, or an error. */
+void io_stats_note(struct inode *inode, enum fs_io_kind kind, int64_t start_ns, ssize_t result);
+/* A flush begins: io_flush_done(what this returns) counts it, and calls done, in done's place. NULL,
+ * without memory: it is not counted. tree held, or the inode referenced. */
+struct io_flush *io_flush_begin(
+	struct inode *inode, void (*done)(void *arg, int result), void *arg);
+void io_flush_done(void *flush, int result);
+void io_stats_release(struct inode *inode);
 
 /* ---- flush.c ---- */
 /* Makes large writes of the layer and those below it durable and committed. */

@@ -139,6 +139,7 @@ static int make_store(struct fs *fs)
 		return r;
 	size = max_u64(round_up(size ? size : default_journal_size(fs), 4096), MIN_JOURNAL);
 	r = superblock_generate(&fs->super, size);
+	fs->super.incompat |= GF_INCOMPAT_SHARED;
 	for (size_t i = 0; i < ARRAY_SIZE(folders) && !r; i++)
 		r = fs->io->ops->mkdir(fs->io, folders[i]);
 	if (!r)
@@ -499,6 +500,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlock_init(&fs->sharing, &attr);
 	pthread_rwlock_init(&fs->tables, NULL);
 	pthread_rwlock_init(&fs->tree, &attr);
+	pthread_rwlock_init(&fs->index_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->work_lock, NULL);
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
@@ -538,6 +540,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
 	pthread_rwlock_destroy(&fs->tree);
+	pthread_rwlock_destroy(&fs->index_lock);
 	pthread_rwlock_destroy(&fs->tables);
 	pthread_rwlock_destroy(&fs->sharing);
 	pthread_rwlock_destroy(&fs->gate);

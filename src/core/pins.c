@@ -228,6 +228,7 @@ int golden_init(struct golden *g)
 
 void golden_release(struct golden *g)
 {
+	golden_index_close(g);
 	image_free(g->backing);
 	pthread_rwlock_destroy(&g->lock);
 	pthread_mutex_destroy(&g->sums_lock);
@@ -601,11 +602,19 @@ static int sweep_pin(void *arg, const char *name)
 	return 0;
 }
 
+static void sweep_pins(struct fs *fs)
+{
+	fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
+}
+
 int golden_start(struct fs *fs)
 {
 	struct golden *g, *next;
 	int r;
 
+	/* Hints: those of images that are about to go may go at once. */
+	if (!fs->options.read_only)
+		golden_index_sweep(fs);
 	if (fs->options.golden_test || !fs->options.images)
 		return 0;
 	if (!fs->options.read_only) {
@@ -614,7 +623,7 @@ int golden_start(struct fs *fs)
 			return log_error(r, "cannot watch golden images for changes in place");
 	}
 	if (!fs->options.read_only && !fs->dead)
-		fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
+		sweep_pins(fs);
 	/* Linked images are looked at and guarded from the start. */
 	HASH_ITER (hh, fs->goldens, g, next) {
 		/* Recovery may have opened it when there was no guard yet. */

@@ -223,6 +223,7 @@ static void free_inode(struct inode *inode)
 		inode->xattrs = next;
 	}
 	image_free(inode->golden_image);
+	io_stats_release(inode);
 	free(inode->limit);
 	free(inode->key);
 	free(inode->target);
@@ -311,8 +312,10 @@ static void bury_golden(struct fs *fs, struct golden *golden)
 	if (!needed)
 		HASH_DELETE(hh, fs->goldens, golden);
 	pthread_rwlock_unlock(&fs->tables);
-	if (!needed)
+	if (!needed) {
+		atomic_store(&golden->gone, true);
 		bury(fs, NULL, golden);
+	}
 }
 
 void tree_sweep_goldens(struct fs *fs)

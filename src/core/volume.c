@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/dedup.h"
 #include "store/pool.h"
 
@@ -160,11 +161,29 @@ static int read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, in
 	return volume_error(fs, r);
 }
 
+static ssize_t read_file(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off)
+{
+	uint64_t size = atomic_load(&inode->size);
+	unsigned token;
+	int r;
+
+	if (off >= size)
+		return 0;
+	len = min_u64(len, size - off);
+	token = drain_enter(&fs->readers);
+	r = read_bytes(fs, atomic_load(&inode->layer), buf, len, off);
+	drain_leave(&fs->readers, token);
+	if (r)
+		return read_failed(fs, inode->ino, len, off, r);
+	COUNT(fs, read_bytes, len);
+	return len;
+}
+
 ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off)
 {
 	struct inode *inode;
-	uint64_t size;
-	unsigned token;
+	int64_t start;
+	ssize_t n;
 	int r;
 
 	inode = volume_find(fs, ino, &r);
@@ -173,17 +192,10 @@ ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off
 	COUNT(fs, read_ops, 1);
 	if (inode->kind == GF_KIND_GOLDEN)
 		return golden_read(fs, inode, buf, len, off);
-	size = atomic_load(&inode->size);
-	if (off >= size)
-		return 0;
-	len = min_u64(len, size - off);
-	token = drain_enter(&fs->readers);
-	r = read_bytes(fs, atomic_load(&inode->layer), buf, len, off);
-	drain_leave(&fs->readers, token);
-	if (r)
-		return read_failed(fs, ino, len, off, r);
-	COUNT(fs, read_bytes, len);
-	return len;
+	start = times_now(CLOCK_MONOTONIC);
+	n = read_file(fs, inode, buf, len, off);
+	io_stats_note(inode, FS_IO_READ, start, n);
+	return n;
 }
 
 int volume_writable(struct inode *inode)
@@ -804,17 +816,12 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	return r;
 }
 
-ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off)
+static ssize_t write_file(
+	struct fs *fs, struct inode *inode, const void *buf, size_t len, uint64_t off)
 {
-	struct inode *inode;
 	size_t done = 0;
 	int r;
 
-	inode = volume_find(fs, ino, &r);
-	if (!inode)
-		return r;
-	if (inode->kind != GF_KIND_USER)
-		return -EROFS;
 	if (off > GF_MAX_SIZE || len > GF_MAX_SIZE - off)
 		return -EFBIG;
 	r = fs_writable(fs);
@@ -840,4 +847,22 @@ ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint6
 		return volume_error(fs, r);
 	COUNT(fs, write_bytes, len);
 	return len;
+}
+
+ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off)
+{
+	struct inode *inode;
+	int64_t start;
+	ssize_t n;
+	int r;
+
+	inode = volume_find(fs, ino, &r);
+	if (!inode)
+		return r;
+	if (inode->kind != GF_KIND_USER)
+		return -EROFS;
+	start = times_now(CLOCK_MONOTONIC);
+	n = write_file(fs, inode, buf, len, off);
+	io_stats_note(inode, FS_IO_WRITE, start, n);
+	return n;
 }

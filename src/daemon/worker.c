@@ -162,6 +162,7 @@ int worker_serve(struct worker *worker, int fuse_fd, struct failure *failure)
 void worker_tick(struct worker *worker)
 {
 	fuse_server_tick(worker->server);
+	service_tick(worker->service);
 }
 
 void worker_stop(struct worker *worker)

@@ -39,6 +39,7 @@ static const struct {
 	{"list", "path types", control_list},
 	{"stat", "paths if_removed", control_stat},
 	{"df", "", control_df},
+	{"top", "all", control_top},
 	{"settle", "background", control_settle},
 	{"scrub", "background", control_scrub},
 	{"limit", "path bytes", control_limit},

@@ -33,6 +33,7 @@
  * | stat       | paths [path, ...], if_removed (false)         | goldfs [{...}, ...],         |
  * |            |                                               | if_removed_bytes             |
  * | df         |                                               | store {...}                  |
+ * | top        | all (false)                                   | see below                    |
  * | settle     | background (false)                            | job: its id                  |
  * | scrub      | background (false)                            | job: its id                  |
  * | upgrade    | ticket: a number; binary (""), own: absolute  | see below                    |
@@ -47,9 +48,18 @@
  * Who may: clone needs what open(source, O_RDONLY) and creating the targets need; the new files
  * belong to the caller (and to the folder's group where the folder is set-group-ID) and get the
  * source's permissions less umask, as with cp. list and stat need search permission on the folders
- * of a path, list leaves out folders that the caller may not read and search. df is everyone's.
+ * of a path, list and top leave out folders that the caller may not read and search. df is everyone's.
  * settle, scrub and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
  * and by the mount's owner.
+ *
+ * top replies with goldfs [{...}, ...], the clones that were read, written or flushed since this worker
+ * serves, or all of them: "ino", which no other file will ever have, "path", "virtual_bytes",
+ * "unique_bytes" and "shared_bytes", the counters of FS_IO (core/fs.h), and "read_latency",
+ * "write_latency" and "flush_latency": the number of the first bucket (base/latency.h) that is not
+ * empty, and the counts from there on, modulo 2^32. Further store {...}, jobs: how many run, time_ns: a
+ * clock that does not jump, and counting_since: the same clock when the counters began. When that has
+ * changed, another worker serves, and they began at 0. What is shared, and the store, may be somewhat
+ * older than the rest.
  *
  * upgrade, once for each ticket, has another program serve the mount: binary or, without it, the file that the mount was
  * started from when it was replaced since, else own. The reply comes before it has begun, for the

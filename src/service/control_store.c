@@ -135,6 +135,20 @@ static bool may_see(const struct request *rq, const struct job_view *view)
 	return request_is_owner(rq) || rq->access.uid == view->uid;
 }
 
+unsigned int request_jobs_running(const struct request *rq)
+{
+	unsigned int running = 0;
+	struct job_view view;
+
+	for (unsigned int slot = 0; slot < JOBS_MAX; slot++) {
+		if (jobs_slot(rq->service->jobs, slot, &view) < 0)
+			continue;
+		running += view.state == JOB_RUNNING && may_see(rq, &view);
+		job_view_release(&view);
+	}
+	return running;
+}
+
 int control_job_list(struct request *rq)
 {
 	json_t *list = json_array();

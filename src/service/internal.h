@@ -4,6 +4,7 @@
 #define GOLDFS_SERVICE_INTERNAL_H
 
 #include <jansson.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,6 +18,15 @@ struct service {
 	struct service_info info; /* its strings are owned */
 	struct jobs *jobs;
 	int64_t started_ns; /* CLOCK_MONOTONIC */
+	/* Background work (background.c): when it was last looked at, and of the last job. */
+	_Atomic uint64_t seen, followed;
+
+	/* The store's figures as top tells them (control_top.c). */
+	pthread_mutex_t top_lock;
+	struct fs_store_figures top_store; /* top_lock, as the next three */
+	bool top_valid;
+	int64_t top_time_ns;
+	int64_t top_cost_ns;
 };
 
 /*
@@ -75,6 +85,7 @@ int control_clone(struct request *rq);
 int control_list(struct request *rq);
 int control_stat(struct request *rq);
 int control_df(struct request *rq);
+int control_top(struct request *rq);
 int control_settle(struct request *rq);
 int control_scrub(struct request *rq);
 int control_limit(struct request *rq);
@@ -84,6 +95,8 @@ int control_job_show(struct request *rq);
 int control_job_wait(struct request *rq);
 int control_job_cancel(struct request *rq);
 
+/* How many jobs run of those that the caller may see. */
+unsigned int request_jobs_running(const struct request *rq);
 json_t *job_json(const struct job_view *view);
 void service_daemon(const struct service *service, struct service_daemon *daemon);
 

@@ -9,8 +9,8 @@
  * and their names become readable to everyone who may read the file.
  */
 #include <inttypes.h>
+#include <string.h>
 
-#include "base/sizes.h"
 #include "service/names.h"
 #include "service/report.h"
 #include "service/service.h"
@@ -61,42 +61,73 @@ void metrics_write(FILE *out, const struct service_daemon *daemon,
 	write_daemon(out, daemon);
 }
 
-static const struct {
-	const char *name;
-	const char *help;
-} clone_series[] = {
-	{"clone_unique_bytes", "Bytes that removing this clone alone frees"},
-	{"clone_shared_bytes", "Bytes of data of this clone that others hold too"},
-	{"clone_virtual_bytes", "Size of this clone"},
-};
+/* ---- series per clone ---- */
 
-static uint64_t clone_value(unsigned int series, const struct fs_figures *figures)
+/* HELP and TYPE of a counter of FS_IO, and its name in `name`. */
+static void clone_head(FILE *out, char *name, size_t len, const char *counter, const char *help)
 {
-	if (series == 0)
-		return figures->unique_bytes;
-	if (series == 1)
-		return figures->shared_golden_bytes + figures->shared_clone_bytes +
-			figures->shared_snapshot_bytes;
+	size_t stem = strlen(counter);
+
+	/* Prometheus counts time in seconds. */
+	if (stem > 3 && strcmp(counter + stem - 3, "_ns") == 0)
+		snprintf(name, len, "clone_%.*s_seconds_total", (int)stem - 3, counter);
+	else
+		snprintf(name, len, "clone_%s_total", counter);
+	head(out, name, "counter", help);
+}
+
+static void sample_begin(FILE *out, const char *name, const struct metrics_clone *clone)
+{
+	fprintf(out, "goldfs_%s{clone=\"", name);
+	label_write(out, clone->name);
+	fputs("\"} ", out);
+}
+
+static void clone_gauge(FILE *out, const char *name, const char *help,
+	const struct metrics_clone *clones, size_t count,
+	uint64_t (*value)(const struct fs_figures *figures))
+{
+	head(out, name, "gauge", help);
+	for (size_t i = 0; i < count; i++) {
+		sample_begin(out, name, &clones[i]);
+		fprintf(out, "%" PRIu64 "\n", value(&clones[i].figures));
+	}
+}
+
+static void clone_counter_sample(FILE *out, const char *name, const struct metrics_clone *clone,
+	uint64_t value)
+{
+	sample_begin(out, name, clone);
+	if (strstr(name, "_seconds_"))
+		fprintf(out, "%" PRIu64 ".%09" PRIu64 "\n", value / 1000000000,
+			value % 1000000000);
+	else
+		fprintf(out, "%" PRIu64 "\n", value);
+}
+
+static uint64_t unique_of(const struct fs_figures *figures)
+{
+	return figures->unique_bytes;
+}
+
+static uint64_t virtual_of(const struct fs_figures *figures)
+{
 	return figures->virtual_bytes;
 }
 
-const char *metrics_clone_series(FILE *out, unsigned int series)
+void metrics_clones_write(FILE *out, const struct metrics_clone *clones, size_t count)
 {
-	if (series >= ARRAY_SIZE(clone_series))
-		return NULL;
-	head(out, clone_series[series].name, "gauge", clone_series[series].help);
-	return clone_series[series].name;
-}
+	char name[64];
 
-void metrics_clone_sample(FILE *out, unsigned int series, const char *path,
-	const struct fs_figures *figures)
-{
-	char *text = name_text(path);
-
-	if (!text)
-		return;
-	fprintf(out, "goldfs_%s{clone=\"", clone_series[series].name);
-	label_write(out, text);
-	fprintf(out, "\"} %" PRIu64 "\n", clone_value(series, figures));
-	free(text);
+	clone_gauge(out, "clone_unique_bytes", "Bytes that removing this clone alone frees", clones,
+		count, unique_of);
+	clone_gauge(out, "clone_shared_bytes", "Bytes of data of this clone that others hold too",
+		clones, count, report_shared);
+	clone_gauge(out, "clone_virtual_bytes", "Size of this clone", clones, count, virtual_of);
+#define X(counter, help) \
+	clone_head(out, name, sizeof(name), #counter, help); \
+	for (size_t i = 0; i < count; i++) \
+		clone_counter_sample(out, name, &clones[i], clones[i].io.counter);
+	FS_IO(X)
+#undef X
 }

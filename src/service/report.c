@@ -69,6 +69,48 @@ json_t *report_file(const char *path, const struct fs_info *info)
 	return object;
 }
 
+uint64_t report_shared(const struct fs_figures *figures)
+{
+	return figures->shared_golden_bytes + figures->shared_clone_bytes +
+	       figures->shared_snapshot_bytes;
+}
+
+/* [number of the first that is not 0, that one, ..., the last that is not 0] */
+static json_t *latency_json(const uint32_t *counts)
+{
+	json_t *list = json_array();
+	int first = 0, end = LATENCY_BUCKETS;
+
+	while (first < end && !counts[first])
+		first++;
+	while (end > first && !counts[end - 1])
+		end--;
+	if (first < end)
+		json_array_append_new(list, json_integer(first));
+	for (int i = first; i < end; i++)
+		json_array_append_new(list, json_integer(counts[i]));
+	return list;
+}
+
+json_t *report_top(const char *path, uint64_t ino, const struct fs_figures *figures,
+	const struct fs_io *io)
+{
+	json_t *object = json_object();
+
+	set_bytes(&object, "ino", ino);
+	set(&object, "path", name_json(path));
+	set_bytes(&object, "virtual_bytes", figures->virtual_bytes);
+	set_bytes(&object, "unique_bytes", figures->unique_bytes);
+	set_bytes(&object, "shared_bytes", report_shared(figures));
+#define X(name, help) set_bytes(&object, #name, io->name);
+	FS_IO(X)
+#undef X
+	set(&object, "read_latency", latency_json(io->latency[FS_IO_READ]));
+	set(&object, "write_latency", latency_json(io->latency[FS_IO_WRITE]));
+	set(&object, "flush_latency", latency_json(io->latency[FS_IO_FLUSH]));
+	return object;
+}
+
 json_t *report_store(const struct fs_store_figures *figures)
 {
 	json_t *object = json_object();

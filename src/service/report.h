@@ -51,7 +51,13 @@ json_t *report_store(const struct fs_store_figures *figures);
 json_t *report_daemon(const struct service_daemon *daemon);
 json_t *report_counters(const struct fs_counters *counters);
 
+/* One clone for top (service/control.h). */
+json_t *report_top(const char *path, uint64_t ino, const struct fs_figures *figures,
+	const struct fs_io *io);
+
 const char *report_kind(enum fs_kind kind);
+/* The sum of what others hold too. */
+uint64_t report_shared(const struct fs_figures *figures);
 
 /* Adds what one more file has to a folder's sums. */
 void report_add(struct fs_figures *sum, const struct fs_figures *figures);
@@ -61,10 +67,13 @@ void report_fold(struct fs_figures *sum, uint64_t freed);
 /* All metrics of the store, as Prometheus reads them. Pure. */
 void metrics_write(FILE *out, const struct service_daemon *daemon,
 	const struct fs_store_figures *figures, const struct fs_counters *counters);
-/* HELP and TYPE of the series per clone number `series` (0, 1, ...), and its name. NULL: no more.*/
-const char *metrics_clone_series(FILE *out, unsigned int series);
-/* One sample of it. */
-void metrics_clone_sample(FILE *out, unsigned int series, const char *path,
-	const struct fs_figures *figures);
+/* One clone in the series per clone. */
+struct metrics_clone {
+	char *name; /* its label, UTF-8; owned */
+	struct fs_figures figures;
+	struct fs_io io;
+};
+/* All series per clone. Pure. */
+void metrics_clones_write(FILE *out, const struct metrics_clone *clones, size_t count);
 
 #endif

@@ -63,6 +63,7 @@ int service_new(struct service **service, struct fs *fs, const struct service_in
 	s->info.images = strdup(info->images ? info->images : "");
 	s->info.store = strdup(info->store ? info->store : "");
 	s->started_ns = times_now(CLOCK_MONOTONIC);
+	pthread_mutex_init(&s->top_lock, NULL);
 	if (!s->info.mountpoint || !s->info.images || !s->info.store || jobs_new(&s->jobs, info->last_job) < 0) {
 		service_free(s);
 		return -ENOMEM;
@@ -76,6 +77,7 @@ void service_free(struct service *service)
 	if (!service)
 		return;
 	jobs_free(service->jobs);
+	pthread_mutex_destroy(&service->top_lock);
 	free((char *)service->info.mountpoint);
 	free((char *)service->info.images);
 	free((char *)service->info.store);
@@ -265,23 +267,49 @@ static int write_stats(struct service *service, FILE *out)
 	return json_text(stats, out);
 }
 
-struct series {
-	FILE *out;
-	unsigned int number;
+struct clones {
+	struct fs *fs;
+	struct metrics_clone *clone;
+	size_t count;
+	size_t capacity;
 };
 
-static int write_sample(void *arg, const char *path, const struct fs_attr *attr,
+static int add_clone(void *arg, const char *path, const struct fs_attr *attr,
 	const struct fs_info *info)
 {
-	struct series *series = arg;
+	struct clones *clones = arg;
+	struct metrics_clone *clone;
 
-	metrics_clone_sample(series->out, series->number, path, &info->figures);
+	if (clones->count == clones->capacity) {
+		size_t capacity = clones->capacity ? clones->capacity * 2 : 64;
+		struct metrics_clone *grown =
+			reallocarray(clones->clone, capacity, sizeof(*grown));
+
+		if (!grown)
+			return -ENOMEM;
+		clones->clone = grown;
+		clones->capacity = capacity;
+	}
+	clone = &clones->clone[clones->count];
+	clone->name = name_text(path);
+	if (!clone->name)
+		return -ENOMEM;
+	clone->figures = info->figures;
+	fs_io(clones->fs, attr->ino, &clone->io);
+	clones->count++;
 	return 0;
+}
+
+static void clones_release(struct clones *clones)
+{
+	for (size_t i = 0; i < clones->count; i++)
+		free(clones->clone[i].name);
+	free(clones->clone);
 }
 
 static int write_clones(struct service *service, const struct service_caller *reader, FILE *out)
 {
-	struct series series = {.out = out};
+	struct clones clones = {.fs = service->fs};
 	struct node root = {.held = false};
 	struct access access;
 	int r = access_init(&access, reader);
@@ -291,8 +319,11 @@ static int write_clones(struct service *service, const struct service_caller *re
 	r = fs_getattr(service->fs, FS_INO_ROOT, &root.attr);
 	if (r == 0 && !access_may(&access, &root.attr, R_OK | X_OK))
 		root.attr.mode = 0; /* shut out: nothing is walked */
-	for (; r == 0 && metrics_clone_series(out, series.number); series.number++)
-		r = walk(service->fs, &access, &root, "", WALK_CLONE, write_sample, &series);
+	if (r == 0)
+		r = walk(service->fs, &access, &root, "", WALK_CLONE, add_clone, &clones);
+	if (r == 0)
+		metrics_clones_write(out, clones.clone, clones.count);
+	clones_release(&clones);
 	access_release(&access);
 	return r;
 }

@@ -103,8 +103,12 @@ static bool gone(int error)
 static int report(struct walk *w, const char *path, const struct fs_attr *attr)
 {
 	struct fs_info info;
-	int r = fs_info(w->fs, attr->ino, &info);
+	int r;
 
+	/* A file outside of golden and .snapshots, which are not entered, is a clone. */
+	if (w->types & WALK_BARE)
+		return w->cb(w->arg, path, attr, NULL);
+	r = fs_info(w->fs, attr->ino, &info);
 	if (r < 0)
 		return gone(r) ? 0 : r;
 	if (w->types & 1u << info.kind)

@@ -18,6 +18,7 @@ enum walk_type {
 	WALK_CLONE = 1 << FS_KIND_CLONE,
 	WALK_SNAPSHOT = 1 << FS_KIND_SNAPSHOT,
 	WALK_FOLDER = 1 << FS_KIND_FOLDER,
+	WALK_BARE = 1 << 16, /* with WALK_CLONE alone: info is NULL, and no figure is computed for it */
 };
 
 /* A non-zero return ends the walk. info is the callee's to read, not to keep. */

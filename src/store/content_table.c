@@ -4,9 +4,9 @@
  * newest first. A put shifts the older ones back and drops the last, so that what is forgotten is
  * always the oldest of its bucket, and finding the newest first costs nothing.
  *
- * Each shard has a lock and grows on its own, to twice its buckets when one overflows and half of
- * all places are used, until its part of the budget is spent. (A bucket that overflows before that
- * forgets its oldest entry: one in a few hundred by then.)
+ * Each shard has a lock and grows on its own, to twice its buckets when one overflows and three
+ * eighths of all places are used, until its part of the budget is spent. (A bucket that overflows
+ * before that forgets its oldest entry; about one in 300 is lost so.)
  *
  * Two places are kept for one checksum, so that two contents which have it by chance do not drive
  * each other out, and a content that is everywhere leaves room for others.
@@ -23,6 +23,7 @@
 
 #define SHARDS 64
 #define WAYS 8
+#define GROW_AT 3	/* entries a bucket, on average */
 #define PLACES_OF_ONE 2 /* for one checksum */
 #define LEAST_BUDGET (64 * KIB)
 #define FIRST_BUCKETS 4
@@ -207,7 +208,7 @@ void content_table_put(struct content_table *table, uint64_t domain, uint32_t su
 		return;
 	b = bucket_of(shard->buckets, shard->bucket_count, hash);
 	make_way_locked(shard, b, &e);
-	if (b->entries[WAYS - 1].sum && shard->count >= shard->bucket_count * WAYS / 2) {
+	if (b->entries[WAYS - 1].sum && shard->count >= shard->bucket_count * GROW_AT) {
 		grow_locked(table, shard);
 		b = bucket_of(shard->buckets, shard->bucket_count, hash);
 	}

@@ -283,10 +283,13 @@ static int each_location_locked(struct layer *l, uint32_t number, struct region 
 	return 0;
 }
 
+/* A place that cannot be: the block is lost, before somebody else's bytes come to stand there. */
 static void take_reference(struct layer *l, uint64_t block, uint64_t place)
 {
-	layer_ref_place(l, place);
-	count_block_locked(l, place, 1);
+	if (layer_ref_place(l, place))
+		count_block_locked(l, place, 1);
+	else
+		layer_note_lost_locked(l, block, 1);
 }
 
 static void forget_new_location_locked(struct layer *l, uint64_t block)
@@ -364,7 +367,7 @@ int layer_leave_shared_locked(struct layer *l, uint32_t number, struct region *r
 void layer_drop_shared(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
-	if (!l->env->locations)
+	if (!l->env->locations || !l->may_share)
 		return;
 	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS; n++) {
 		struct region *r = layer_find_region_locked(l, n);
@@ -374,6 +377,7 @@ void layer_drop_shared(struct layer *l)
 		if (layer_leave_shared_locked(l, n, r, 0, GF_REGION_BLOCKS) == 0)
 			r->uncounted = true; /* nothing is to be given up once more */
 	}
+	l->may_share = false;
 	if (l->env->pool)
 		pool_forget_layer(l->env->pool, l->id);
 }

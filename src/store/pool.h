@@ -24,7 +24,7 @@
  *
  * Threads: all functions may be called by any thread at any time, but those for checkpoints, which
  * one thread calls. One mutex; nothing is read or written under it. It is the last lock: nothing
- * else is taken under it. (A second one orders those who make files and sync; it is held meanwhile.)
+ * else is taken under it. (A second one orders those who make files and those who sync.)
  * Errors: 0 or a negative errno.
  */
 #ifndef GOLDFS_STORE_POOL_H
@@ -50,8 +50,8 @@ void pool_free(struct pool *pool);
 
 /* ---- slots ---- */
 
-/* Claims up to `want` consecutive slots: *got >= 1 of them, from *slot on. -ENOMEM; -ENOSPC: the pool
- * has 256 TiB. */
+/* Claims up to `want` consecutive slots: *got >= 1 of them, from *slot on. -ENOMEM, or -ENOSPC when
+ * the pool has 256 TiB. */
 int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *got);
 /* Gives back claimed slots to which no reference was made; they take no space afterwards. They are
  * dying if they were written, so that a crash does not find them in use. */

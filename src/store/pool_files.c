@@ -253,9 +253,15 @@ static int read_in_file(struct pool *pool, uint64_t slot, void *bytes, uint64_t 
 	struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
 	int fd = f ? atomic_load(&f->fd) : -1;
 
+	ssize_t n;
+
 	if (fd < 0)
 		return log_error(-EUCLEAN, "the pool lost its file %" PRIu64, number);
-	return io_pread_full(pool->io, fd, bytes, count * GF_BLOCK_SIZE, offset_of(slot));
+	n = pool->io->ops->pread(pool->io, fd, bytes, count * GF_BLOCK_SIZE, offset_of(slot));
+	if (n < 0)
+		return (int)n;
+	/* Behind the end is nothing that anybody may refer to. */
+	return (uint64_t)n == count * GF_BLOCK_SIZE ? 0 : -EUCLEAN;
 }
 
 int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count)
@@ -330,16 +336,32 @@ bool pool_failed(struct pool *pool)
 
 /* ---- giving space back ---- */
 
+static bool is_taken(struct pool *pool, const struct pool_run *run)
+{
+	MUTEX_GUARD(&pool->lock);
+	for (uint64_t i = 0; i < run->count; i++)
+		if (pool_state_locked(pool, run->slot + i) != SLOT_TAKEN)
+			return false;
+	return true;
+}
+
 static void punch_run(struct pool *pool, const struct pool_run *run)
 {
 	struct io *io = pool->io;
 	int fd = atomic_load(&file_of(pool, run->slot / POOL_FILE_SLOTS)->fd), e = 0;
 
+	INVARIANT(3, is_taken(pool, run));
 	if (fd >= 0)
 		e = SITE("punch slots of the pool", io->ops->punch(io, fd, offset_of(run->slot),
 			run->count * GF_BLOCK_SIZE));
 	if (e && e != -EOPNOTSUPP)
 		log_error(e, "cannot give back space of the pool");
+}
+
+static void set_free(struct pool *pool, const struct pool_run *run)
+{
+	MUTEX_GUARD(&pool->lock);
+	pool_set_state_locked(pool, run->slot, run->count, SLOT_FREE);
 }
 
 /* Behind the last slot of the file that is in use, as slots of the file. */
@@ -366,7 +388,9 @@ static bool close_tail(struct pool *pool, uint64_t number, struct pool_run *tail
 		return false;
 	*tail = (struct pool_run){
 		first + used, round_up(pool->files[number]->slots, CHUNK_SLOTS) - used};
-	pool_set_state_locked(pool, tail->slot, tail->count, SLOT_CUT_OFF);
+	pool_set_state_locked(pool, tail->slot, tail->count,
+		MUTATED("the end of the pool is used while it is cut off") ? SLOT_FREE :
+									      SLOT_CUT_OFF);
 	return true;
 }
 
@@ -395,11 +419,13 @@ void pool_release_dying(struct pool *pool, struct pool_dying *list)
 	if (!list)
 		return;
 	for (size_t i = 0; i < list->count; i++) {
-		if (!MUTATED("slots of the pool are used again before they are punched"))
-			punch_run(pool, &list->runs[i]);
-		pthread_mutex_lock(&pool->lock);
-		pool_set_state_locked(pool, list->runs[i].slot, list->runs[i].count, SLOT_FREE);
-		pthread_mutex_unlock(&pool->lock);
+		bool early = MUTATED("slots of the pool are free before they are punched");
+
+		if (early)
+			set_free(pool, &list->runs[i]);
+		punch_run(pool, &list->runs[i]);
+		if (!early)
+			set_free(pool, &list->runs[i]);
 	}
 	for (uint64_t n = 0; n < POOL_FILES; n++)
 		cut_off_tail(pool, n);

@@ -254,8 +254,8 @@ void pool_counted(struct pool *pool)
 			pool->counted_upto = slot;
 	}
 	if (miscounted) {
-		log_error(-ENOMEM, "cannot count the references to the pool; it gives no space back "
-				   "until the next mount");
+		log_error(-ENOMEM, "cannot count the references to the pool; "
+				   "it gives no space back until the next mount");
 		return;
 	}
 	MUTEX_GUARD(&pool->lock);
@@ -325,28 +325,38 @@ static void check_slot_locked(struct pool *pool, const struct slot *s, enum slot
 }
 
 /* Adds what is found to the figures of `sum`. */
+static void check_slots_locked(struct pool *pool, const struct chunk_head *head, uint64_t slot,
+	struct chunk_head *counted, struct pool *sum)
+{
+	for (uint64_t i = 0; i < CHUNK_SLOTS; i++) {
+		const struct slot *s = &head->chunk->slots[i];
+		enum slot_state state = head->chunk->states[i];
+
+		if (state == SLOT_FREE && pool_all_counted_locked(pool))
+			INVARIANT(INVARIANT_POOL, slot + i >= pool->lowest);
+		if (state == SLOT_LIVE && is_counted_locked(pool, slot + i))
+			INVARIANT(INVARIANT_POOL, s->refs > 0);
+		check_slot_locked(pool, s, state);
+		pool_account_locked(sum, counted, state, 1);
+		sum->live += s->refs > 0;
+		sum->refs += s->refs;
+	}
+}
+
 static void check_head_locked(struct pool *pool, const struct chunk_head *head, uint64_t slot,
 	struct pool *sum)
 {
 	struct chunk_head counted = {0};
 
-	for (uint64_t i = 0; i < CHUNK_SLOTS; i++) {
-		enum slot_state state = pool_state_in(head, i);
-		const struct slot *s = head->chunk ? &head->chunk->slots[i] : NULL;
-
-		pool_account_locked(sum, &counted, state, 1);
-		if (state == SLOT_FREE && pool_all_counted_locked(pool))
-			INVARIANT(INVARIANT_POOL, slot + i >= pool->lowest);
-		if (state == SLOT_LIVE && is_counted_locked(pool, slot + i))
-			INVARIANT(INVARIANT_POOL, s && s->refs > 0);
-		if (!s)
-			continue;
-		check_slot_locked(pool, s, state);
-		sum->live += s->refs > 0;
-		sum->refs += s->refs;
+	if (head->chunk) {
+		check_slots_locked(pool, head, slot, &counted, sum);
+		INVARIANT(INVARIANT_POOL, counted.used);
+	} else {
+		INVARIANT(INVARIANT_POOL,
+			head->state != SLOT_LIVE || !is_counted_locked(pool, slot));
+		pool_account_locked(sum, &counted, head->state, CHUNK_SLOTS);
 	}
 	INVARIANT(INVARIANT_POOL, head->used == counted.used && head->dying == counted.dying);
-	INVARIANT(INVARIANT_POOL, !head->chunk || head->used);
 }
 
 static int64_t check_layers_locked(const struct pool *pool)

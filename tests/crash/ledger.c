@@ -709,6 +709,24 @@ static void count_unseen(struct ledger *l)
 
 /* ---- the interface ---- */
 
+static struct file *find_file(struct ledger *l, uint64_t ino)
+{
+	for (size_t i = 0; i < l->file_count; i++)
+		if (l->files[i].sums.ino == ino)
+			return &l->files[i];
+	return NULL;
+}
+
+static void note_growing(struct ledger *l, const struct ledger_growing *growing)
+{
+	struct file *file = find_file(l, growing->ino), *source = find_file(l, growing->source);
+
+	if (!file || !source)
+		return;
+	file->shown = source->sums.size;
+	file->growth = source->layer->bound;
+}
+
 static int take(struct ledger *l, const struct ledger_growing *growing, size_t growing_count)
 {
 	uint8_t *catalog = newest_catalog(l->io);
@@ -725,17 +743,10 @@ static int take(struct ledger *l, const struct ledger_growing *growing, size_t g
 		r = read_layer(l, l->layers[i]);
 	if (r)
 		return r;
-	for (size_t i = 0; i < l->file_count; i++) {
-		struct file *file = &l->files[i];
-
-		for (size_t k = 0; k < growing_count; k++) {
-			if (growing[k].ino != file->sums.ino)
-				continue;
-			file->shown = growing[k].size;
-			file->growth = (growing[k].bound + GF_BLOCK_SIZE - 1) / GF_BLOCK_SIZE;
-		}
+	for (size_t k = 0; k < growing_count; k++)
+		note_growing(l, &growing[k]);
+	for (size_t i = 0; i < l->file_count; i++)
 		look_at_file(l, i);
-	}
 	classify(l);
 	count_unseen(l);
 	ledger_measure(l->io, &l->totals);

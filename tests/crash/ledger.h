@@ -59,8 +59,7 @@ struct ledger_totals {
  */
 struct ledger_growing {
 	uint64_t ino;
-	uint64_t size;	/* what the file will have, bytes */
-	uint64_t bound; /* what of what is below will show through, bytes */
+	uint64_t source; /* inode that is copied, and has not changed since */
 };
 
 /* images: by the number that the catalog has as the file's (node) - 1. 0, or -1 with the reason in reason[size]. */

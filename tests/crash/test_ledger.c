@@ -44,7 +44,7 @@
 /* What one seed's process tells. */
 struct result {
 	uint64_t checks, crashes, figures, sets, removals, freed_bytes;
-	uint64_t slots, self, shared; /* blocks that were met, so that it is known that some were */
+	uint64_t slots, golden, self, shared; /* blocks that were met, so that it is known that some were */
 	bool failed;
 	int op;
 	char text[256];
@@ -171,6 +171,7 @@ static int check_store(struct book *b, const struct ledger *ledger)
 
 	ledger_totals(ledger, &t);
 	b->result->slots += t.slots;
+	b->result->golden += t.golden_refs;
 	for (size_t i = 0; i < count; i++) {
 		data += files[i].data;
 		unique += files[i].unique;
@@ -323,7 +324,7 @@ static int check_growing(struct book *b)
 	if (b->run.verbose)
 		printf("    %" PRIu64 " bytes of \"%s\" are copied\n", part, src.path);
 	if (fs_copy_range(b->run.fs, src.ino, 0, attr.ino, 0, part, 3000) == (ssize_t)part) {
-		b->growing[0] = (struct ledger_growing){attr.ino, src.size, src.size};
+		b->growing[0] = (struct ledger_growing){attr.ino, src.ino};
 		b->growing_count = 1;
 		r = check(b, false);
 		b->growing_count = 0;
@@ -541,6 +542,7 @@ static void add_up(struct tally *tally, const struct result *result)
 	tally->sum.removals += result->removals;
 	tally->sum.freed_bytes += result->freed_bytes;
 	tally->sum.slots += result->slots;
+	tally->sum.golden += result->golden;
 	tally->sum.self += result->self;
 	tally->sum.shared += result->shared;
 }
@@ -574,9 +576,10 @@ static int run_all(const struct options *o, struct result *results)
 	}
 	printf("%" PRIu64 " times settled (%" PRIu64 " after crashes): %" PRIu64 " files and %" PRIu64 " sets; %" PRIu64
 	       " removals of %" PRIu64 " MiB; %" PRIu64 " slots, %" PRIu64
-	       " blocks shared, %" PRIu64 " with themselves\n", tally.sum.checks,
+	       " blocks found in images, %" PRIu64 " shared with others, %" PRIu64
+	       " with themselves\n", tally.sum.checks,
 		tally.sum.crashes, tally.sum.figures, tally.sum.sets, tally.sum.removals, tally.sum.freed_bytes / MIB,
-		tally.sum.slots, tally.sum.shared, tally.sum.self);
+		tally.sum.slots, tally.sum.golden, tally.sum.shared, tally.sum.self);
 	printf("%" PRIu64 " passed, %" PRIu64 " failed (seeds %" PRIu64 "-%" PRIu64 ", %d operations)\n",
 		tally.seeds - tally.failed, tally.failed, o->first, o->last, o->ops);
 	return tally.failed || !tally.sum.checks;

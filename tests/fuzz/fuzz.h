@@ -45,6 +45,8 @@ void resum_super(uint8_t *bytes, size_t len);
 void resum_catalog(uint8_t *bytes, size_t len);
 /* Every page of a map file. */
 void resum_map(uint8_t *bytes, size_t len);
+/* An index of a golden image; firsts: the first hashes of its pages, too. */
+void resum_index(uint8_t *bytes, size_t len, const uint8_t *secret, bool firsts);
 /* The chain of records from the first byte on, as far as magic and lengths make sense. */
 void resum_ring(uint8_t *bytes, size_t len);
 

@@ -16,12 +16,14 @@ struct place;
 #include "cli/verbs.h"
 #include "fuzz.h"
 
-static struct input answer;
+static struct input whole_answer, answer;
 
 /* ---- the control file ---- */
 
+/* Each request gets the same answer. */
 static int fake_open(void)
 {
+	answer = whole_answer;
 	return open("/dev/null", O_RDWR | O_CLOEXEC);
 }
 
@@ -58,6 +60,10 @@ int real_place_mount(const char *verb, const char *path, struct place *place);
 int place_find(const char *path, struct place *place);
 int place_mount(const char *verb, const char *path, struct place *place);
 
+#define clock_nanosleep(clock, flags, time, left) no_sleep(time)
+#include "cli/top.c"
+#undef clock_nanosleep
+
 int place_find(const char *path, struct place *place)
 {
 	place->mountpoint = strdup("/mnt/vms");
@@ -86,7 +92,11 @@ static const struct {
 	{verb_df, {"df", "-j", "/mnt/vms"}},
 	{verb_job, {"job", "list", "/mnt/vms"}},
 	{verb_golden, {"golden", "list", "/mnt/vms"}},
+	{verb_top, {"top", "-j", "/mnt/vms"}},
+	{verb_top, {"top", "-n", "2", "--all", "/mnt/vms"}},
+	{verb_list, {"list", "--tree", "/mnt/vms"}},
 };
+#define CALLS (sizeof(calls) / sizeof(*calls))
 
 /* A terminal obeys control characters, those of 8 bits in UTF-8 too. */
 static bool is_safe(const char *text, size_t len)
@@ -109,13 +119,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	FILE *real_out = stdout, *real_err = stderr;
 	uint8_t how;
 
-	answer = (struct input){data, size};
-	how = input_u8(&answer);
-	for (const char *const *w = calls[how % 10].words; count < 5 && *w; w++)
+	whole_answer = (struct input){data, size};
+	how = input_u8(&whole_answer);
+	for (const char *const *w = calls[how % CALLS].words; count < 5 && *w; w++)
 		argv[count++] = (char *)*w;
 	stdout = stderr = open_memstream(&text, &len);
 	optind = 0;
-	calls[how % 10].run((int)count, argv);
+	calls[how % CALLS].run((int)count, argv);
 	fflush(stdout);
 	fclose(stdout);
 	stdout = real_out;

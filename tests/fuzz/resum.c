@@ -44,6 +44,36 @@ void resum_map(uint8_t *bytes, size_t len)
 	}
 }
 
+/* The counts are left alone: what they point to behind the end is not there. */
+void resum_index(uint8_t *bytes, size_t len, const uint8_t *secret, bool firsts)
+{
+	struct gf_disk_index_page page;
+	struct gf_disk_index disk;
+	uint64_t at = sizeof(page), filter, end;
+
+	if (len < sizeof(page))
+		return;
+	memcpy(&disk, bytes, sizeof(disk));
+	if (disk.pages > len / sizeof(page) - 1 || disk.filter_blocks > len / 32)
+		return;
+	filter = (1 + disk.pages) * sizeof(page);
+	end = filter + disk.filter_blocks * 32;
+	for (uint64_t i = 0; i < disk.pages; i++, at += sizeof(page)) {
+		memcpy(&page, bytes + at, sizeof(page));
+		page.sum = hash_struct(&page, offsetof(struct gf_disk_index_page, sum));
+		memcpy(bytes + at, &page, sizeof(page));
+		if (firsts && end + (i + 1) * 8 <= len)
+			memcpy(bytes + end + i * 8, &page.entries[0].hash, 8);
+	}
+	if (end + disk.pages * 8 <= len) {
+		disk.filter_sum = hash_struct(bytes + filter, disk.filter_blocks * 32);
+		disk.firsts_sum = hash_struct(bytes + end, disk.pages * 8);
+	}
+	disk.key = hash_content(secret, &disk, offsetof(struct gf_disk_index, key));
+	disk.sum = hash_struct(&disk, offsetof(struct gf_disk_index, sum));
+	memcpy(bytes, &disk, sizeof(disk));
+}
+
 void resum_ring(uint8_t *bytes, size_t len)
 {
 	struct gf_disk_record rec, before;

@@ -19,6 +19,7 @@
 #include "base/sizes.h"
 #include "fuzz.h"
 #include "goldfs/format.h"
+#include "store/content_index.h"
 
 static const char *top;
 
@@ -157,6 +158,42 @@ static void sums(void)
 	seed("sums", "good", &s, sizeof(s));
 }
 
+/* An index of so many blocks, as fuzz_index.c takes it. */
+static void index_of(const char *name, unsigned blocks)
+{
+	static const uint8_t secret[HASH_SECRET_LEN];
+	const struct pin_print print = {.size = blocks * (uint64_t)GF_BLOCK_SIZE};
+	struct simdisk *disk = simdisk_new(16 * MIB);
+	uint8_t *bytes = calloc(1, print.size + 1), *file;
+	struct image *image;
+	size_t len = 0;
+
+	for (unsigned i = 0; i < blocks; i++)
+		memset(bytes + i * GF_BLOCK_SIZE, (int)(1 + i % 255), 1 + i);
+	if (image_memory_new(&image, bytes, print.size) ||
+		content_index_build(&(struct content_index_source){.io = simdisk_io(disk),
+			.secret = secret, .golden = 1, .print = &print, .image = image,
+			.fd = -1}))
+		abort();
+	file = store_peek(disk, "index/1", &len);
+	memmove(file + sizeof(struct gf_disk_index), file + GF_BLOCK_SIZE, len - GF_BLOCK_SIZE);
+	len -= GF_BLOCK_SIZE - sizeof(struct gf_disk_index);
+	for (uint8_t how = 0; how < 8; how++)
+		if (how == 0 || how == 7)
+			seed_how("index", name, how, file, len);
+	free(file);
+	image_free(image);
+	free(bytes);
+	simdisk_free(disk);
+}
+
+static void indexes(void)
+{
+	index_of("none", 0);
+	index_of("few", 5);
+	index_of("pages", 345);
+}
+
 /* ---- text ---- */
 
 #define SEED_TEXT(corpus, name, text) seed(corpus, name, text, sizeof(text) - 1)
@@ -193,17 +230,25 @@ static void texts(void)
 	SEED_TEXT("control", "jobs", "\000{\"verb\":\"settle\"}\0{\"verb\":\"job-list\"}\0"
 				     "{\"verb\":\"job-show\",\"id\":1}\0{\"verb\":\"job-wait\","
 				     "\"id\":1,\"timeout_ms\":5}\0{\"verb\":\"job-cancel\",\"id\":1}");
+	SEED_TEXT("control", "top", "\000{\"verb\":\"top\"}\0{\"verb\":\"top\",\"all\":true}");
 	SEED_TEXT("control", "resize", "\000{\"verb\":\"resize\",\"path\":\"a\",\"size\":100}");
-	for (uint8_t how = 0; how < 10; how++) {
+	for (uint8_t how = 0; how < 13; how++) {
 		static const char rows[] =
 			"{\"status\":0,\"goldfs\":[{\"path\":\"a\\u001bb\",\"kind\":\"clone\","
 			"\"virtual_bytes\":4096,\"unique_bytes\":1.5,\"state\":\"ok\"}],"
 			"\"store\":{\"ratio\":2.5,\"data_bytes\":7},\"jobs\":[{\"id\":1}],"
 			"\"if_removed_bytes\":9}";
+		static const char busy[] =
+			"{\"status\":0,\"goldfs\":[{\"ino\":70,\"path\":\"a\\u001bb\","
+			"\"unique_bytes\":5,\"write_ops\":3,\"write_ns\":9,\"write_bytes\":7,"
+			"\"write_latency\":[3,1,0,2]}],\"store\":{\"state\":\"\\u009b\"},"
+			"\"jobs\":2,\"time_ns\":1000000000,\"counting_since\":5}";
 		static const char refused[] =
 			"{\"status\":1,\"errno\":\"EEXIST\",\"error\":\"no\\u009bx\\u0007\"}";
 
 		seed_how("reply", "rows", how, rows, sizeof(rows) - 1);
+		if (how >= 10)
+			seed_how("reply", "busy", how, busy, sizeof(busy) - 1);
 		seed_how("reply", "refused", how, refused, sizeof(refused) - 1);
 	}
 }
@@ -279,6 +324,7 @@ int main(int argc, char **argv)
 	from_store(TEMPLATE_KILLED);
 	stores();
 	sums();
+	indexes();
 	texts();
 	probes();
 	handovers();

@@ -257,6 +257,9 @@ def check_listing():
             clones = {name for name in expected if not name.startswith('golden/')}
             if series != clones:
                 wrong(caller, 'metrics:', sorted(series ^ clones)[:5])
+            rows = {row['path'] for row in ask(verb='top', all=True)['goldfs']}
+            if rows != clones:
+                wrong(caller, 'top:', sorted(rows ^ clones)[:5])
 
 
 def check_names_of_bases():
@@ -275,6 +278,10 @@ def check_silence():
     """Nothing that everybody may read has a name out of a closed folder, nor has an error."""
     word = 'hushhush'
     ask(verb='clone', source='golden/open.img', targets=[f'private/{word}.img'])
+    with open(path(f'private/{word}.img'), 'r+b') as file:
+        file.write(b'x')
+    if [row['path'] for row in ask(verb='top')['goldfs'] if word in row['path']] == []:
+        wrong('top leaves out who writes')
     ask(verb='scrub', background=True)
     ask(verb='limit', path='private', bytes=1 << 40)
     said = []
@@ -284,7 +291,7 @@ def check_silence():
                 with contextlib.suppress(OSError), open(os.path.join(folder, file), 'rb') as f:
                     if file != 'control':
                         said.append(f.read().decode())
-        for verb in ('df', 'list', 'job-list'):
+        for verb in ('df', 'list', 'job-list', 'top'):
             said.append(json.dumps(ask(verb=verb)))
         for name in (word, 'nothing'):
             for request in ({'verb': 'clone', 'source': f'private/{name}.img', 'targets': ['open/x']},

@@ -80,6 +80,36 @@ head -n 1 out | grep -q ' 64M .* 0 *$' || wrong "$(cat out)"
 works "$goldfs" list -j -o path,shared --sort path mnt/dir
 holds '.goldfs[0] | keys_unsorted == ["path","shared_bytes"]'
 
+# As a tree: folders with the sums of what lies below them, and with what removing them frees.
+works env LC_ALL=C "$goldfs" list --tree -o path,kind,unique,virtual mnt
+tr -s ' ' <out | sed 's/ $//' >tree
+cat >expected <<END
+PATH KIND UNIQUE VIRTUAL
+$work/mnt folder 2M 139M
+|-blank.img clone 0B 10M
+|-dir folder 0B 65M
+| |-deep folder 0B 1M
+| | \`-three.img clone 0B 1M
+| \`-two.img clone 0B 64M
+|-golden folder 0B 65M
+| |-big.img golden 0B 64M
+| \`-sub folder 0B 1M
+| \`-small.img golden 0B 1M
+\`-one.img clone 2M 64M
+END
+cmp -s tree expected || wrong "$(diff expected tree)"
+works env LC_ALL=C "$goldfs" list --tree --sort -virtual -n -o virtual,path -t clone mnt
+[ "$(awk '{ print $NF }' out | tr '\n' ' ')" = "$work/mnt |-dir |-two.img \`-deep \`-three.img |-one.img \`-blank.img " ] ||
+	wrong "$(cat out)"
+works env LC_ALL=C "$goldfs" list --tree -n -o path mnt/dir mnt/one.img
+[ "$(wc -l <out)" -eq 5 ] && tail -n 1 out | grep -qx "$work/mnt/one.img" || wrong "$(cat out)"
+works "$goldfs" list --json mnt
+cp out flat
+works "$goldfs" list --json --tree mnt
+cmp -s out flat || wrong "--tree changes JSON"
+"$goldfs" list --tree -o kind mnt >out 2>err
+[ $? -eq 2 ] && [ ! -s out ] || wrong "a tree without paths"
+
 # stat: paths as they were typed, folders as sums.
 works "$goldfs" stat -j mnt/one.img ./mnt//dir mnt/golden/big.img mnt
 holds '[.goldfs[].path] == ["mnt/one.img","./mnt//dir","mnt/golden/big.img","mnt"]'
@@ -90,6 +120,11 @@ holds '.goldfs[0].virtual_bytes == 67108864 and .goldfs[0].data_bytes == 6291456
 holds '.goldfs[0].unique_bytes == 2097152 and .goldfs[0].shared_golden_bytes == 4194304'
 holds '.goldfs[1].virtual_bytes == 68157440 and .goldfs[1].unique_bytes == 0'
 holds '.goldfs[3].unique_bytes == 2097152'
+consistent
+works "$goldfs" stat -j mnt/golden mnt/golden/sub
+holds '.goldfs[0] | .kind == "folder" and .virtual_bytes == 68157440 and .unique_bytes == 0 and
+	.shared_golden_bytes == .data_bytes'
+holds '.goldfs[1].data_bytes == 1048576'
 consistent
 works "$goldfs" stat mnt/one.img
 grep -q '^UNIQUE  *2M$' out || wrong "$(cat out)"

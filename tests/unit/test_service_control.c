@@ -66,7 +66,7 @@ static void test_garbage(void **state)
 	static const char *const requests[] = {
 		"", " ", "{", "}", "[]", "null", "1", "\"clone\"", "{}", "{\"verb\":1}",
 		"{\"verb\":null}", "{\"verb\":[\"df\"]}", "{\"verb\":\"df\"", "{\"verb\":\"df\"}x",
-		"{\"verb\":\"df\",\"verb\":\"df\"}", "{\"verb\":\"df\",\"unknown\":1}",
+		"{\"verb\":\"df\",\"verb\":\"df\"}", "{\"verb\":\"df\",\"unknown\":1}", "{\"verb\":\"top\",\"all\":1}",
 		"{\"verb\":\"df\",\"client\":1}", "{\"verb\":\"settle\",\"background\":1}",
 		"{\"verb\":\"job-show\"}", "{\"verb\":\"job-show\",\"id\":\"1\"}",
 		"{\"verb\":\"job-show\",\"id\":-1}", "{\"verb\":\"job-show\",\"id\":1.5}",

@@ -120,19 +120,47 @@ static void test_fold(void **state)
 	}
 }
 
+static void test_top(void **state)
+{
+	const struct fs_figures figures = {.unique_bytes = 1, .shared_golden_bytes = 2,
+		.shared_clone_bytes = 4, .shared_snapshot_bytes = 8};
+	struct fs_io io = {.write_ops = 3};
+	json_t *json, *latency;
+
+	io.latency[FS_IO_WRITE][7] = 1;
+	io.latency[FS_IO_WRITE][9] = 2;
+	json = report_top("a\xff.img", 99, &figures, &io);
+	check_keys(json, "ino path virtual_bytes unique_bytes shared_bytes read_ops read_bytes "
+			 "read_ns write_ops write_bytes write_ns flush_ops flush_ns read_latency "
+			 "write_latency flush_latency");
+	assert_string_equal(json_string_value(json_object_get(json, "path")), "a%FF.img");
+	assert_int_equal(json_integer_value(json_object_get(json, "shared_bytes")), 14);
+	assert_int_equal(json_array_size(json_object_get(json, "read_latency")), 0);
+	latency = json_object_get(json, "write_latency");
+	assert_int_equal(json_array_size(latency), 4);
+	assert_int_equal(json_integer_value(json_array_get(latency, 0)), 7);
+	assert_int_equal(json_integer_value(json_array_get(latency, 1)), 1);
+	assert_int_equal(json_integer_value(json_array_get(latency, 2)), 0);
+	assert_int_equal(json_integer_value(json_array_get(latency, 3)), 2);
+	json_decref(json);
+}
+
 static char *metrics_text(const struct service_daemon *daemon)
 {
 	struct fs_store_figures figures = {.physical_bytes = 123456789012, .ratio = 2.5};
 	struct fs_counters counters = {.read_bytes = 42};
-	struct fs_figures clone = {.unique_bytes = 4096, .shared_golden_bytes = 1,
-		.shared_clone_bytes = 2, .shared_snapshot_bytes = 4};
+	const struct metrics_clone clone = {
+		.name = (char *)"we\"b\\1\n.img",
+		.figures = {.unique_bytes = 4096, .shared_golden_bytes = 1, .shared_clone_bytes = 2,
+			.shared_snapshot_bytes = 4},
+		.io = {.write_ops = 5, .flush_ns = 12000000034},
+	};
 	char *text = NULL;
 	size_t len;
 	FILE *out = open_memstream(&text, &len);
 
 	metrics_write(out, daemon, &figures, &counters);
-	for (unsigned int i = 0; metrics_clone_series(out, i); i++)
-		metrics_clone_sample(out, i, "we\"b\\1\n.img", &clone);
+	metrics_clones_write(out, &clone, 1);
 	fclose(out);
 	return text;
 }
@@ -153,6 +181,11 @@ static void test_metrics(void **state)
 				     "4096\n"));
 	assert_non_null(strstr(text, "\ngoldfs_clone_shared_bytes{clone=\"we\\\"b\\\\1\\n.img\"} "
 				     "7\n"));
+	assert_non_null(strstr(text, "# TYPE goldfs_clone_write_ops_total counter\n"
+				     "goldfs_clone_write_ops_total{clone=\"we\\\"b\\\\1\\n.img\"} "
+				     "5\n"));
+	assert_non_null(strstr(text, "\ngoldfs_clone_flush_seconds_total{clone="
+				     "\"we\\\"b\\\\1\\n.img\"} 12.000000034\n"));
 	free(text);
 }
 
@@ -187,6 +220,7 @@ int main(void)
 		cmocka_unit_test(test_store),
 		cmocka_unit_test(test_daemon),
 		cmocka_unit_test(test_fold),
+		cmocka_unit_test(test_top),
 		cmocka_unit_test(test_metrics),
 		cmocka_unit_test(test_metrics_form),
 	};
