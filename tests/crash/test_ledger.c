@@ -460,7 +460,7 @@ static uint64_t mix_of(const struct options *o, uint64_t seed)
 	uint64_t list[64], n = 0;
 
 	for (int i = 0; i < profile_count; i++)
-		if (o->mix ? strstr(profiles[i].name, o->mix) != NULL : profiles[i].dedup == seed % 2)
+		if (o->mix ? strstr(profiles[i].name, o->mix) != NULL : profiles[i].dedup == seed % 2 && !profiles[i].faults)
 			list[n++] = (uint64_t)i;
 	if (!n) {
 		fprintf(stderr, "no mix \"%s\"\n", o->mix);
