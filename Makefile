@@ -195,8 +195,9 @@ check-crash-long: $(BIN)/tests/crash/test_crash
 .PHONY: check-crash-long check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
-mutation_tests := superblock catalog_file journal layer image pin pin_order figures content_index pool
-mutation_crash := crash threads faults limits restart repair meetings
+mutation_tests := superblock catalog_file journal layer image pin pin_order figures content_index \
+	pool
+mutation_crash := crash threads faults limits restart repair meetings steps
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
 	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'
 mutation_bins = $(filter $(mutation_tests:%=$(BIN)/tests/unit/test_%),$(unit_bins)) \

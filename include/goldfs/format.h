@@ -17,10 +17,11 @@
  *                         stands in ID.sum behind the last checksum: ext4's files end before it)
  *   layer/ID.map          states of blocks, one page per region in one of two slots
  *   layer/ID.sum          one 32-bit checksum per block at block * 4; never 0 for an OVERLAY block
- *   layer/ID.loc          one struct gf_disk_location per block at block * 16, for SHARED ones
+ *   layer/ID.loc          where SHARED blocks stand, one list per region in one of two slots
  *   golden/ID             the pinned bytes of a golden image
  *   golden/ID.sums        sums of its chunks, for linked ones
- *   pool/N.data           blocks that several layers show; whatever no location names is free
+ *   pool/N.data           blocks that several layers show; whatever no list names is free
+ *   pool/N.sum            one 32-bit checksum per block of it, as in layer/ID.sum
  *   index/ID              where which block of a golden image stands, by content; a hint
  *
  * The same ops stand in journal records and in the catalog, so that one decoder and one apply
@@ -146,20 +147,42 @@ struct gf_disk_page {
 	uint32_t region;
 	uint64_t layer;
 	uint64_t generation; /* the catalog names the one that counts */
-	uint8_t reserved[32];
+	uint32_t runs;	     /* of SHARED blocks, in the location file */
+	uint8_t reserved[28];
 	uint64_t sum; /* of the whole page with this field zero */
 	uint8_t states[GF_STATE_BYTES];
 	uint8_t padding[4096 - 64 - GF_STATE_BYTES];
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_disk_page) == 4096, "page");
 
-struct gf_disk_location {
-	uint64_t place; /* bit 63: pool; 40..62: pool file or golden id; 0..39: block there; 0: none */
-	uint32_t block_sum;
-	uint32_t sum; /* low half of XXH3-64 over layer id, block number and the fields before; 0 when
-			 all is 0, which says that the block's content is lost */
+/*
+ * Where the SHARED blocks of region R stand, generation G, that of its page: at
+ * (R * 2 + G % 2) * GF_RUNS_SLOT of the location file. The page says how many runs there are; without
+ * any there is no list. SHARED blocks in none of the runs are lost to damage. Runs ascend.
+ */
+struct gf_disk_runs {
+	uint32_t magic;
+	uint32_t region;
+	uint64_t layer;
+	uint64_t generation;
+	uint32_t count; /* of the runs that follow */
+	uint8_t reserved[28];
+	uint64_t sum; /* of two sums: of this with the field zero, and of the runs */
 } GF_PACKED;
-_Static_assert(sizeof(struct gf_disk_location) == 16, "location");
+_Static_assert(sizeof(struct gf_disk_runs) == 64, "runs");
+
+struct gf_disk_run {
+	uint64_t place; /* of its first block, the others follow: bit 63: pool; 40..62: pool file or
+			   golden id; 0..39: block there */
+	uint16_t first; /* block in the region */
+	uint16_t count;
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_run) == 16, "run");
+
+#define GF_RUNS_MAGIC 0x4e555247u /* "GRUN" */
+#define GF_RUNS_SLOT UINT64_C(135168) /* a multiple of 4096 that holds a run per block */
+_Static_assert(GF_RUNS_SLOT >= 64 + GF_REGION_BLOCKS * 16 && GF_RUNS_SLOT % 4096 == 0, "slot");
 
 #define GF_PLACE_POOL (UINT64_C(1) << 63)
 #define GF_PLACE_SHIFT 40
@@ -191,6 +214,7 @@ enum gf_op_type {
 	GF_OP_BOUND = 43,
 	GF_OP_SUSPECT = 44, /* catalog file only: regions where a block may be old or new */
 	GF_OP_LIMIT = 45,
+	GF_OP_UNGROW = 46, /* a write failed after its record, which made the file larger */
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -360,6 +384,15 @@ struct gf_op_size {
 	int64_t time_ns;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_size) == 40, "size");
+
+/* The file is as long as before again, if it is as long as that record made it. */
+struct gf_op_ungrow {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint64_t grown;
+	uint64_t size; /* bytes, as `grown` */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_ungrow) == 32, "ungrow");
 
 /* flags 1: remove. Followed by name_len and value_len bytes, padded to 8. */
 struct gf_op_xattr {

@@ -330,6 +330,14 @@ static int apply_pages(struct fs *fs, const struct gf_op_pages *op)
 	return 0;
 }
 
+static int apply_ungrow(struct inode *inode, const struct gf_op_ungrow *op)
+{
+	uint64_t grown = op->grown;
+
+	atomic_compare_exchange_strong(&inode->size, &grown, op->size);
+	return 0;
+}
+
 static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t ino)
 {
 	struct inode *inode = tree_find(fs, ino);
@@ -362,6 +370,8 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 		return 0;
 	case GF_OP_LIMIT:
 		return limit_apply(fs, inode, ((const struct gf_op_limit *)p)->bytes);
+	case GF_OP_UNGROW:
+		return apply_ungrow(inode, p);
 	default:
 		return -EUCLEAN;
 	}
@@ -384,10 +394,15 @@ static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
 	return 0;
 }
 
-static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
+static int apply_layer(struct fs *fs, const struct gf_op_layer *op, const struct apply *how)
 {
+	int r = tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
+
 	fs->next_layer = max_u64(fs->next_layer, op->layer + 1);
-	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
+	/* Made just now: it has no files yet. */
+	if (!r && !how->loading && !how->replaying)
+		tree_find_layer(fs, op->layer)->old_sums = false;
+	return r;
 }
 
 /* Where one life of the machine follows another, what was marked before may be old or new. */
@@ -436,7 +451,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_INODE:
 		return apply_inode(fs, p, how);
 	case GF_OP_LAYER:
-		return apply_layer(fs, p);
+		return apply_layer(fs, p, how);
 	case GF_OP_EPOCH:
 		return apply_epoch(fs, p, how);
 	case GF_OP_GOLDEN:
@@ -457,6 +472,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_UNLINK:
 	case GF_OP_DROP:
 	case GF_OP_LIMIT:
+	case GF_OP_UNGROW:
 		/* The number of an inode is the first field of all of these. */
 		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino);
 	default:
@@ -657,13 +673,13 @@ static int recall_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 /* ---- blocks that are announced as SHARED ---- */
 
 /* As write_again(), for the pool. */
-static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes)
+static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes, uint32_t sum)
 {
 	int r;
 
 	if (fs->options.read_only || fs->options.takeover || !place_is_pool(place))
 		return 0;
-	r = pool_write_again(fs->pool, place_to_slot(place), bytes);
+	r = pool_write_again(fs->pool, place_to_slot(place), bytes, sum);
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
@@ -673,20 +689,16 @@ static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum)
 	uint8_t bytes[GF_BLOCK_SIZE];
 
 	return shared_read(fs, place, bytes) == 0 && hash_block(fs->super.secret, bytes) == sum &&
-	       write_place_again(fs, place, bytes) == 0;
+	       write_place_again(fs, place, bytes, sum) == 0;
 }
 
-static int replay_shared_block(struct fs *fs, struct layer *layer, uint64_t block,
-	struct location location)
+/* Where there is no such place it is lost, if nothing newer follows. */
+static int replay_shared_block(struct fs *fs, struct layer *layer, uint64_t block, uint64_t place)
 {
-	/* Without its image it is lost, if nothing newer follows. */
-	if (!place_is_pool(location.place) &&
-		!tree_golden_image(fs, place_to_golden(location.place)))
+	if ((!place_is_pool(place) && !tree_golden_image(fs, place_to_golden(place))) ||
+		!layer_ref_place(layer, place))
 		return layer_set_state(layer, block, 1, GF_SHARED);
-	/* Where a page was lost, what is known now is as good as a write. */
-	if (!layer_can_share(layer, block, 1) || !layer_ref_place(layer, location.place))
-		return layer_set_state(layer, block, 1, GF_SHARED);
-	return layer_set_shared(layer, block, 1, &location);
+	return layer_set_shared(layer, block, 1, &place);
 }
 
 /*
@@ -704,11 +716,12 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 	int r = 0;
 
 	for (uint32_t i = 0; i < op->blocks.count && !r; i++) {
-		struct location location = {.place = op->place + i};
+		uint64_t place = op->place + i;
+		uint32_t sum;
 
-		memcpy(&location.sum, sums + (size_t)i * sizeof(location.sum), sizeof(location.sum));
-		if (committed || is_shared_there(fs, location.place, location.sum))
-			r = replay_shared_block(fs, layer, op->blocks.block + i, location);
+		memcpy(&sum, sums + (size_t)i * sizeof(sum), sizeof(sum));
+		if (committed || is_shared_there(fs, place, sum))
+			r = replay_shared_block(fs, layer, op->blocks.block + i, place);
 		else
 			whole = false;
 	}

@@ -195,7 +195,7 @@ static bool page_is_whole(const void *arg, const uint8_t *bytes)
 	const struct page_id *id = arg;
 	uint8_t states[GF_STATE_BYTES];
 
-	return page_decode(bytes, id->layer, id->region, id->generation, states) == 0;
+	return page_decode(bytes, id->layer, id->region, id->generation, states, NULL) == 0;
 }
 
 /* A page that is not whole because of one bit. */
@@ -285,8 +285,7 @@ static int tell_bad_shared(struct layer_check *lc, uint64_t block, uint64_t coun
 
 	file_name(path, lc->layer, "loc");
 	return check_find(lc->c, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
-		.place = path, .offset = block * sizeof(struct gf_disk_location),
-		.length = count * sizeof(struct gf_disk_location), .layer = lc->layer, .block = block,
+		.place = path, .offset = block * GF_BLOCK_SIZE, .length = count * GF_BLOCK_SIZE, .layer = lc->layer, .block = block,
 		.count = count, .advice = lost_advice},
 		"%" PRIu64 " shared block%s do%s not have the checksum that was recorded", count,
 		count == 1 ? "" : "s", count == 1 ? "es" : "");

@@ -53,7 +53,7 @@ struct batch {
 	uint8_t *data;	 /* count * 4096 */
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
-	struct location places[DESTAGE_BLOCKS]; /* of SHARED ones */
+	uint64_t places[DESTAGE_BLOCKS]; /* of SHARED ones */
 	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
 	uint64_t *budget; /* bytes that new blocks may take below */
@@ -317,8 +317,6 @@ struct picture {
 	struct opbuf catalog;
 	struct catalog_head head;
 	struct dead *dead;
-	struct jentry *locations; /* new ones of all layers, sorted */
-	size_t location_count;
 	struct pool_dying *dying; /* slots to which the picture does not refer */
 	struct journal_mark tail; /* T */
 	uint64_t upto;		  /* S */
@@ -360,8 +358,6 @@ static int picture_take_locked(struct picture *p)
 	HASH_ITER (hh, fs->layers, entry, next)
 		if (!r)
 			r = picture_layer(&p->layers[p->count++], entry->layer);
-	if (!r)
-		r = layer_take_locations(&fs->env, &p->locations, &p->location_count);
 	p->dying = pool_take_dying(fs->pool);
 	if (!r)
 		r = catalog_serialize(fs, &p->catalog);
@@ -425,51 +421,12 @@ static int picture_sync(struct fs *fs, struct layer *layer)
 	return r ? -EAGAIN : 0;
 }
 
-/* The locations of one layer among those of the picture. */
-static const struct jentry *locations_of(const struct picture *p, const struct layer *layer,
-	size_t *count)
+/* Step 5, what the pages call SHARED. */
+static int picture_pool(struct fs *fs)
 {
-	size_t low = 0, high = p->location_count, end;
+	int r = SITE("checkpoint: sync the pool before the pages", pool_sync(fs->pool));
 
-	while (low < high) {
-		size_t mid = (low + high) / 2;
-
-		if (p->locations[mid].layer < layer->id)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	for (end = low; end < p->location_count && p->locations[end].layer == layer->id;)
-		end++;
-	*count = end - low;
-	return p->locations + low;
-}
-
-/* Step 5, what the pages call SHARED: after the bytes, where they stand. */
-static int picture_locations(struct picture *p)
-{
-	struct fs *fs = p->fs;
-	int r = SITE("checkpoint: sync the pool before the locations", pool_sync(fs->pool));
-
-	if (r)
-		return fs_fail_because(fs, r, "cannot sync the pool");
-	for (size_t i = 0; i < p->count && !r; i++) {
-		struct layer *layer = p->layers[i].layer;
-		const struct jentry *list;
-		size_t count;
-
-		if (layer->left_out)
-			continue;
-		list = locations_of(p, layer, &count);
-		if (!count)
-			continue;
-		r = layer_write_locations(layer, list, count);
-		if (r && r != -ENOSPC && !is_passing(r)) {
-			layer_trouble(fs, layer, r, false, "write locations");
-			r = -EAGAIN;
-		}
-	}
-	return r;
+	return r ? fs_fail_because(fs, r, "cannot sync the pool") : 0;
 }
 
 /* Step 6. */
@@ -519,7 +476,7 @@ static int picture_write(struct picture *p)
 		if (!p->layers[i].layer->left_out && picture_sync(fs, p->layers[i].layer))
 			r = -EAGAIN;
 	if (!r)
-		r = picture_locations(p);
+		r = picture_pool(fs);
 	for (size_t i = 0; i < p->count && !r; i++)
 		if (!p->layers[i].layer->left_out)
 			r = picture_pages(fs, &p->layers[i]);
@@ -609,15 +566,11 @@ static void picture_finish(struct picture *p)
 	for (size_t i = 0; i < p->count; i++) {
 		struct layer *layer = p->layers[i].layer;
 		uint64_t poison = atomic_load(&layer->poison_seq);
-		const struct jentry *list;
-		size_t count;
 
 		if (layer->left_out)
 			continue;
 		layer->sync_failures = 0;
 		layer_pages_done(layer, p->layers[i].pages);
-		list = locations_of(p, layer, &count);
-		layer_locations_done(layer, list, count);
 		layer_forget_large_failures(layer, p->tail.seq);
 		/* Records before the tail need no commit record any more, and those that failed
 		 * are not replayed any more. */
@@ -662,7 +615,6 @@ static void picture_release(struct picture *p)
 		atomic_fetch_sub(&p->layers[i].layer->users, 1);
 	}
 	free(p->layers);
-	free(p->locations);
 	opbuf_release(&p->catalog);
 }
 

@@ -41,7 +41,6 @@ struct move {
 	uint64_t layer;
 	uint64_t block;
 	uint64_t slot;
-	uint32_t sum;
 };
 
 struct dedup_state {
@@ -92,7 +91,7 @@ void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t f
 {
 	*d = (struct dedup){.fs = fs, .layer = layer, .first = first, .last = last};
 	d->enabled = fs->options.dedup != FS_DEDUP_OFF && !fs->options.read_only &&
-		     !atomic_load(&layer->failed) && layer_can_share(layer, first, last - first + 1);
+		     !atomic_load(&layer->failed);
 }
 
 void dedup_end(struct dedup *d)
@@ -107,7 +106,7 @@ static bool is_equal(const void *a, const void *b)
 	return memcmp(a, b, GF_BLOCK_SIZE) == 0 || MUTATED("share without comparing");
 }
 
-static bool find_in_golden(struct dedup *d, const void *bytes, uint32_t sum, struct location *out)
+static bool find_in_golden(struct dedup *d, const void *bytes, uint64_t *out)
 {
 	uint8_t there[GF_BLOCK_SIZE];
 	uint64_t id, block, place;
@@ -131,7 +130,7 @@ static bool find_in_golden(struct dedup *d, const void *bytes, uint32_t sum, str
 		return false;
 	}
 	COUNT(d->fs, dedup_golden_blocks, 1);
-	*out = (struct location){.place = place, .sum = sum};
+	*out = place;
 	return true;
 }
 
@@ -164,13 +163,13 @@ static bool has_bytes(struct fs *fs, const struct content_place *at, const void 
 }
 
 /* The bytes go to a slot, of which the layer has a reference then. */
-static bool store_in_pool(struct dedup *d, const void *bytes, uint64_t *slot)
+static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *slot)
 {
 	struct pool *pool = d->fs->pool;
 
 	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
 		return false;
-	if (pool_write(pool, d->slot, bytes, 1))
+	if (pool_write(pool, d->slot, bytes, &sum, 1))
 		return false;
 	*slot = d->slot++;
 	d->claimed--;
@@ -204,21 +203,21 @@ static bool is_held(const struct dedup *d, const struct content_place *at)
 }
 
 static bool find_in_layer(struct dedup *d, const struct content_place *at, const void *bytes,
-	uint32_t sum, struct location *out)
+	uint32_t sum, uint64_t *out)
 {
 	struct content_place pooled = {.pool = true};
 
 	if (is_held(d, at) || !has_bytes(d->fs, at, bytes) ||
-		!store_in_pool(d, bytes, &pooled.block))
+		!store_in_pool(d, bytes, sum, &pooled.block))
 		return false;
 	note_move(d->fs, &(struct move){.layer = at->owner, .block = at->block,
-			  .slot = pooled.block, .sum = sum});
+			  .slot = pooled.block});
 	content_table_put(d->fs->dedup->table, 0, sum, &pooled);
-	*out = (struct location){.place = place_from_slot(pooled.block), .sum = sum};
+	*out = place_from_slot(pooled.block);
 	return true;
 }
 
-static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, struct location *out)
+static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 {
 	struct content_place places[MAX_CANDIDATES];
 	unsigned n = content_table_find(d->fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
@@ -228,7 +227,7 @@ static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, stru
 	for (unsigned i = 0; i < n; i++) {
 		if (!places[i].pool || !try_slot(d, places[i].block, bytes))
 			continue;
-		*out = (struct location){.place = place_from_slot(places[i].block), .sum = sum};
+		*out = place_from_slot(places[i].block);
 		return true;
 	}
 	for (unsigned i = 0; i < n; i++)
@@ -237,7 +236,7 @@ static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, stru
 	return false;
 }
 
-bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, struct location *out)
+bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 {
 	unsigned token;
 	bool found;
@@ -245,7 +244,7 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, struct locatio
 	if (!d->enabled)
 		return false;
 	token = drain_enter(&d->fs->readers);
-	found = find_in_golden(d, bytes, sum, out);
+	found = find_in_golden(d, bytes, out);
 	if (!found && d->fs->dedup && find_in_table(d, bytes, sum, out)) {
 		COUNT(d->fs, dedup_pool_blocks, 1);
 		found = true;
@@ -267,24 +266,24 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 /* Under the block's range. 1: done or not to be done any more, 0: later. */
 static int move_locked(struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
 {
-	struct location location = {.place = place_from_slot(m->slot), .sum = m->sum};
+	uint64_t place = place_from_slot(m->slot);
 	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
 
-	if (layer_is_at_rest(layer, m->block) != 1 || !layer_can_share(layer, m->block, 1))
+	if (layer_is_at_rest(layer, m->block) != 1)
 		return 1;
 	/* A record that says the block is in place would be replayed. */
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
 		!MUTATED("move blocks of which the ring says that they are in place"))
 		return 0;
-	if (!layer_ref_place(layer, location.place))
+	if (!layer_ref_place(layer, place))
 		return 1;
 	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
 		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
-		layer_set_shared(layer, m->block, 1, &location) == 0) {
+		layer_set_shared(layer, m->block, 1, &place) == 0) {
 		COUNT(fs, dedup_pool_blocks, 1);
 		return 1;
 	}
-	layer_unref_place(layer, location.place);
+	layer_unref_place(layer, place);
 	return 1;
 }
 

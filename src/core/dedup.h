@@ -25,10 +25,10 @@ struct dedup {
 };
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
 /*
- * Whether the bytes of one block, with this checksum, stand somewhere already. If so, *out says where,
- * and the layer has one reference more, for layer_set_shared() or layer_unref_place().
+ * Whether the bytes of one block, with this checksum, stand somewhere already. If so, *place says
+ * where, and the layer has one reference more, for layer_set_shared() or layer_unref_place().
  */
-bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, struct location *out);
+bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *place);
 void dedup_end(struct dedup *d);
 
 /* Blocks that are in place now, for others to find. */

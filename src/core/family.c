@@ -109,26 +109,20 @@ static void plane_clear(struct plane *p, uint64_t i)
 /* Where the SHARED blocks of a region stand; those that are lost count as the layer's own. */
 static int load_places(struct family *f, struct family_node *n)
 {
-	struct location at[256];
 	int r;
 
-	n->places = calloc(GF_REGION_BLOCKS, sizeof(*n->places));
+	n->places = malloc(GF_REGION_BLOCKS * sizeof(*n->places));
 	if (!n->places)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i += ARRAY_SIZE(at)) {
-		r = layer_read_locations(n->layer, (uint64_t)f->region * GF_REGION_BLOCKS + i, at,
-			ARRAY_SIZE(at));
-		if (r)
-			return r;
-		for (uint32_t k = 0; k < ARRAY_SIZE(at); k++) {
-			if (!at[k].place)
-				continue;
-			n->places[i + k] = at[k].place;
-			plane_clear(&n->own, i + k);
-			plane_set(place_is_pool(at[k].place) ? &n->pooled : &n->golden, i + k);
-		}
+	r = layer_read_places(n->layer, (uint64_t)f->region * GF_REGION_BLOCKS, n->places,
+		GF_REGION_BLOCKS);
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
+		if (!n->places[i])
+			continue;
+		plane_clear(&n->own, i);
+		plane_set(place_is_pool(n->places[i]) ? &n->pooled : &n->golden, i);
 	}
-	return 0;
+	return r;
 }
 
 /* What the layer itself says. */

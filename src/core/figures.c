@@ -227,7 +227,7 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 		list->capacity = capacity;
 	}
 	list->blocks[list->count] = (struct forgotten_block){.layer = layer, .block = block};
-	r = layer_forget_block(layer, block, &list->blocks[list->count].location);
+	r = layer_forget_block(layer, block, &list->blocks[list->count].place);
 	list->count += r > 0;
 	return r < 0 ? r : 0;
 }
@@ -262,8 +262,8 @@ void figures_remember(struct fs *fs, struct forgotten *list)
 		const struct forgotten_block *f = &list->blocks[i];
 		int r;
 
-		if (f->location.place)
-			r = layer_set_shared(f->layer, f->block, 1, &f->location);
+		if (f->place)
+			r = layer_set_shared(f->layer, f->block, 1, &f->place);
 		else
 			r = layer_set_state(f->layer, f->block, 1, GF_OVERLAY);
 		if (r)
@@ -274,8 +274,8 @@ void figures_remember(struct fs *fs, struct forgotten *list)
 void figures_forgotten(struct forgotten *list)
 {
 	for (size_t i = 0; i < list->count; i++)
-		if (list->blocks[i].location.place)
-			layer_unref_place(list->blocks[i].layer, list->blocks[i].location.place);
+		if (list->blocks[i].place)
+			layer_unref_place(list->blocks[i].layer, list->blocks[i].place);
 }
 
 void figures_changed(struct fs *fs)
@@ -849,7 +849,10 @@ static int add_pool_file(void *arg, const char *name)
 	char path[300];
 
 	snprintf(path, sizeof(path), "pool/%s", name);
-	u->pool += allocated(u->fs, path);
+	if (strstr(name, ".data"))
+		u->pool += allocated(u->fs, path);
+	else
+		u->metadata += allocated(u->fs, path);
 	return 0;
 }
 

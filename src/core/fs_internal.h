@@ -199,8 +199,6 @@ struct fs {
 	struct superblock super;
 	struct journal *journal;
 	struct jindex *jindex;
-	struct jindex *locations; /* of SHARED blocks, that no checkpoint has written yet */
-	_Atomic uint64_t location_seq;
 	struct pool *pool;
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */
@@ -483,8 +481,8 @@ int space_look(struct fs *fs, uint64_t *total, uint64_t *left);
 bool space_is_tight(struct fs *fs);
 /* Something below was freed: the next check looks again. */
 void space_given_back(struct fs *fs);
-/* Gives back what was discarded or removed, by a checkpoint; false: there is nothing. The caller
- * holds no lock and no reservation. */
+/* Gives back what was discarded or removed, by a checkpoint; false: there is nothing, or it failed.
+ * The caller holds no lock and no reservation. */
 bool space_make(struct fs *fs);
 /* Checkpoint: empties the reserve's file, but for a third when it is for data; true: that gave some
  * space. Or fills it again. */
@@ -671,10 +669,15 @@ int limit_apply(struct fs *fs, struct inode *inode, uint64_t bytes);
 void limit_release(struct fs *fs, struct inode *inode);
 
 /* ---- undo.c ---- */
-/* A write to these blocks failed after its record, of which those from large_first on went to their
- * place: what they are is said again. The caller holds their range and the gate. */
-void undo_large(struct fs *fs, struct layer *layer, uint64_t block, uint64_t end,
-	uint64_t large_first, uint64_t large_last);
+/* A write that failed after its record. */
+struct undo {
+	struct layer *layer;
+	uint64_t block, end;		 /* its blocks */
+	uint64_t large_first, large_last;   /* those that went to their place */
+	uint64_t ino, grown, size;	    /* its file, as long as the record says, and as it is */
+};
+/* Says again what the blocks and the file are. The caller holds the blocks' range and the gate. */
+void undo_large(struct fs *fs, const struct undo *undo);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);
@@ -701,7 +704,7 @@ struct forgotten {
 	struct forgotten_block {
 		struct layer *layer;
 		uint64_t block;
-		struct location location; /* where it was SHARED; place 0: it was OVERLAY */
+		uint64_t place; /* where it was SHARED; 0: it was OVERLAY */
 	} *blocks; /* malloc'ed, owned by the caller */
 	size_t count;
 	size_t capacity;

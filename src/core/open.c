@@ -144,10 +144,9 @@ static int make_store(struct fs *fs)
 		r = fs->io->ops->mkdir(fs->io, folders[i]);
 	if (!r)
 		r = journal_create(fs->io, size);
+	/* They are not written before the folders' names are durable (catalog_file.c). */
 	if (!r)
 		r = write_first_catalogs(fs);
-	if (!r)
-		r = SITE("sync the folders of a new store", fs->io->ops->syncdir(fs->io, "."));
 	if (!r)
 		r = superblock_write(fs->io, &fs->super);
 	return r ? log_error(r, "cannot make a store") : 0;
@@ -525,7 +524,6 @@ static void destroy(struct fs *fs)
 	dedup_stop(fs);
 	journal_close(fs->journal);
 	jindex_free(fs->jindex);
-	jindex_free(fs->locations);
 	pool_free(fs->pool);
 	drain_release(&fs->readers);
 	pthread_cond_destroy(&fs->golden_work);
@@ -597,8 +595,6 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		memset(fs->boot, 0, sizeof(fs->boot));
 	r = jindex_new(&fs->jindex);
 	if (!r)
-		r = jindex_new(&fs->locations);
-	if (!r)
 		r = read_or_make_super(fs);
 	if (!r)
 		r = pool_open(&fs->pool, io);
@@ -606,8 +602,7 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	fs->env = (struct layer_env){
 		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
 		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
-		.given_up = &fs->given_up, .locations = fs->locations,
-		.location_seq = &fs->location_seq, .pool = fs->pool,
+		.given_up = &fs->given_up, .pool = fs->pool,
 		.golden = tree_golden_image, .golden_ref = tree_golden_ref, .arg = fs};
 	if (!r)
 		r = recover(fs);

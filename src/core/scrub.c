@@ -320,7 +320,7 @@ static int scrub_page(struct scrub *s, struct layer *layer, struct page_ref ref)
 		.advice = lost_advice};
 
 	if (!r)
-		r = page_decode(page, layer->id, ref.region, ref.generation, states);
+		r = page_decode(page, layer->id, ref.region, ref.generation, states, NULL);
 	if (!r)
 		return 0;
 	snprintf(path, sizeof(path), "layer/%" PRIu64 ".map", layer->id);

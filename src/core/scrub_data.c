@@ -222,7 +222,7 @@ static bool page_was_named(struct walk *w, uint32_t region, const struct region_
 
 	return view->lost &&
 	       (layer_read_page(w->layer, region, view->generation, page, &place) ||
-		       page_decode(page, w->layer->id, region, view->generation, states));
+		       page_decode(page, w->layer->id, region, view->generation, states, NULL));
 }
 
 static int tell_bad_shared(struct walk *w, uint64_t block)
@@ -232,8 +232,7 @@ static int tell_bad_shared(struct walk *w, uint64_t block)
 	file_name(path, w->layer, "loc");
 	damage_note(w->s->fs, w->layer->id, block);
 	return scrub_find(w->s, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
-		.place = path, .offset = block * sizeof(struct gf_disk_location),
-		.length = sizeof(struct gf_disk_location), .layer = w->layer, .block = block,
+		.place = path, .offset = block * GF_BLOCK_SIZE, .length = GF_BLOCK_SIZE, .layer = w->layer, .block = block,
 		.count = 1,
 		.advice = "restore the file from a backup, or write this block anew in the guest"},
 		"a shared block does not have the checksum that was recorded");

@@ -145,12 +145,16 @@ void space_given_back(struct fs *fs)
 
 bool space_make(struct fs *fs)
 {
+	uint64_t before;
+
 	about_to_block();
 	MUTEX_GUARD(&fs->space_lock);
 	if (!atomic_load(&fs->given_up))
 		return false;
+	before = atomic_load(&fs->counters.checkpoints);
 	checkpoint_run(fs);
-	return true;
+	/* One that finds no space itself gives nothing back. */
+	return atomic_load(&fs->counters.checkpoints) != before;
 }
 
 /* ---- the file that holds the reserve ---- */

@@ -7,7 +7,9 @@
  * one more record says again what the blocks of the range are: those in the journal with their
  * bytes, the others as clear. Blocks that were overwritten in place are what is there now, old or
  * new; only their checksums have to be made true. The edges of the write stand in its record with
- * their bytes, so they are said again in any case.
+ * their bytes, so they are said again in any case. A file that its record made larger is as long as it
+ * was, unless another write made it larger meanwhile: who writes up to the same end has to wait for the
+ * range.
  */
 #include "core/fs_internal.h"
 
@@ -107,16 +109,28 @@ static int say_again(struct fs *fs, struct layer *layer, struct opbuf *buf)
 	return r;
 }
 
-void undo_large(struct fs *fs, struct layer *layer, uint64_t block, uint64_t end,
-	uint64_t large_first, uint64_t large_last)
+static void add_ungrow(struct opbuf *buf, uint64_t ino, uint64_t grown, uint64_t size)
 {
-	uint64_t count = end - block;
+	struct gf_op_ungrow *op;
+
+	if (grown <= size || !OPBUF_ADD(buf, GF_OP_UNGROW, 0, op, 0))
+		return;
+	op->ino = ino;
+	op->grown = grown;
+	op->size = size;
+}
+
+void undo_large(struct fs *fs, const struct undo *undo)
+{
+	uint64_t block = undo->block, count = undo->end - block;
+	struct layer *layer = undo->layer;
 	struct opbuf buf;
 	int r = 0;
 
 	opbuf_init(&buf);
+	add_ungrow(&buf, undo->ino, undo->grown, undo->size);
 	while (count && !r) {
-		bool placed = block >= large_first && block < large_last;
+		bool placed = block >= undo->large_first && block < undo->large_last;
 		struct extent x;
 
 		r = layer_resolve(layer, block, count, false, &x);
@@ -124,7 +138,7 @@ void undo_large(struct fs *fs, struct layer *layer, uint64_t block, uint64_t end
 		if (!r && (needs_bytes(&x, layer) || !placed))
 			x.count = 1;
 		else if (!r)
-			x.count = min_u64(x.count, large_last - block);
+			x.count = min_u64(x.count, undo->large_last - block);
 		if (!r)
 			r = add_run(fs, layer, block, &x, placed, &buf);
 		if (!r && buf.len > 16 * GF_BLOCK_SIZE) {

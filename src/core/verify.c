@@ -95,17 +95,21 @@ static int64_t verify_shared(struct fs *fs, const struct extent *x, const uint8_
 	uint64_t block)
 {
 	for (uint64_t i = 0; i < x->count; i++) {
-		struct location at;
-		int r = layer_read_locations(x->layer, block + i, &at, 1);
+		uint64_t place;
+		uint32_t sum;
+		int r = pool_read_sums(fs->pool, x->pos + i, &sum, 1);
 
 		if (r)
 			return r;
-		if (!place_is_pool(at.place) || place_to_slot(at.place) != x->pos + i)
+		if (hash_block(fs->super.secret, buf + i * GF_BLOCK_SIZE) == sum)
+			continue;
+		r = layer_read_places(x->layer, block + i, &place, 1);
+		if (r)
+			return r;
+		if (place != place_from_slot(x->pos + i))
 			return (int64_t)i;
-		if (hash_block(fs->super.secret, buf + i * GF_BLOCK_SIZE) != at.sum) {
-			damage_note(fs, x->layer->id, block + i);
-			return -EUCLEAN;
-		}
+		damage_note(fs, x->layer->id, block + i);
+		return -EUCLEAN;
 	}
 	return (int64_t)x->count;
 }
@@ -121,25 +125,34 @@ int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE])
 			       place_to_block(place) * GF_BLOCK_SIZE) : -ENOENT;
 }
 
-enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block)
+/* Golden images are checked where they are read, and by themselves. */
+static bool is_right(struct fs *fs, uint64_t place)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
-	struct location at, again;
+	uint32_t sum;
+
+	if (shared_read(fs, place, bytes))
+		return false;
+	return !place_is_pool(place) ||
+	       (pool_read_sums(fs->pool, place_to_slot(place), &sum, 1) == 0 &&
+		       hash_block(fs->super.secret, bytes) == sum);
+}
+
+enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block)
+{
+	uint64_t place, again;
 	unsigned token;
 	bool right;
 
 	token = drain_enter(&fs->readers);
-	right = layer_read_locations(layer, block, &at, 1) == 0;
-	if (right && at.place)
-		right = shared_read(fs, at.place, bytes) == 0 &&
-			hash_block(fs->super.secret, bytes) == at.sum;
+	right = layer_read_places(layer, block, &place, 1) == 0 && (!place || is_right(fs, place));
 	drain_leave(&fs->readers, token);
-	if (right && at.place)
+	if (right && place)
 		return SHARED_RIGHT;
 	/* It may have changed meanwhile. */
-	if (layer_read_locations(layer, block, &again, 1) || again.place != at.place)
+	if (layer_read_places(layer, block, &again, 1) || again != place)
 		return SHARED_MOVED;
-	if (at.place)
+	if (place)
 		return SHARED_DAMAGED;
 	return layer_is_lost(layer, block) ? SHARED_LOST : SHARED_MOVED;
 }

@@ -31,12 +31,14 @@
 #include "base/times.h"
 #include "core/dedup.h"
 #include "store/pool.h"
+#include "store/runs.h"
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
 #define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
 #define MAX_WRITE (8 * MIB)
 #define READ_FAILURES_LOGGED 1000
+#define MAX_TRIES 3 /* checkpoints that one write lets make space */
 
 /* ---- reading ---- */
 
@@ -218,7 +220,7 @@ struct job {
 	uint8_t *tail;	     /* merged last block, when partial and another than the first */
 	uint32_t *sums;	     /* of the large part */
 	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
-	struct location *places; /* of the large part: where SHARED ones stand */
+	uint64_t *places; /* of the large part: where SHARED ones stand */
 	bool settled;	     /* references to the places are the layer's */
 	struct opbuf ops;
 	int64_t time_ns;
@@ -230,8 +232,8 @@ struct job {
 static void job_release(struct job *job)
 {
 	for (uint64_t i = 0; job->places && !job->settled && i < job->large_last - job->large_first; i++)
-		if (job->places[i].place)
-			layer_unref_place(job->layer, job->places[i].place);
+		if (job->places[i])
+			layer_unref_place(job->layer, job->places[i]);
 	free(job->head);
 	free(job->tail);
 	free(job->sums);
@@ -372,7 +374,7 @@ static uint64_t kind_run(const struct job *job, uint64_t i, uint64_t count)
 
 	while (i + n < count && job->kinds[i + n] == job->kinds[i] &&
 		(job->kinds[i] != GF_SHARED ||
-			place_follows(job->places[i + n - 1].place, job->places[i + n].place)))
+			place_follows(job->places[i + n - 1], job->places[i + n])))
 		n++;
 	return n;
 }
@@ -389,7 +391,7 @@ static void add_share_op(struct job *job, uint64_t i, uint64_t n)
 	op->blocks.count = n;
 	op->blocks.size = job->size;
 	op->blocks.time_ns = job->time_ns;
-	op->place = job->places[i].place;
+	op->place = job->places[i];
 	memcpy(op + 1, job->sums + i, n * sizeof(uint32_t));
 }
 
@@ -675,8 +677,10 @@ static int job_commit_locked(struct job *job)
 	if (r && r != -ENOSPC && !is_passing(r) && seq)
 		layer_fail(job->fs, job->layer, r, "write the data");
 	if (r && large && seq)
-		undo_large(job->fs, job->layer, job->first, job->end, job->large_first,
-			job->large_last);
+		undo_large(job->fs, &(struct undo){.layer = job->layer, .block = job->first,
+			.end = job->end, .large_first = job->large_first,
+			.large_last = job->large_last, .ino = job->inode->ino, .grown = job->size,
+			.size = atomic_load(&job->inode->size)});
 	if (r && large)
 		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
@@ -708,6 +712,9 @@ static int job_run_locked(struct job *job)
 	r = job_build(job);
 	if (!r)
 		r = get_space(job);
+	if (!r && large && !MUTATED("announce large writes over checksums of the same bytes"))
+		r = layer_clear_old_sums(
+			job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
 		return r;
 	/* A checkpoint takes the marks away: look again once it can not come between any more. */
@@ -808,12 +815,14 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	missing = bytes_missing(fs, inode, off, len);
 	if (!missing)
 		return 0;
-	do {
+	/* Others may take what is given back, or hold what was to be. */
+	for (int tries = 0;; tries++) {
 		r = space_check(fs, missing);
 		if (!r)
 			r = limit_check(fs, inode, missing, true);
-	} while (r && space_make(fs));
-	return r;
+		if (!r || tries == MAX_TRIES || !space_make(fs))
+			return r;
+	}
 }
 
 static ssize_t write_file(

@@ -83,6 +83,22 @@ static int invalidate(struct io *io, int fd)
 	       SITE("sync the catalog that was made invalid", io->ops->fdatasync(io, fd));
 }
 
+/* Before a copy has its first byte its name is durable, also when its file was made by a process
+ * that died over it; and with it every name that was made in the store's folder before. */
+static int make_name_durable(struct io *io, int fd)
+{
+	struct io_stat st;
+	int r = io->ops->stat(io, fd, &st);
+
+	if (r || st.size)
+		return r;
+	r = SITE("sync the name of a new catalog", io->ops->syncdir(io, "."));
+	if (!r)
+		return 0;
+	log_error(r, "cannot sync the store's folder");
+	return -ENOTRECOVERABLE;
+}
+
 int catalog_file_write(struct io *io, const struct catalog_head *head, const void *ops, size_t len)
 {
 	uint8_t first[OPS_OFFSET] = {0};
@@ -98,9 +114,11 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 	fd = io->ops->open(io, path, O_RDWR | O_CREAT);
 	if (fd < 0)
 		return fd;
+	r = make_name_durable(io, fd);
 	/* Without the space for all of it the copy stays as it is. */
-	r = io->ops->allocate(io, fd, 0, sizeof(first) + len);
-	if (r == -ENOSPC) {
+	if (!r && io->ops->allocate(io, fd, 0, sizeof(first) + len) == -ENOSPC)
+		r = -ENOSPC;
+	if (r) {
 		io->ops->close(io, fd);
 		return r;
 	}
@@ -113,9 +131,6 @@ int catalog_file_write(struct io *io, const struct catalog_head *head, const voi
 	if (r && invalidate(io, fd))
 		r = log_error(-ENOTRECOVERABLE, "cannot write the store's \"%s\"", path);
 	io->ops->close(io, fd);
-	/* The first two generations make the files. */
-	if (!r && head->generation <= 2)
-		r = SITE("sync the names of the first catalogs", io->ops->syncdir(io, "."));
 	return r;
 }
 

@@ -27,7 +27,8 @@ struct catalog_head {
 
 /*
  * Durable when it returns 0. When it fails the copy has been made invalid, durably; when that fails
- * as well, -ENOTRECOVERABLE: nobody knows which generation the next mount will find.
+ * as well, -ENOTRECOVERABLE: nobody knows which generation the next mount will find. A copy that is
+ * not there yet is written when all names in the store's folder are durable.
  */
 int catalog_file_write(struct io *io, const struct catalog_head *head, const void *ops, size_t len);
 

@@ -36,7 +36,7 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	l->bound = bound;
 	l->data_fd = -1;
 	l->sum_fd = -1;
-	l->loc_fd = -1;
+	l->old_sums = true;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_mutex_init(&l->sync_lock, NULL);
 	pthread_cond_init(&l->large_ended, NULL);
@@ -99,8 +99,6 @@ void layer_free(struct layer *l)
 		l->env->io->ops->close(l->env->io, l->data_fd);
 	if (l->sum_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->sum_fd);
-	if (l->loc_fd >= 0)
-		l->env->io->ops->close(l->env->io, l->loc_fd);
 	rangelock_release(&l->ranges);
 	pthread_cond_destroy(&l->large_ended);
 	pthread_mutex_destroy(&l->sync_lock);
@@ -310,6 +308,7 @@ int layer_put_state_locked(struct layer *l, uint32_t number, struct region *r, u
 			region_clear_journaled(r, i);
 		}
 	}
+	l->old_sums |= overlay && state != GF_OVERLAY;
 	l->overlay_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)overlay;
 	l->owned_blocks += (state == GF_OVERLAY ? count : 0) - (uint64_t)owned;
 	add_fresh(l, -(uint64_t)fresh);
@@ -329,9 +328,6 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 	e = layer_writable_region_locked(l, number, &r);
 	if (!e)
 		e = layer_leave_shared_locked(l, number, r, first, count);
-	if (!e && state == GF_SHARED)
-		e = layer_note_lost_locked(
-			l, (uint64_t)number * GF_REGION_BLOCKS + first, count);
 	return e ? e : layer_put_state_locked(l, number, r, first, count, state);
 }
 
@@ -351,6 +347,29 @@ int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_sta
 	return 0;
 }
 
+/*
+ * Blocks that are SHARED and get a newer version in the ring give their references up now: figures
+ * would count both. Whatever a page says of them from now on, the ring covers it until they are
+ * destaged; and the old place stays until a checkpoint has made the record durable.
+ */
+static int end_sharing_locked(struct layer *l, uint32_t number, struct region *r, uint32_t first,
+	uint32_t count)
+{
+	int e;
+
+	if (!region_count(r, first, count, GF_SHARED))
+		return 0;
+	e = region_materialize(r);
+	if (!e)
+		e = layer_leave_shared_locked(l, number, r, first, count);
+	for (uint32_t i = first; i < first + count && !e; i++)
+		if (region_state(r, i) == GF_SHARED)
+			region_put(r, i, 1, GF_ZERO);
+	r->dirty = true;
+	l->dirty = true;
+	return e;
+}
+
 static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
 	uint32_t count, uint64_t pos, uint64_t seq, const uint8_t *bytes)
 {
@@ -360,6 +379,8 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 	uint32_t owned;
 	int e = layer_writable_region_locked(l, number, &r);
 
+	if (!e)
+		e = end_sharing_locked(l, number, r, first, count);
 	if (e)
 		return e;
 	for (uint32_t i = 0; i < count; i++) {
@@ -405,11 +426,12 @@ int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_
 	return 0;
 }
 
-int layer_forget_block(struct layer *l, uint64_t block, struct location *location)
+int layer_forget_block(struct layer *l, uint64_t block, uint64_t *place)
 {
 	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
 	struct range range;
 	struct region *r;
+	uint32_t one;
 	bool owned;
 	int e = 0;
 
@@ -420,11 +442,12 @@ int layer_forget_block(struct layer *l, uint64_t block, struct location *locatio
 		e = layer_load_region_locked(l, number, r);
 	owned = r && !e && !atomic_load(&l->failed) && !region_journaled(r, i) &&
 		(region_state(r, i) == GF_OVERLAY || region_state(r, i) == GF_SHARED);
-	*location = (struct location){0};
+	*place = 0;
 	/* What is lost stays so. */
-	if (owned && region_state(r, i) == GF_SHARED)
-		owned = layer_location_locked(l, number, r, i, location) &&
-			layer_ref_place(l, location->place);
+	if (owned && region_state(r, i) == GF_SHARED) {
+		*place = runs_find(&r->runs, i, 1, &one);
+		owned = *place && layer_ref_place(l, *place);
+	}
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		e = layer_set_state(l, block, 1, GF_PARENT);

@@ -14,10 +14,9 @@
  * they may have found is reused. A frozen layer's blocks never change in content; destaging only
  * moves them from the journal to the data file.
  *
- * A SHARED block stands in the pool or in a golden image; its location says where. Locations are
- * set in memory (env.locations) and written to the location file by the next checkpoint, when what
- * they name is durable. A SHARED block without a location is one whose content was lost to damage.
- * Each location counts as one reference to its place (layer_shared.c).
+ * A SHARED block stands in the pool or in a golden image; the runs of its region say where. One that
+ * is in no run has lost its content to damage. Each block of a run counts as one reference to its
+ * place (layer_shared.c).
  *
  * Invariants (layer_assert(); tests/unit/test_layer.c counts them after from nothing):
  *   owned_blocks   = blocks that are OVERLAY or journaled
@@ -58,18 +57,10 @@ struct layer_env {
 	_Atomic uint64_t *given_up; /* counts up when blocks are noted to be punched */
 
 	/* For SHARED blocks; all NULL: there are none but lost ones. */
-	struct jindex *locations;	 /* newer than the location files; pos is the place */
-	_Atomic uint64_t *location_seq; /* numbers changes of locations */
 	struct pool *pool;
 	struct image *(*golden)(void *arg, uint64_t id);	       /* NULL: there is none */
 	void (*golden_ref)(void *arg, uint64_t id, int64_t count); /* so many references more */
 	void *arg;
-};
-
-/* Where a SHARED block stands; place as in struct gf_disk_location, 0: nowhere. */
-struct location {
-	uint64_t place;
-	uint32_t sum; /* hash_block() of its bytes */
 };
 
 /* A large write on its way: its announcement is in the journal, its bytes may not be in place. */
@@ -127,10 +118,8 @@ struct layer {
 	bool in_dirty_list; /* of the owner of the env; its lock */
 	int data_fd;	    /* lock; -1: not open */
 	int sum_fd;	    /* lock */
-	int loc_fd;	    /* lock */
-	uint64_t shared_blocks; /* lock; blocks with a location, in regions that are counted */
+	uint64_t shared_blocks; /* lock; blocks in runs, of regions that are counted */
 	uint64_t golden_blocks; /* lock; of them, those in golden images */
-	uint64_t new_locations; /* lock; that are not in the location file yet */
 	bool may_share;	    /* lock; its pages may have SHARED blocks */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
@@ -154,7 +143,7 @@ struct layer {
 	_Atomic uint64_t synced;     /* what that was when the last good sync began */
 	uint64_t pictured;	     /* lock; what that was when pages were taken last */
 	atomic_bool sums_dirty;
-	atomic_bool locs_dirty;
+	bool old_sums; /* lock; blocks that are not OVERLAY may have checksums of what they were */
 	atomic_bool punched; /* since the data file's last sync, perhaps */
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
@@ -210,9 +199,10 @@ int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uin
 /* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
-/* Gives up one block that nobody sees any more; takes its range itself. 1: done, and *location is
- * where it was SHARED, with a reference for the caller (place 0: it was OVERLAY); 0: it is not in place (yet); or -errno. */
-int layer_forget_block(struct layer *layer, uint64_t block, struct location *location);
+/* Gives up one block that nobody sees any more; takes its range itself. 1: done, and *place is where
+ * it was SHARED, with a reference for the caller (0: it was OVERLAY); 0: it is not in place (yet); or
+ * -errno. */
+int layer_forget_block(struct layer *layer, uint64_t block, uint64_t *place);
 /* Recovery: files may hold what an earlier process wrote and did not sync. */
 void layer_set_unsynced(struct layer *layer);
 /* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
@@ -242,6 +232,12 @@ int layer_write_sums(struct layer *layer, uint64_t block, const uint32_t *sums, 
 /* Makes data (and its name) durable; not the sums. */
 int layer_sync_data(struct layer *layer);
 int layer_sync_sums(struct layer *layer);
+/*
+ * Before a large write is announced: blocks of it that are not in place have no checksum from then on.
+ * After the death of the process, one that is the announced one says that the bytes were there, so it
+ * must not be what an earlier write of the same bytes left. The caller holds the range.
+ */
+int layer_clear_old_sums(struct layer *layer, uint64_t block, uint64_t count);
 /* The next sync of the data also covers holes, which otherwise may come back with a power loss. */
 void layer_sync_punched(struct layer *layer);
 /* All bytes since the last good sync were or will be written again: the next sync is a new one. */
@@ -275,10 +271,8 @@ void layer_set_committed(struct layer *layer, uint64_t upto);
 /* The newest number up to which every large write is in place, without waiting. */
 uint64_t layer_large_settled(struct layer *layer);
 
-/* ---- SHARED blocks (layer_shared.c) ---- */
+/* ---- SHARED blocks (layer_shared.c); places as in struct gf_disk_run, 0: nowhere ---- */
 
-/* Pure. The location as it stands on disk; false: damaged. */
-bool location_decode(const void *disk, uint64_t layer, uint64_t block, struct location *out);
 /* The pool's slot that a place is; only for places in the pool. */
 uint64_t place_to_slot(uint64_t place);
 uint64_t place_from_slot(uint64_t slot);
@@ -299,43 +293,26 @@ static inline uint64_t place_from_golden(uint64_t id, uint64_t block)
 {
 	return id << GF_PLACE_SHIFT | block;
 }
-/* Whether two blocks that follow each other stand so in their place, too. */
-static inline bool place_follows(uint64_t place, uint64_t next)
-{
-	return next == place + 1 && next << (64 - GF_PLACE_SHIFT);
-}
 
-/* Whether the layer's blocks can be shared: not where a map page was lost. */
-bool layer_can_share(struct layer *layer, uint64_t block, uint64_t count);
 /*
  * The blocks become SHARED with these places, of which the caller has taken one reference each for
- * this layer (layer_ref_place()); they are the layer's from then on, unless this fails. The caller
- * holds the range.
+ * this layer (layer_ref_place()); they are the layer's from then on. The caller holds the range. When
+ * it fails (-ENOMEM, or a map page cannot be read) some of the blocks may be done; references of the
+ * others are not given up.
  */
-int layer_set_shared(struct layer *layer, uint64_t block, uint64_t count,
-	const struct location *locations);
+int layer_set_shared(struct layer *layer, uint64_t block, uint64_t count, const uint64_t *places);
 /* References of the layer to a place. false: it is not there any more. */
 bool layer_ref_place(struct layer *layer, uint64_t place);
 void layer_unref_place(struct layer *layer, uint64_t place);
-/* Locations of blocks as far as they are SHARED and in place, otherwise 0. */
-int layer_read_locations(struct layer *layer, uint64_t block, struct location *locations,
-	uint64_t count);
-/* Whether the block is SHARED, without a location, and nothing newer is in the ring. */
+/* Where blocks stand that are SHARED and have nothing newer in the ring; 0 for all others. */
+int layer_read_places(struct layer *layer, uint64_t block, uint64_t *places, uint64_t count);
+/* Whether the block is SHARED, stands nowhere, and nothing newer is in the ring. */
 bool layer_is_lost(struct layer *layer, uint64_t block);
-/* Counts the references of the next regions that are not counted: 1: some are left, 0: all are
+/* Counts the references of the next region that is not counted: 1: there was one, 0: all are
  * counted, or -errno. */
 int layer_count_shared(struct layer *layer);
-/* Gives all references up: the layer is dead and nothing on disk names it. */
+/* Gives all references up: the layer is dead. */
 void layer_drop_shared(struct layer *layer);
-
-/*
- * Checkpoint: all new locations of all layers at this moment, in which nothing changes, sorted by
- * layer and block; malloc'ed. layer_write_locations() for those of one layer, which it makes
- * durable; when the checkpoint counts, layer_locations_done() for them.
- */
-int layer_take_locations(const struct layer_env *env, struct jentry **list, size_t *count);
-int layer_write_locations(struct layer *layer, const struct jentry *list, size_t count);
-void layer_locations_done(struct layer *layer, const struct jentry *list, size_t count);
 
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
@@ -401,9 +378,10 @@ int layer_each_disk_page(struct layer *layer,
 	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
 /* The page on disk is damaged: has the next checkpoint write it anew, when memory has it. */
 bool layer_rewrite_page(struct layer *layer, uint32_t region);
-/* Checks and decodes one page. Pure. -EUCLEAN. */
+/* Checks and decodes one page; *runs (may be NULL): how many the location file has. Pure.
+ * -EUCLEAN. */
 int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
-	uint8_t states[GF_STATE_BYTES]);
+	uint8_t states[GF_STATE_BYTES], uint32_t *runs);
 
 /* ---- space ---- */
 
@@ -423,6 +401,7 @@ struct region_view {
 	uint8_t states[GF_STATE_BYTES];		 /* in place */
 	uint8_t journaled[GF_REGION_BLOCKS / 8]; /* a newer version is in the ring */
 	bool lost; /* its page could not be used when it was loaded */
+	bool runs_lost; /* or where its SHARED blocks stand */
 	uint32_t generation; /* of its page, 0: it has none */
 };
 int layer_view_region(struct layer *layer, uint32_t region, struct region_view *view);

@@ -33,6 +33,7 @@ int layer_view_region(struct layer *l, uint32_t number, struct region_view *view
 	if (r->journal)
 		memcpy(view->journaled, r->journal, GF_REGION_BLOCKS / 8);
 	view->lost = r->lost;
+	view->runs_lost = r->runs_lost;
 	view->generation = r->generation;
 	return 0;
 }
@@ -157,6 +158,43 @@ void layer_forget_noted(struct layer *l, uint64_t block, uint64_t count)
 	}
 }
 
+/* The first run of blocks of [*block, end) that are not OVERLAY; its length, 0: there is none. */
+static int64_t next_not_in_place(struct layer *l, uint64_t *block, uint64_t end)
+{
+	MUTEX_GUARD(&l->lock);
+	while (l->old_sums && *block < end) {
+		uint32_t number = *block / GF_REGION_BLOCKS, i = *block % GF_REGION_BLOCKS;
+		uint64_t n = min_u64(end - *block, GF_REGION_BLOCKS - i);
+		struct region *r = layer_find_region_locked(l, number);
+		int e = r ? layer_load_region_locked(l, number, r) : 0;
+
+		if (e)
+			return e;
+		if (r)
+			n = region_run(r, i, n);
+		if (!r || region_state(r, i) != GF_OVERLAY)
+			return (int64_t)n;
+		*block += n;
+	}
+	return 0;
+}
+
+int layer_clear_old_sums(struct layer *l, uint64_t block, uint64_t count)
+{
+	static const uint32_t none[256];
+	uint64_t end = block + count;
+	int64_t n;
+	int e = 0;
+
+	while (!e && (n = next_not_in_place(l, &block, end)) > 0) {
+		uint64_t some = min_u64(n, ARRAY_SIZE(none));
+
+		e = layer_write_sums(l, block, none, some);
+		block += some;
+	}
+	return e ? e : n < 0 ? (int)n : 0;
+}
+
 static bool first_note(struct layer *l, uint64_t *block, uint32_t *sum)
 {
 	MUTEX_GUARD(&l->lock);
@@ -228,7 +266,7 @@ static int each_unused_in_region(struct layer *l, struct unused *u, uint64_t blo
 	for (; block < end && !e; block++) {
 		enum gf_state state = states_get(view.states, block % GF_REGION_BLOCKS);
 
-		if (state == GF_OVERLAY || state == GF_SHARED)
+		if (state == GF_OVERLAY || (state == GF_SHARED && layer_is_lost(l, block)))
 			continue;
 		if (u->count && u->block + u->count == block) {
 			u->count++;

@@ -24,11 +24,12 @@
 #include "base/sizes.h"
 #include "store/layer_internal.h"
 
-int layer_open_file_locked(struct layer *l, int *fd, enum layer_file file, bool create)
+int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
 {
 	const struct io_ops *ops = l->env->io->ops;
 	char path[40];
 
+	MUTEX_GUARD(&l->lock);
 	if (*fd >= 0)
 		return *fd;
 	layer_path(path, l->id, file);
@@ -41,12 +42,6 @@ int layer_open_file_locked(struct layer *l, int *fd, enum layer_file file, bool 
 			l->name_unsynced = true;
 	}
 	return *fd;
-}
-
-int layer_open_file(struct layer *l, int *fd, enum layer_file file, bool create)
-{
-	MUTEX_GUARD(&l->lock);
-	return layer_open_file_locked(l, fd, file, create);
 }
 
 static int sync_names(struct layer *l)
@@ -174,7 +169,7 @@ int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint
 }
 
 /* A failure stays: the pages may be gone, and the next sync would find nothing to write. */
-int layer_sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum layer_file file)
+static int sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum layer_file file)
 {
 	uint64_t written;
 	int fd, e = 0;
@@ -202,7 +197,7 @@ int layer_sync_file(struct layer *l, atomic_bool *dirty, int *file_fd, enum laye
 
 int layer_sync_data(struct layer *l)
 {
-	int e = layer_sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
+	int e = sync_file(l, &l->data_dirty, &l->data_fd, LAYER_DATA);
 
 	return e || !atomic_load(&l->last_block_used) ?
 		e : SITE("sync the last block of 16 TiB", layer_sync_sums(l));
@@ -210,7 +205,7 @@ int layer_sync_data(struct layer *l)
 
 int layer_sync_sums(struct layer *l)
 {
-	return layer_sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
+	return sync_file(l, &l->sums_dirty, &l->sum_fd, LAYER_SUM);
 }
 
 void layer_sync_punched(struct layer *l)
@@ -420,6 +415,7 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
 		uint64_t n = min_u64(count, GF_REGION_BLOCKS - first);
 		bool keep = false, lost;
+		uint32_t alike;
 		struct region *r;
 		int e = 0;
 
@@ -431,7 +427,9 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 			n = region_run(r, first, n);
 			/* What is lost may still be told by somebody from the bytes. */
 			lost = region_state(r, first) == GF_SHARED &&
-			       layer_is_lost_locked(l, number, r, first, &n);
+			       !runs_find(&r->runs, first, n, &alike);
+			if (region_state(r, first) == GF_SHARED)
+				n = alike;
 			keep = ((region_state(r, first) == GF_OVERLAY || lost) &&
 				       !MUTATED("punch blocks that are in use again")) ||
 			       (r->dirty && !MUTATED("punch blocks of regions that changed since"));

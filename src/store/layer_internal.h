@@ -31,26 +31,16 @@ void layer_forget_noted(struct layer *layer, uint64_t block, uint64_t count);
 /* ---- layer_shared.c ---- */
 
 /* What run_locked() says of a run of SHARED blocks. 1, or -EUCLEAN: their content is lost. */
-int layer_shared_run_locked(struct layer *layer, uint32_t number, struct region *region, uint32_t i,
-	struct extent *x);
-/* Those of the blocks that are SHARED will not be any more: gives their references up. */
+int layer_shared_run_locked(struct layer *layer, uint32_t number, const struct region *region,
+	uint32_t i, struct extent *x);
+/* Those of the blocks that are SHARED will not be any more: gives their references up. -ENOMEM, or
+ * the region's page cannot be read: nothing has changed. */
 int layer_leave_shared_locked(struct layer *layer, uint32_t number, struct region *region,
 	uint32_t first, uint32_t count);
-/* The blocks, SHARED from now on, have no location: they are lost. */
-int layer_note_lost_locked(struct layer *layer, uint64_t block, uint64_t count);
-/* Where one SHARED block stands. false: it is not known, or nowhere. */
-bool layer_location_locked(struct layer *layer, uint32_t number, const struct region *region,
-	uint32_t i, struct location *location);
-/* Of a run of SHARED blocks from i on, in *n, whether they are lost. */
-bool layer_is_lost_locked(struct layer *layer, uint32_t number, const struct region *region,
-	uint32_t i, uint64_t *n);
 
 enum layer_file { LAYER_DATA, LAYER_MAP, LAYER_SUM, LAYER_LOC };
 void layer_path(char path[40], uint64_t id, enum layer_file file);
 /* Opens *fd, a descriptor of the layer, when that was not done yet, and returns it. */
 int layer_open_file(struct layer *layer, int *fd, enum layer_file file, bool create);
-int layer_open_file_locked(struct layer *layer, int *fd, enum layer_file file, bool create);
-/* Makes a file of the layer and its name durable, when it is dirty. A failure stays. */
-int layer_sync_file(struct layer *layer, atomic_bool *dirty, int *fd, enum layer_file file);
 
 #endif

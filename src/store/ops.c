@@ -106,6 +106,9 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 	case GF_OP_SUSPECT:
 		OP_FIXED(gf_op_intent);
 		break;
+	case GF_OP_UNGROW:
+		OP_FIXED(gf_op_ungrow);
+		break;
 	case GF_OP_INODE:
 		OP_FIXED(gf_op_inode);
 		tail = (uint64_t)((const struct gf_op_inode *)p)->name_len +
@@ -159,6 +162,14 @@ static bool name_is_valid(const char *name, size_t len)
 	       !memchr(name, '/', len);
 }
 
+/* All of the blocks are in one file of the pool, or in one image. */
+static bool place_is_sane(const struct gf_op_share *op)
+{
+	const uint64_t max = (UINT64_C(1) << GF_PLACE_SHIFT) - 1;
+
+	return op->place >> GF_PLACE_SHIFT && op->blocks.count <= max - (op->place & max);
+}
+
 /* Ranges and names that the apply functions rely on. */
 static bool op_is_sane(const struct gf_disk_op *op)
 {
@@ -176,6 +187,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	case GF_OP_LARGE:
 		return blocks->block < max_block && blocks->count <= max_block - blocks->block &&
 		       blocks->size <= GF_MAX_SIZE;
+	case GF_OP_SHARE:
+		return blocks->block < max_block && blocks->count <= max_block - blocks->block &&
+		       blocks->size <= GF_MAX_SIZE && place_is_sane(p);
 	case GF_OP_CLEAR:
 		return clear->block <= max_block && clear->count <= max_block - clear->block &&
 		       (op->flags == GF_ZERO || op->flags == GF_PARENT);
@@ -199,6 +213,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		       ((const struct gf_op_xattr *)p)->value_len <= GF_XATTR_VALUE_MAX;
 	case GF_OP_LIMIT:
 		return ((const struct gf_op_limit *)p)->bytes <= INT64_MAX;
+	case GF_OP_UNGROW:
+		return ((const struct gf_op_ungrow *)p)->size < ((const struct gf_op_ungrow *)p)->grown &&
+		       ((const struct gf_op_ungrow *)p)->grown <= GF_MAX_SIZE;
 	case GF_OP_LAYER:
 		return ((const struct gf_op_layer *)p)->bound <= GF_MAX_SIZE;
 	case GF_OP_BOUND:

@@ -52,6 +52,7 @@ struct pool_file *pool_make_file_locked(struct pool *pool, uint64_t number)
 		if (!f)
 			return NULL;
 		atomic_init(&f->fd, -1);
+		atomic_init(&f->sum_fd, -1);
 		pool->files[number] = f;
 	}
 	return f;

@@ -56,12 +56,15 @@ int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *go
 /* Gives back claimed slots to which no reference was made; they take no space afterwards. They are
  * dying if they were written, so that a crash does not find them in use. */
 void pool_unclaim(struct pool *pool, uint64_t slot, uint64_t count);
-/* Bytes of claimed slots. -ENOSPC: nothing changed but that they may take space. */
-int pool_write(struct pool *pool, uint64_t slot, const void *bytes, uint64_t count);
+/* Bytes of claimed slots, and their checksums (hash_block()). -ENOSPC: nothing changed but that they may take space. */
+int pool_write(struct pool *pool, uint64_t slot, const void *bytes, const uint32_t *sums,
+	uint64_t count);
 int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count);
 /* Recovery: the bytes of a slot as they were found, once more: a sync of the process that wrote them
  * may have failed, and the kernel tells only once. */
-int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes);
+int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes, uint32_t sum);
+/* Checksums of slots; 0: none is known. */
+int pool_read_sums(struct pool *pool, uint64_t slot, uint32_t *sums, uint64_t count);
 /* Makes all bytes that were written durable, and the files' names. An error stays: every later call
  * returns it, and pool_failed() is true. Nothing to do: no call is made below. */
 int pool_sync(struct pool *pool);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The files of the pool: pool/N.data, as sparse as the slots that are free.
+ * The files of the pool: pool/N.data, as sparse as the slots that are free, and pool/N.sum with the
+ * checksum of each slot's bytes, written with them and made durable together.
  *
  * The folder and a file are made by the first write to them, and their names made durable by the
  * next sync. What earlier processes left is synced once, names too: one that was killed may have
@@ -34,6 +35,11 @@ static void file_path(char path[40], uint64_t number)
 	snprintf(path, 40, "pool/%" PRIu64 ".data", number);
 }
 
+static void sum_path(char path[40], uint64_t number)
+{
+	snprintf(path, 40, "pool/%" PRIu64 ".sum", number);
+}
+
 static struct pool_file *file_of(struct pool *pool, uint64_t number)
 {
 	MUTEX_GUARD(&pool->lock);
@@ -49,6 +55,21 @@ static uint64_t in_one_file(uint64_t slot, uint64_t count)
 static uint64_t offset_of(uint64_t slot)
 {
 	return slot % POOL_FILE_SLOTS * GF_BLOCK_SIZE;
+}
+
+static uint64_t sum_offset_of(uint64_t slot)
+{
+	return slot % POOL_FILE_SLOTS * sizeof(uint32_t);
+}
+
+/* O_CREAT is for who may write. */
+static int open_path(struct io *io, const char *path, int flags)
+{
+	int fd = io->ops->open(io, path, O_RDWR | flags);
+
+	if (fd == -EROFS || fd == -EACCES)
+		fd = io->ops->open(io, path, O_RDONLY);
+	return fd;
 }
 
 /* ---- opening ---- */
@@ -91,23 +112,26 @@ static int open_file(void *arg, const char *name)
 	struct io_stat st = {0};
 	uint64_t number;
 	char path[40];
-	int fd, e;
+	int fd, sum_fd, e;
 
 	if (!parse_name(name, &number))
 		return 0;
 	file_path(path, number);
-	fd = io->ops->open(io, path, O_RDWR);
-	if (fd == -EROFS || fd == -EACCES)
-		fd = io->ops->open(io, path, O_RDONLY);
+	fd = open_path(io, path, 0);
 	if (fd < 0)
 		return log_error(fd, "cannot open '%s'", path);
+	sum_path(path, number);
+	sum_fd = open_path(io, path, 0);
 	e = io->ops->stat(io, fd, &st);
 	MUTEX_GUARD(&pool->lock);
 	f = e ? NULL : pool_make_file_locked(pool, number);
 	if (!f) {
 		io->ops->close(io, fd);
+		if (sum_fd >= 0)
+			io->ops->close(io, sum_fd);
 		return e ? e : -ENOMEM;
 	}
+	atomic_store(&f->sum_fd, sum_fd < 0 ? -1 : sum_fd);
 	atomic_store(&f->fd, fd);
 	atomic_store(&f->dirty, true);
 	return note_slots_locked(pool, number,
@@ -138,10 +162,12 @@ int pool_open(struct pool **pool, struct io *io)
 
 static void free_file(struct pool *pool, struct pool_file *f)
 {
-	int fd = atomic_load(&f->fd);
+	int fd = atomic_load(&f->fd), sum_fd = atomic_load(&f->sum_fd);
 
 	if (fd >= 0)
 		pool->io->ops->close(pool->io, fd);
+	if (sum_fd >= 0)
+		pool->io->ops->close(pool->io, sum_fd);
 	for (size_t i = 0; i < FILE_CHUNKS; i++)
 		free(f->heads[i].chunk);
 	free(f);
@@ -172,24 +198,31 @@ static int make_file(struct pool *pool, struct pool_file *f, uint64_t number)
 {
 	struct io *io = pool->io;
 	char path[40];
-	int fd = atomic_load(&f->fd), e;
+	int fd = atomic_load(&f->fd), sum_fd, e;
 
-	if (fd >= 0)
+	if (fd >= 0 && atomic_load(&f->sum_fd) >= 0)
 		return fd;
 	MUTEX_GUARD(&pool->io_lock);
 	fd = atomic_load(&f->fd);
-	if (fd >= 0)
+	sum_fd = atomic_load(&f->sum_fd);
+	if (fd >= 0 && sum_fd >= 0)
 		return fd;
 	e = io->ops->mkdir(io, "pool");
 	if (e)
 		return e;
 	pool->folder_owed = true;
+	pool->names_owed = true;
+	sum_path(path, number);
+	if (sum_fd < 0)
+		sum_fd = io->ops->open(io, path, O_RDWR | O_CREAT);
+	if (sum_fd < 0)
+		return sum_fd;
+	atomic_store(&f->sum_fd, sum_fd);
 	file_path(path, number);
-	fd = io->ops->open(io, path, O_RDWR | O_CREAT);
-	if (fd >= 0) {
-		pool->names_owed = true;
+	if (fd < 0)
+		fd = io->ops->open(io, path, O_RDWR | O_CREAT);
+	if (fd >= 0)
 		atomic_store(&f->fd, fd);
-	}
 	return fd;
 }
 
@@ -205,46 +238,75 @@ static void note_written(struct pool *pool, struct pool_file *f, uint64_t slot, 
 	}
 }
 
-static int write_in_file(struct pool *pool, uint64_t slot, const void *bytes, uint64_t count)
+static int write_both(struct pool *pool, struct pool_file *f, uint64_t slot, const void *bytes,
+	const uint32_t *sums, uint64_t count)
 {
-	struct pool_file *f = file_of(pool, slot / POOL_FILE_SLOTS);
-	int fd = make_file(pool, f, slot / POOL_FILE_SLOTS), e;
+	int e = io_pwrite(pool->io, atomic_load(&f->fd), bytes, count * GF_BLOCK_SIZE, offset_of(slot));
 
-	if (fd < 0)
-		return fd;
-	note_written(pool, f, slot, count);
-	e = io_pwrite(pool->io, fd, bytes, count * GF_BLOCK_SIZE, offset_of(slot));
+	if (!e)
+		e = SITE("checksums of the pool", io_pwrite(pool->io, atomic_load(&f->sum_fd), sums,
+			count * sizeof(*sums), sum_offset_of(slot)));
 	/* Not before: a sync that runs meanwhile would take the mark and miss the bytes. */
 	atomic_store(&f->dirty, true);
 	return e;
 }
 
-int pool_write(struct pool *pool, uint64_t slot, const void *bytes, uint64_t count)
+static int write_in_file(struct pool *pool, uint64_t slot, const void *bytes, const uint32_t *sums,
+	uint64_t count)
+{
+	struct pool_file *f = file_of(pool, slot / POOL_FILE_SLOTS);
+	int fd = make_file(pool, f, slot / POOL_FILE_SLOTS);
+
+	if (fd < 0)
+		return fd;
+	note_written(pool, f, slot, count);
+	return write_both(pool, f, slot, bytes, sums, count);
+}
+
+int pool_write(struct pool *pool, uint64_t slot, const void *bytes, const uint32_t *sums,
+	uint64_t count)
 {
 	while (count) {
 		uint64_t n = in_one_file(slot, count);
-		int e = write_in_file(pool, slot, bytes, n);
+		int e = write_in_file(pool, slot, bytes, sums, n);
 
 		if (e)
 			return e;
 		slot += n;
 		count -= n;
 		bytes = (const uint8_t *)bytes + n * GF_BLOCK_SIZE;
+		sums += n;
 	}
 	return 0;
 }
 
-int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes)
+int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes, uint32_t sum)
 {
 	uint64_t number = slot / POOL_FILE_SLOTS;
 	struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
-	int fd = f ? atomic_load(&f->fd) : -1, e;
 
-	if (fd < 0)
+	if (!f || atomic_load(&f->fd) < 0 || make_file(pool, f, number) < 0)
 		return -ENOENT;
-	e = io_pwrite(pool->io, fd, bytes, GF_BLOCK_SIZE, offset_of(slot));
-	atomic_store(&f->dirty, true);
-	return e;
+	return write_both(pool, f, slot, bytes, &sum, 1);
+}
+
+int pool_read_sums(struct pool *pool, uint64_t slot, uint32_t *sums, uint64_t count)
+{
+	while (count) {
+		uint64_t n = in_one_file(slot, count), number = slot / POOL_FILE_SLOTS;
+		struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
+		int fd = f ? atomic_load(&f->sum_fd) : -1, e;
+
+		memset(sums, 0, n * sizeof(*sums));
+		e = fd < 0 ? 0 : io_pread_full(pool->io, fd, sums, n * sizeof(*sums),
+			sum_offset_of(slot));
+		if (e)
+			return e;
+		slot += n;
+		count -= n;
+		sums += n;
+	}
+	return 0;
 }
 
 static int read_in_file(struct pool *pool, uint64_t slot, void *bytes, uint64_t count)
@@ -290,6 +352,8 @@ static int sync_file_locked(struct pool *pool, struct pool_file *f)
 		return 0;
 	INVARIANT(6, !f->sync_failed);
 	e = SITE("sync a file of the pool", io->ops->fdatasync(io, atomic_load(&f->fd)));
+	if (!e && atomic_load(&f->sum_fd) >= 0)
+		e = SITE("sync checksums of the pool", io->ops->fdatasync(io, atomic_load(&f->sum_fd)));
 	f->sync_failed = e != 0;
 	return e;
 }
@@ -405,6 +469,9 @@ static void cut_off_tail(struct pool *pool, uint64_t number)
 		return;
 	e = SITE("cut off the end of the pool",
 		io->ops->truncate(io, atomic_load(&f->fd), offset_of(tail.slot)));
+	if (!e && atomic_load(&f->sum_fd) >= 0)
+		e = SITE("cut off checksums of the pool",
+			io->ops->truncate(io, atomic_load(&f->sum_fd), sum_offset_of(tail.slot)));
 	pthread_mutex_lock(&pool->lock);
 	if (!e)
 		f->slots = tail.slot % POOL_FILE_SLOTS;

@@ -45,6 +45,7 @@ struct chunk_head {
 
 struct pool_file {
 	atomic_int fd;	    /* -1: not there yet */
+	atomic_int sum_fd;  /* of the checksums; there when fd is, or none is known */
 	atomic_bool dirty;  /* written since its last sync */
 	bool sync_failed;   /* pool.io_lock */
 	uint64_t slots;	    /* pool.lock; its size */

@@ -120,6 +120,7 @@ void region_release(struct region *r)
 {
 	free(r->states);
 	free(r->journal);
+	runs_release(&r->runs);
 	r->states = NULL;
 	r->journal = NULL;
 	r->journaled = 0;

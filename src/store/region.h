@@ -11,8 +11,10 @@
 #include <stdint.h>
 
 #include "goldfs/format.h"
+#include "store/runs.h"
 
 struct region {
+	struct runs runs;  /* where SHARED blocks stand; those in none are lost */
 	uint8_t *states;   /* GF_STATE_BYTES, or NULL: all blocks are in state `uniform` */
 	uint8_t *journal;  /* bit per block, or NULL: none is journaled */
 	uint32_t generation; /* of its page on disk or on the way there, 0: it has none */
@@ -22,7 +24,7 @@ struct region {
 	bool loaded; /* false: the page on disk has the states */
 	bool dirty;
 	bool lost; /* its page could not be used: all blocks were GF_SHARED when it was loaded */
-	bool lost_noted; /* and the locations say so */
+	bool runs_lost; /* its list of runs could not be used: SHARED blocks are lost */
 	bool uncounted;	 /* the references of its SHARED blocks are not counted yet */
 };
 

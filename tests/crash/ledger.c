@@ -21,7 +21,8 @@ struct page {
 	uint32_t region;
 	uint32_t generation;
 	uint8_t states[GF_STATE_BYTES];
-	struct gf_disk_location *locations; /* of all blocks, NULL: none is SHARED */
+	uint32_t runs;	  /* of SHARED blocks */
+	uint64_t *places; /* of those, by block, 0: none; NULL: there are no runs */
 };
 
 struct map_layer {
@@ -393,17 +394,8 @@ static int read_page(struct ledger *l, const struct map_layer *layer, struct pag
 		return wrong(l, "\"%s\": the page of region %u is not of generation %u", path,
 			page->region, page->generation);
 	memcpy(page->states, disk.states, sizeof(page->states));
+	page->runs = disk.runs;
 	return 0;
-}
-
-static bool location_is_whole(const struct gf_disk_location *at, uint64_t layer, uint64_t block)
-{
-	struct {
-		uint64_t layer, block, place;
-		uint32_t block_sum;
-	} GF_PACKED all = {layer, block, at->place, at->block_sum};
-
-	return at->place && at->sum == (uint32_t)hash_struct(&all, sizeof(all));
 }
 
 static bool is_in_pool(uint64_t place)
@@ -417,31 +409,63 @@ static uint64_t slot_of(uint64_t place)
 	return place & ~GF_PLACE_POOL;
 }
 
-static int read_locations(struct ledger *l, const struct map_layer *layer, struct page *page)
+/* The list of a page. */
+static int read_runs(struct ledger *l, const struct map_layer *layer, struct page *page)
 {
-	uint64_t base = page->region * (uint64_t)GF_REGION_BLOCKS;
+	size_t len = sizeof(struct gf_disk_runs) + page->runs * sizeof(struct gf_disk_run);
+	struct gf_disk_runs *list = malloc(len);
+	const struct gf_disk_run *runs = (const struct gf_disk_run *)(list + 1);
+	uint64_t sums[2], sum, place;
 	char path[40];
+	int r;
 
-	page->locations = malloc(GF_REGION_BLOCKS * sizeof(*page->locations));
-	if (!page->locations)
+	page->places = calloc(GF_REGION_BLOCKS, sizeof(*page->places));
+	if (!list || !page->places)
 		abort();
 	snprintf(path, sizeof(path), "layer/%" PRIu64 ".loc", layer->id);
-	if (read_part(l->io, path, page->locations, GF_REGION_BLOCKS * sizeof(*page->locations),
-		    base * sizeof(*page->locations)))
-		return wrong(l, "\"%s\" cannot be read", path);
-	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++) {
-		const struct gf_disk_location *at = &page->locations[i];
+	place = (page->region * UINT64_C(2) + page->generation % 2) * GF_RUNS_SLOT;
+	r = page->runs > GF_REGION_BLOCKS || read_part(l->io, path, list, len, place);
+	sum = list->sum;
+	list->sum = 0;
+	sums[0] = hash_struct(list, sizeof(*list));
+	sums[1] = hash_struct(runs, page->runs * sizeof(*runs));
+	if (r || list->magic != GF_RUNS_MAGIC || list->region != page->region ||
+		list->layer != layer->id || list->generation != page->generation ||
+		list->count != page->runs || sum != hash_struct(sums, sizeof(sums)))
+		r = wrong(l, "\"%s\": the list of region %u is not of generation %u", path,
+			page->region, page->generation);
+	for (uint32_t i = 0, next = 0; i < page->runs && !r; i++) {
+		if (!runs[i].count || runs[i].first < next ||
+			runs[i].first + runs[i].count > GF_REGION_BLOCKS)
+			r = wrong(l, "\"%s\": a run of %u blocks at %u", path, runs[i].count,
+				runs[i].first);
+		for (uint32_t k = 0; k < runs[i].count && !r; k++)
+			page->places[runs[i].first + k] = runs[i].place + k;
+		next = runs[i].first + runs[i].count;
+	}
+	free(list);
+	return r;
+}
 
-		if (state_of(page, i) != GF_SHARED)
+/* Blocks are SHARED just where a run says so. */
+static int read_places(struct ledger *l, const struct map_layer *layer, struct page *page)
+{
+	if (page->runs && read_runs(l, layer, page))
+		return -1;
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++) {
+		uint64_t place = page->places ? page->places[i] : 0;
+
+		if ((state_of(page, i) == GF_SHARED) != (place != 0))
+			return wrong(l, "layer %" PRIu64 ", region %u: block %u is %s", layer->id,
+				page->region, i, place ? "not SHARED" : "lost");
+		if (!place)
 			continue;
-		if (!location_is_whole(at, layer->id, base + i))
-			return wrong(l, "\"%s\": block %" PRIu64 " is lost", path, base + i);
-		if (!is_in_pool(at->place)) {
+		if (!is_in_pool(place)) {
 			l->totals.golden_refs++;
 			continue;
 		}
 		l->named = more(l->named, l->named_count, &l->named_room, sizeof(*l->named));
-		l->named[l->named_count++] = (struct place){0, slot_of(at->place)};
+		l->named[l->named_count++] = (struct place){0, slot_of(place)};
 	}
 	return 0;
 }
@@ -452,7 +476,6 @@ static int read_layer(struct ledger *l, struct map_layer *layer)
 
 	for (size_t k = 0; k < layer->page_count; k++) {
 		struct page *page = &layer->pages[k];
-		bool shared = false;
 
 		if (read_page(l, layer, page))
 			return -1;
@@ -461,9 +484,8 @@ static int read_layer(struct ledger *l, struct map_layer *layer)
 
 			overlay += state_of(page, i) == GF_OVERLAY;
 			l->totals.last_blocks += last && state_of(page, i) == GF_OVERLAY;
-			shared |= state_of(page, i) == GF_SHARED;
 		}
-		if (shared && read_locations(l, layer, page))
+		if (read_places(l, layer, page))
 			return -1;
 	}
 	if (overlay != layer->overlay_blocks)
@@ -537,7 +559,7 @@ static void look_at_block(struct ledger *l, const struct chain *c, uint32_t i)
 
 	for (size_t k = 0; k < c->count; k++) {
 		const struct link *link = &c->links[k];
-		const struct gf_disk_location *at;
+		uint64_t place;
 
 		switch (link->page ? state_of(link->page, i) : GF_PARENT) {
 		case GF_ZERO:
@@ -546,9 +568,9 @@ static void look_at_block(struct ledger *l, const struct chain *c, uint32_t i)
 			show(l, c, block, link->layer->id, block, bytes);
 			return;
 		case GF_SHARED:
-			at = &link->page->locations[i];
-			if (is_in_pool(at->place))
-				show(l, c, block, 0, slot_of(at->place), bytes);
+			place = link->page->places[i];
+			if (is_in_pool(place))
+				show(l, c, block, 0, slot_of(place), bytes);
 			else
 				show_golden(c, bytes);
 			return;
@@ -786,7 +808,7 @@ void ledger_free(struct ledger *l)
 		return;
 	for (size_t i = 0; i < l->layer_count; i++) {
 		for (size_t k = 0; k < l->layers[i]->page_count; k++)
-			free(l->layers[i]->pages[k].locations);
+			free(l->layers[i]->pages[k].places);
 		free(l->layers[i]->pages);
 		free(l->layers[i]);
 	}

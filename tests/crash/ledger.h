@@ -5,7 +5,7 @@
  *
  * A settled store has nothing in its journal that is not in place. So the newest catalog says which
  * files and layers there are and which generation of each map page counts; the pages say what state
- * a block is in, the location files where a SHARED one stands. ledger_take() reads these by
+ * a block is in, the lists of runs in the location files where a SHARED one stands. ledger_take() reads these by
  * man/goldfs-format.5, with none of the code in src/core and src/store, and follows each block of
  * each file down to where it stands: in a layer, in the pool, in a golden image, or nowhere. The
  * list of (place, file) that comes of it, sorted by place, says who else shows a block; every figure

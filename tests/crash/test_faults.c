@@ -193,6 +193,37 @@ static void test_journal_sync_fails_and_process_dies(void **state)
 	end(&s);
 }
 
+/* A write that fails after it was announced does not make the file longer, for the next process
+ * neither. */
+static void test_failed_write_does_not_grow(void **state)
+{
+	struct fs_attr attr;
+	struct simdisk *old;
+	struct store s;
+	uint64_t a;
+
+	start(&s, GIB);
+	a = make_file(&s, "a");
+	assert_int_equal(put(&s, a, 0, 3, 1), 0);
+	simdisk_fail(s.disk, SIMDISK_PWRITE, 1, -ENOSPC, true, ".data");
+	assert_int_equal(put(&s, a, 10, 40, 2), -ENOSPC);
+	assert_true(simdisk_faults(s.disk) > 0);
+	simdisk_heal(s.disk);
+	for (int again = 0; again < 2; again++) {
+		assert_int_equal(fs_getattr(s.fs, a, &attr), 0);
+		assert_int_equal(attr.size, 3 * 4096);
+		fs_abandon(s.fs);
+		old = s.disk;
+		s.disk = simdisk_clone(old);
+		simdisk_free(old);
+		open_store(&s);
+	}
+	assert_true(shows(&s, a, 0, 3, 1));
+	assert_int_equal(put(&s, a, 10, 40, 2), 0);
+	assert_true(shows(&s, a, 10, 40, 2));
+	end(&s);
+}
+
 /* A layer that cannot be written any more: what was synced stays for good, others go on. */
 static void fails_for_good(enum simdisk_op op, const char *file)
 {
@@ -694,6 +725,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sync_fails_once),
 		cmocka_unit_test(test_journal_sync_fails_and_process_dies),
+		cmocka_unit_test(test_failed_write_does_not_grow),
 		cmocka_unit_test(test_sync_fails_for_good),
 		cmocka_unit_test(test_map_fails_for_good),
 		cmocka_unit_test(test_write_fails_for_good),

@@ -421,18 +421,62 @@ static void extend_a(void)
 	put(a, 'B', BLOCK, BLOCK);
 }
 
+static struct fs *open_after(struct simdisk *crashed)
+{
+	struct fs_options options = {.no_background = true, .store_fd = -1};
+	struct fs *after;
+
+	assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
+	return after;
+}
+
+static struct simdisk *lost;
+static bool catalog_is_durable;
+
+/* Before the next checkpoint makes up for a wrong picture, and after the second call. */
+static void lose_power_after_catalog(void *arg, struct simdisk *busy,
+	const struct simdisk_call *call)
+{
+	struct timespec until = in_ms(PATIENCE_MS);
+
+	if (lost || !pthread_equal(pthread_self(), meeting.first))
+		return;
+	if (!catalog_is_durable) {
+		catalog_is_durable =
+			call->op == SIMDISK_FDATASYNC && strstr(call->path, "catalog");
+		return;
+	}
+	pthread_mutex_lock(&meeting.lock);
+	while (!meeting.ended &&
+		pthread_cond_timedwait(&meeting.cond, &meeting.lock, &until) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&meeting.lock);
+	lost = simdisk_crash(busy, SIMDISK_KEEP, 1);
+}
+
 /* Its record is there, and memory does not know it yet, when the picture is due. */
 static void test_picture_waits_for_a_record(void **state)
 {
 	struct fs_attr attr;
+	struct fs *after;
 
 	a = make("a");
 	put(a, 'A', BLOCK, 0);
+	lost = NULL;
+	catalog_is_durable = false;
+	simdisk_set_hook(disk, lose_power_after_catalog, NULL);
 	arm(SIMDISK_PWRITE, ".data", false, 1, extend_a);
 	meeting.stall = "journal/0";
 	meeting.stall_after = true;
 	settle();
 	part();
+	simdisk_set_hook(disk, NULL, NULL);
+	assert_non_null(lost);
+	after = open_after(lost);
+	assert_int_equal(fs_getattr(after, a, &attr), 0);
+	fs_abandon(after);
+	simdisk_free(lost);
+	assert_int_equal(attr.size, 2 * BLOCK);
 	assert_int_equal(sync_file(fs, a), 0);
 	crash(true);
 	assert_int_equal(fs_getattr(fs, a, &attr), 0);
@@ -499,15 +543,6 @@ static void make_late(void)
 }
 
 static bool inside;
-
-static struct fs *open_after(struct simdisk *crashed)
-{
-	struct fs_options options = {.no_background = true, .store_fd = -1};
-	struct fs *after;
-
-	assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
-	return after;
-}
 
 /* Whoever still sees the name sees the bytes; they are discarded or they are not. */
 static void look_at_a(struct fs *after)
@@ -641,8 +676,6 @@ static void test_write_during_a_sync(void **state)
 	assert_reads(a, BLOCK, 0, "A");
 	assert_reads(b, BLOCK, 0, "B");
 }
-
-static struct simdisk *lost;
 
 static void sync_another_part(void)
 {

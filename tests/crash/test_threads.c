@@ -169,7 +169,7 @@ static int run_crew(uint64_t seed, uint64_t states, struct drive_result *result)
 	crew->d.result = result;
 	if (run_init(&crew->d.run, seed, OPS))
 		abort();
-	crew->d.run.profile = &profile_threads;
+	crew->d.run.profile = seed % 2 ? &profile_threads : &profile_threads_dedup;
 	simdisk_set_capacity(crew->d.run.disk, TIB);
 	rng_seed(&crew->d.rng, rng_scramble(seed));
 	crew->trace = open_memstream(&crew->trace_text, &crew->trace_len);

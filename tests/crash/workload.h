@@ -95,7 +95,7 @@ struct profile {
 };
 extern const struct profile profiles[];
 extern const int profile_count;
-extern const struct profile profile_threads;
+extern const struct profile profile_threads, profile_threads_dedup;
 int run_one_op(struct run *run);
 
 #endif

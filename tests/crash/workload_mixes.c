@@ -148,6 +148,9 @@ int op_fault(struct run *run)
 
 const struct profile profile_threads =
 	MIX("threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux");
+const struct profile profile_threads_dedup =
+	MIX("threads, repeated", MIB, TIB, 0, 4, "sssshhh55bLLLLLLllEEEEEEzgpprttyfffffffcCRuxe",
+		.dedup = true);
 
 static const struct {
 	char letter;

@@ -21,9 +21,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size)
 		memcpy(bytes, data, size < sizeof(bytes) ? size : sizeof(bytes));
 	memcpy(&page, bytes, sizeof(page));
-	page_decode(bytes, page.layer, page.region, page.generation, states);
+	page_decode(bytes, page.layer, page.region, page.generation, states, NULL);
 	resum_map(bytes, sizeof(bytes));
-	page_decode(bytes, page.layer, page.region, page.generation, states);
+	page_decode(bytes, page.layer, page.region, page.generation, states, NULL);
 
 	/* The states of a page that counts: its header stays. */
 	disk = store_disk(TEMPLATE_KILLED);

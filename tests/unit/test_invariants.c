@@ -148,13 +148,13 @@ static struct pool *pool;
 /* Slots with bytes, to which a layer refers. */
 static uint64_t fill_pool(uint64_t count)
 {
-	static const uint8_t bytes[16 * GF_BLOCK_SIZE];
+	static const uint8_t bytes[16 * GF_BLOCK_SIZE] __attribute__((aligned(4)));
 	uint64_t slot, got;
 
 	if (!pool)
 		MUST(pool_open(&pool, dir.io) == 0);
 	MUST(pool_allocate(pool, count, &slot, &got) == 0 && got == count);
-	MUST(pool_write(pool, slot, bytes, count) == 0);
+	MUST(pool_write(pool, slot, bytes, (const uint32_t *)bytes, count) == 0);
 	for (uint64_t i = 0; i < count; i++)
 		MUST(pool_ref(pool, slot + i, 1));
 	return slot;
@@ -173,7 +173,7 @@ static void write_to_a_slot_in_use(void)
 {
 	uint8_t bytes[GF_BLOCK_SIZE] = {0};
 
-	pool_write(pool, fill_pool(1), bytes, 1);
+	pool_write(pool, fill_pool(1), bytes, &(uint32_t){1}, 1);
 }
 
 static void punch_a_slot_that_is_used_again(void)

@@ -222,7 +222,7 @@ static void change_chain(struct chain *c)
 	case 4:
 		/* Only what stands in place is given up. */
 		given_up = m[first].state == GF_OVERLAY && !m[first].journaled;
-		assert_int_equal(layer_forget_block(layer, first, &(struct location){0}), given_up);
+		assert_int_equal(layer_forget_block(layer, first, &(uint64_t){0}), given_up);
 		if (given_up)
 			model_set(&m[first], GF_PARENT);
 		break;
@@ -536,7 +536,7 @@ static void good_pages_outlive_failed_checkpoints(void **state)
 		layer_pages_failed(layer, pages); /* as if a later step had failed */
 		pages_free(pages);
 		read_page(b, 1, page);
-		assert_int_equal(page_decode(page, 9, 0, 1, states), 0);
+		assert_int_equal(page_decode(page, 9, 0, 1, states, NULL), 0);
 		assert_int_equal(states_get(states, 0), GF_OVERLAY);
 	}
 	/* The change is not forgotten either. */
@@ -544,7 +544,7 @@ static void good_pages_outlive_failed_checkpoints(void **state)
 	assert_int_equal(layer_each_page(layer, note_page, generations), 0);
 	assert_int_equal(generations[0] % 2, 0);
 	read_page(b, 0, page);
-	assert_int_equal(page_decode(page, 9, 0, generations[0], states), 0);
+	assert_int_equal(page_decode(page, 9, 0, generations[0], states, NULL), 0);
 	assert_int_equal(states_get(states, 0), GF_PARENT);
 	layer_free(layer);
 }
@@ -560,17 +560,17 @@ static void damaged_pages_are_refused(void **state)
 	assert_int_equal(layer_set_state(layer, 77, 1, GF_OVERLAY), 0);
 	checkpoint(layer);
 	read_page(b, 1, page);
-	assert_int_equal(page_decode(page, 9, 0, 1, states), 0);
+	assert_int_equal(page_decode(page, 9, 0, 1, states, NULL), 0);
 	for (unsigned bit = 0; bit < 4096 * 8; bit++) {
 		page[bit / 8] ^= 1u << (bit % 8);
-		assert_int_equal(page_decode(page, 9, 0, 1, states), -EUCLEAN);
+		assert_int_equal(page_decode(page, 9, 0, 1, states, NULL), -EUCLEAN);
 		page[bit / 8] ^= 1u << (bit % 8);
 	}
-	assert_int_equal(page_decode(page, 10, 0, 1, states), -EUCLEAN);
-	assert_int_equal(page_decode(page, 9, 1, 1, states), -EUCLEAN);
-	assert_int_equal(page_decode(page, 9, 0, 3, states), -EUCLEAN);
+	assert_int_equal(page_decode(page, 10, 0, 1, states, NULL), -EUCLEAN);
+	assert_int_equal(page_decode(page, 9, 1, 1, states, NULL), -EUCLEAN);
+	assert_int_equal(page_decode(page, 9, 0, 3, states, NULL), -EUCLEAN);
 	memset(page, 0, sizeof(page));
-	assert_int_equal(page_decode(page, 0, 0, 0, states), -EUCLEAN);
+	assert_int_equal(page_decode(page, 0, 0, 0, states, NULL), -EUCLEAN);
 
 	store_dir_flip(&b->dir, "layer/9.map", (4096 + 2000) * 8 + 3);
 	again = reopen(b, layer);
@@ -647,6 +647,37 @@ static void bytes_come_back(void **state)
 	assert_int_equal(io_pread_full(b->env.io, fd, back, sizeof(back), 0), 0);
 	b->env.io->ops->close(b->env.io, fd);
 	assert_true(back[0] == 0 && back[1] == 11 && back[3] == 33 && back[4] == 0);
+	layer_free(layer);
+}
+
+static unsigned syncs;
+
+static int fail_first_sync(struct io *io, int fd)
+{
+	return syncs++ ? 0 : -EIO;
+}
+
+/* Also for who comes later, as the next sync would find nothing to write; until all of it was
+ * written anew. */
+static void a_failed_sync_stays_failed(void **state)
+{
+	struct bench *b = *state;
+	struct layer *layer = new_layer(b, 9);
+	uint32_t sum = 11;
+
+	syncs = 0;
+	b->dir.ops.fdatasync = fail_first_sync;
+	write_blocks(layer, 5, 3);
+	assert_int_equal(layer_write_sums(layer, 5, &sum, 1), 0);
+	assert_int_equal(layer_sync_data(layer), -EIO);
+	write_blocks(layer, 6, 1);
+	assert_int_equal(layer_sync_data(layer), -EIO);
+	assert_int_equal(layer_sync_sums(layer), -EIO);
+	assert_int_equal(syncs, 1);
+	layer_sync_anew(layer);
+	assert_int_equal(layer_sync_data(layer), 0);
+	assert_int_equal(layer_sync_sums(layer), 0);
+	assert_int_equal(syncs, 3);
 	layer_free(layer);
 }
 
@@ -879,6 +910,7 @@ int main(void)
 		TEST(good_pages_outlive_failed_checkpoints),
 		TEST(damaged_pages_are_refused),
 		TEST(bytes_come_back),
+		TEST(a_failed_sync_stays_failed),
 		TEST(the_last_block_is_kept_elsewhere),
 		TEST(space_comes_back_when_that_is_durable),
 		TEST(punches_can_be_given_back),

@@ -262,16 +262,23 @@ static int put(struct bench *b, uint64_t slot, uint64_t count, uint64_t tag)
 {
 	CLEANUP_FREE uint8_t *buf = calloc(count, GF_BLOCK_SIZE);
 
-	for (uint64_t i = 0; i < count; i++)
+	CLEANUP_FREE uint32_t *sums = calloc(count, sizeof(*sums));
+
+	for (uint64_t i = 0; i < count; i++) {
 		memcpy(buf + i * GF_BLOCK_SIZE, (uint64_t[]){tag_of(slot + i, tag)}, 8);
-	return pool_write(b->pool, slot, buf, count);
+		sums[i] = (uint32_t)tag_of(slot + i, tag);
+	}
+	return pool_write(b->pool, slot, buf, sums, count);
 }
 
 static bool has(struct bench *b, uint64_t slot, uint64_t tag)
 {
 	uint64_t buf[GF_BLOCK_SIZE / 8];
+	uint32_t sum;
 
 	assert_int_equal(pool_read(b->pool, slot, buf, 1), 0);
+	assert_int_equal(pool_read_sums(b->pool, slot, &sum, 1), 0);
+	assert_int_equal(sum, (uint32_t)buf[0]);
 	return buf[0] == tag_of(slot, tag) && buf[GF_BLOCK_SIZE / 8 - 1] == 0;
 }
 
