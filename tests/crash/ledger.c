@@ -65,7 +65,7 @@ struct ledger {
 	struct golden {
 		uint64_t id;
 		struct image *image;
-	} *goldens;
+	} * goldens;
 	size_t golden_count;
 	struct map_layer **layers;
 	size_t layer_count;
@@ -210,7 +210,8 @@ static uint8_t *newest_catalog(struct io *io)
 		size_t len;
 
 		snprintf(path, sizeof(path), "catalog.%d", i);
-		heads[i] = read_file(io, path, &bytes[i], &len) ? NULL : whole_catalog(bytes[i], len);
+		heads[i] =
+			read_file(io, path, &bytes[i], &len) ? NULL : whole_catalog(bytes[i], len);
 	}
 	best = heads[1] && (!heads[0] || heads[1]->generation > heads[0]->generation);
 	free(bytes[!best]);
@@ -313,8 +314,10 @@ static int take_inode(struct ledger *l, const struct gf_op_inode *op)
 	if (!l->files)
 		abort();
 	file = &l->files[l->file_count++];
-	*file = (struct file){.sums = {.ino = op->ino, .size = op->size}, .layer_id = op->layer,
-		.layer = find_layer(l, op->layer), .shown = op->size};
+	*file = (struct file){.sums = {.ino = op->ino, .size = op->size},
+		.layer_id = op->layer,
+		.layer = find_layer(l, op->layer),
+		.shown = op->size};
 	return file->layer ? 0 : wrong(l, "file %" PRIu64 " has no layer", op->ino);
 }
 
@@ -356,9 +359,9 @@ static int check_journal(struct ledger *l, const struct gf_disk_catalog *head)
 	for (place = head->tail_pos % len; !r;) {
 		const struct gf_disk_record *rec = (const struct gf_disk_record *)(ring + place);
 
-		if (len - place < sizeof(*rec) || rec->magic != GF_RECORD_MAGIC || rec->seq != seq ||
-			rec->prev != prev || rec->length > len - place || rec->length < sizeof(*rec) ||
-			rec->used > rec->length - sizeof(*rec) ||
+		if (len - place < sizeof(*rec) || rec->magic != GF_RECORD_MAGIC ||
+			rec->seq != seq || rec->prev != prev || rec->length > len - place ||
+			rec->length < sizeof(*rec) || rec->used > rec->length - sizeof(*rec) ||
 			rec->ops_sum != hash_struct(rec + 1, rec->used))
 			break;
 		r = each_op(l, (const uint8_t *)(rec + 1), rec->used, settled_op);
@@ -514,7 +517,7 @@ struct chain {
 		const struct map_layer *layer;
 		const struct page *page; /* NULL: nothing */
 		uint64_t bound;		 /* blocks */
-	} *links;
+	} * links;
 	size_t count;
 	struct image *image;
 	const uint8_t *bytes; /* of the image, in this region; NULL: none */
@@ -531,9 +534,10 @@ static void show(struct ledger *l, const struct chain *c, uint64_t block, uint64
 	uint64_t block_there, uint32_t bytes)
 {
 	l->shows = more(l->shows, l->show_count, &l->show_room, sizeof(*l->shows));
-	l->shows[l->show_count++] = (struct show){
-		.place = {layer, block_there}, .file = (uint32_t)c->index,
-		.bytes = (uint16_t)bytes, .whole = (uint16_t)bytes_shown(c->file->shown, block)};
+	l->shows[l->show_count++] = (struct show){.place = {layer, block_there},
+		.file = (uint32_t)c->index,
+		.bytes = (uint16_t)bytes,
+		.whole = (uint16_t)bytes_shown(c->file->shown, block)};
 	c->file->sums.data += bytes;
 }
 
@@ -590,7 +594,8 @@ static void look_at_region(struct ledger *l, struct chain *c)
 
 	for (size_t k = 0; k < c->count; k++)
 		c->links[k].page = page_of(c->links[k].layer, c->region);
-	for (uint32_t i = 0; i < GF_REGION_BLOCKS && (base + i) * GF_BLOCK_SIZE < c->file->shown; i++)
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && (base + i) * GF_BLOCK_SIZE < c->file->shown;
+		i++)
 		look_at_block(l, c, i);
 }
 

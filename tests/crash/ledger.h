@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The accounting, computed from nothing: what every block of every file costs, read from the store's
- * files alone.
+ * The accounting, computed from nothing: what every block of every file costs, read from the
+ * store's files alone.
  *
  * A settled store has nothing in its journal that is not in place. So the newest catalog says which
  * files and layers there are and which generation of each map page counts; the pages say what state
- * a block is in, the lists of runs in the location files where a SHARED one stands. ledger_take() reads these by
- * man/goldfs-format.5, with none of the code in src/core and src/store, and follows each block of
- * each file down to where it stands: in a layer, in the pool, in a golden image, or nowhere. The
- * list of (place, file) that comes of it, sorted by place, says who else shows a block; every figure
- * is read off it:
+ * a block is in, the lists of runs in the location files where a SHARED one stands. ledger_take()
+ * reads these by man/goldfs-format.5, with none of the code in src/core and src/store, and follows
+ * each block of each file down to where it stands: in a layer, in the pool, in a golden image, or
+ * nowhere. The list of (place, file) that comes of it, sorted by place, says who else shows a
+ * block; every figure is read off it:
  *
  *   unique         only this file shows the block: once, where it shows most of it
  *   shared_self    the other times that it shows it
@@ -54,15 +54,16 @@ struct ledger_totals {
 };
 
 /*
- * A copy that was begun and is still growing (copy_file_range): it counts for others as what it will
- * be. The store does not know of that, so the caller says it.
+ * A copy that was begun and is still growing (copy_file_range): it counts for others as what it
+ * will be. The store does not know of that, so the caller says it.
  */
 struct ledger_growing {
 	uint64_t ino;
 	uint64_t source; /* inode that is copied, and has not changed since */
 };
 
-/* images: by the number that the catalog has as the file's (node) - 1. 0, or -1 with the reason in reason[size]. */
+/* images: by the number that the catalog has as the file's (node) - 1. 0, or -1 with the reason in
+ * reason[size]. */
 int ledger_take(struct ledger **ledger, struct io *io, struct image *const *images, size_t count,
 	const struct ledger_growing *growing, size_t growing_count, char *reason, size_t size);
 void ledger_free(struct ledger *ledger);

@@ -36,7 +36,7 @@
 #include "ledger.h"
 #include "workload.h"
 
-#define CHECK_EVERY 40 /* operations, about */
+#define CHECK_EVERY 40	/* operations, about */
 #define CRASH_EVERY 300 /* calls that change the disk, about */
 #define MAX_SET 64
 #define MAX_JOBS 16
@@ -44,7 +44,8 @@
 /* What one seed's process tells. */
 struct result {
 	uint64_t checks, crashes, figures, sets, removals, freed_bytes;
-	uint64_t slots, golden, self, shared; /* blocks that were met, so that it is known that some were */
+	uint64_t slots, golden, self,
+		shared; /* blocks that were met, so that it is known that some were */
 	bool failed;
 	int op;
 	char text[256];
@@ -95,11 +96,13 @@ static int check_file(struct book *b, const struct ledger_file *want)
 		!got.pinned_golden_bytes)
 		return 0;
 #define PAIR "%" PRIu64 "/%" PRIu64
-	return run_fail(&b->run, "file %" PRIu64 " (told/true): virtual " PAIR " data " PAIR " zero " PAIR
-		" unique " PAIR " golden " PAIR " clone " PAIR " self " PAIR, want->ino,
-		got.virtual_bytes, want->size, got.data_bytes, want->data, got.zero_bytes, want->zero,
-		got.unique_bytes, want->unique, got.shared_golden_bytes, want->shared_golden,
-		got.shared_clone_bytes, want->shared_clone, got.shared_self_bytes, want->shared_self);
+	return run_fail(&b->run,
+		"file %" PRIu64 " (told/true): virtual " PAIR " data " PAIR " zero " PAIR
+		" unique " PAIR " golden " PAIR " clone " PAIR " self " PAIR,
+		want->ino, got.virtual_bytes, want->size, got.data_bytes, want->data,
+		got.zero_bytes, want->zero, got.unique_bytes, want->unique, got.shared_golden_bytes,
+		want->shared_golden, got.shared_clone_bytes, want->shared_clone,
+		got.shared_self_bytes, want->shared_self);
 #undef PAIR
 }
 
@@ -113,8 +116,9 @@ static int check_blocks(struct book *b, const struct ledger_file *want)
 		return run_fail(&b->run, "fs_getattr(%" PRIu64 "): %s", want->ino, strerror(-r));
 	if (attr.blocks == max_u64(8, want->unique_blocks * 8) || (!want->data && !attr.blocks))
 		return 0;
-	return run_fail(&b->run, "file %" PRIu64 ": st_blocks is %" PRIu64 ", of %" PRIu64
-		" unique blocks", want->ino, attr.blocks, want->unique_blocks);
+	return run_fail(&b->run,
+		"file %" PRIu64 ": st_blocks is %" PRIu64 ", of %" PRIu64 " unique blocks",
+		want->ino, attr.blocks, want->unique_blocks);
 }
 
 static int check_files(struct book *b, const struct ledger *ledger)
@@ -125,8 +129,8 @@ static int check_files(struct book *b, const struct ledger *ledger)
 
 	for (int turn = 0; turn < 2; turn++)
 		for (size_t i = 0; i < count; i++)
-			if ((turn != 0) == blocks_first ? check_file(b, &files[i]) :
-							check_blocks(b, &files[i]))
+			if ((turn != 0) == blocks_first ? check_file(b, &files[i])
+							: check_blocks(b, &files[i]))
 				return -1;
 	return 0;
 }
@@ -155,8 +159,9 @@ static int check_sets(struct book *b, const struct ledger *ledger)
 		ledger_freed(ledger, inos, n, &want, &blocks);
 		b->result->sets++;
 		if (got != want)
-			return run_fail(&b->run, "removing %zu files would free %" PRIu64 ", not %" PRIu64,
-				n, want, got);
+			return run_fail(&b->run,
+				"removing %zu files would free %" PRIu64 ", not %" PRIu64, n, want,
+				got);
 	}
 	return 0;
 }
@@ -179,12 +184,14 @@ static int check_store(struct book *b, const struct ledger *ledger)
 		virtual += files[i].size;
 	}
 	if (t.unseen)
-		return run_fail(&b->run, "%" PRIu64 " blocks are kept that no file shows", t.unseen);
+		return run_fail(
+			&b->run, "%" PRIu64 " blocks are kept that no file shows", t.unseen);
 	if (t.layer_bytes != t.layer_blocks * GF_BLOCK_SIZE ||
 		t.pool_bytes != t.slots * GF_BLOCK_SIZE)
-		return run_fail(&b->run, "the files of layers and pool take %" PRIu64 " and %" PRIu64
-			" bytes for %" PRIu64 " blocks and %" PRIu64 " slots", t.layer_bytes,
-			t.pool_bytes, t.layer_blocks, t.slots);
+		return run_fail(&b->run,
+			"the files of layers and pool take %" PRIu64 " and %" PRIu64
+			" bytes for %" PRIu64 " blocks and %" PRIu64 " slots",
+			t.layer_bytes, t.pool_bytes, t.layer_blocks, t.slots);
 	fs_store_figures(b->run.fs, &f);
 	stored = (t.layer_blocks + t.last_blocks + t.slots) * GF_BLOCK_SIZE;
 	dedup = (t.golden_refs + t.slot_refs - t.slots) * GF_BLOCK_SIZE;
@@ -192,15 +199,18 @@ static int check_store(struct book *b, const struct ledger *ledger)
 		f.saved_zero_bytes != zero || f.clones != count || f.pool_bytes != t.pool_bytes ||
 		f.saved_dedup_bytes != dedup ||
 		f.saved_clone_bytes != less_u64(less_u64(data, stored), dedup))
-		return run_fail(&b->run, "the store's totals are not the sums: data %" PRIu64 " of %" PRIu64
+		return run_fail(&b->run,
+			"the store's totals are not the sums: data %" PRIu64 " of %" PRIu64
 			", unique %" PRIu64 " of %" PRIu64 ", pool %" PRIu64 " of %" PRIu64
-			", saved by content %" PRIu64 " of %" PRIu64 ", by clones %" PRIu64 " of %" PRIu64,
+			", saved by content %" PRIu64 " of %" PRIu64 ", by clones %" PRIu64
+			" of %" PRIu64,
 			f.data_bytes, data, f.unique_bytes, unique, f.pool_bytes, t.pool_bytes,
 			f.saved_dedup_bytes, dedup, f.saved_clone_bytes,
 			less_u64(less_u64(data, stored), dedup));
 	if (max_u64(f.physical_bytes, t.store_bytes) - min_u64(f.physical_bytes, t.store_bytes) >
 		t.store_bytes / 100)
-		return run_fail(&b->run, "physical bytes are %" PRIu64 ", the store's files take %" PRIu64,
+		return run_fail(&b->run,
+			"physical bytes are %" PRIu64 ", the store's files take %" PRIu64,
 			f.physical_bytes, t.store_bytes);
 	return 0;
 }
@@ -275,8 +285,10 @@ static int remove_some(struct book *b, const struct ledger *ledger)
 	/* The last block of 16 TiB stands elsewhere. */
 	if (fell / GF_BLOCK_SIZE > blocks || fell / GF_BLOCK_SIZE + before.last_blocks < blocks ||
 		told > blocks * GF_BLOCK_SIZE || told + n * GF_BLOCK_SIZE < blocks * GF_BLOCK_SIZE)
-		return run_fail(&b->run, "removing %zu files was to free %" PRIu64 " bytes (%" PRIu64
-			" blocks), and freed %" PRIu64, n, told, blocks, fell);
+		return run_fail(&b->run,
+			"removing %zu files was to free %" PRIu64 " bytes (%" PRIu64
+			" blocks), and freed %" PRIu64,
+			n, told, blocks, fell);
 	return 0;
 }
 
@@ -403,8 +415,10 @@ static void hook(void *arg, struct simdisk *disk, const struct simdisk_call *cal
 
 		snprintf(text, sizeof(text), "%.900s", run->reason);
 		snprintf(run->reason, sizeof(run->reason), "crash before %s \"%.60s\", %s: %.800s",
-			simdisk_op_name(call->op), call->path, kind == SIMDISK_POLICIES ? "death" :
-			simdisk_policy_name((enum simdisk_policy)kind), text);
+			simdisk_op_name(call->op), call->path,
+			kind == SIMDISK_POLICIES ? "death"
+						 : simdisk_policy_name((enum simdisk_policy)kind),
+			text);
 	}
 	if (!r)
 		fs_abandon(run->fs);
@@ -438,8 +452,9 @@ static int remove_everything(struct book *b)
 		return *b->run.reason ? -1 : 0;
 	ledger_measure(simdisk_io(b->run.disk), &t);
 	if (t.layer_bytes || t.pool_bytes)
-		return run_fail(&b->run, "nothing is left, and layers take %" PRIu64 " bytes, the pool %"
-			PRIu64, t.layer_bytes, t.pool_bytes);
+		return run_fail(&b->run,
+			"nothing is left, and layers take %" PRIu64 " bytes, the pool %" PRIu64,
+			t.layer_bytes, t.pool_bytes);
 	return 0;
 }
 
@@ -460,7 +475,8 @@ static uint64_t mix_of(const struct options *o, uint64_t seed)
 	uint64_t list[64], n = 0;
 
 	for (int i = 0; i < profile_count; i++)
-		if (o->mix ? strstr(profiles[i].name, o->mix) != NULL : profiles[i].dedup == seed % 2 && !profiles[i].faults)
+		if (o->mix ? strstr(profiles[i].name, o->mix) != NULL
+			   : profiles[i].dedup == seed % 2 && !profiles[i].faults)
 			list[n++] = (uint64_t)i;
 	if (!n) {
 		fprintf(stderr, "no mix \"%s\"\n", o->mix);
@@ -469,8 +485,8 @@ static uint64_t mix_of(const struct options *o, uint64_t seed)
 	return list[seed / (o->mix ? 1 : 2) % n];
 }
 
-static void run_seed(const struct options *o, struct result *result, uint64_t seed,
-	const uint8_t *keep)
+static void run_seed(
+	const struct options *o, struct result *result, uint64_t seed, const uint8_t *keep)
 {
 	struct book b = {.result = result, .seed = seed};
 
@@ -488,8 +504,8 @@ static void run_seed(const struct options *o, struct result *result, uint64_t se
 	run_release(&b.run);
 }
 
-static pid_t spawn(const struct options *o, struct result *result, uint64_t seed,
-	const uint8_t *keep)
+static pid_t spawn(
+	const struct options *o, struct result *result, uint64_t seed, const uint8_t *keep)
 {
 	pid_t pid;
 
@@ -574,13 +590,15 @@ static int run_all(const struct options *o, struct result *results)
 			tell_failure(o, &results[slot], seeds[slot]);
 		add_up(&tally, &results[slot]);
 	}
-	printf("%" PRIu64 " times settled (%" PRIu64 " after crashes): %" PRIu64 " files and %" PRIu64 " sets; %" PRIu64
-	       " removals of %" PRIu64 " MiB; %" PRIu64 " slots, %" PRIu64
-	       " blocks found in images, %" PRIu64 " shared with others, %" PRIu64
-	       " with themselves\n", tally.sum.checks,
-		tally.sum.crashes, tally.sum.figures, tally.sum.sets, tally.sum.removals, tally.sum.freed_bytes / MIB,
-		tally.sum.slots, tally.sum.golden, tally.sum.shared, tally.sum.self);
-	printf("%" PRIu64 " passed, %" PRIu64 " failed (seeds %" PRIu64 "-%" PRIu64 ", %d operations)\n",
+	printf("%" PRIu64 " times settled (%" PRIu64 " after crashes): %" PRIu64
+	       " files and %" PRIu64 " sets; %" PRIu64 " removals of %" PRIu64 " MiB; %" PRIu64
+	       " slots, %" PRIu64 " blocks found in images, %" PRIu64
+	       " shared with others, %" PRIu64 " with themselves\n",
+		tally.sum.checks, tally.sum.crashes, tally.sum.figures, tally.sum.sets,
+		tally.sum.removals, tally.sum.freed_bytes / MIB, tally.sum.slots, tally.sum.golden,
+		tally.sum.shared, tally.sum.self);
+	printf("%" PRIu64 " passed, %" PRIu64 " failed (seeds %" PRIu64 "-%" PRIu64
+	       ", %d operations)\n",
 		tally.seeds - tally.failed, tally.failed, o->first, o->last, o->ops);
 	return tally.failed || !tally.sum.checks;
 }

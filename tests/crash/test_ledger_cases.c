@@ -66,7 +66,8 @@ static uint64_t make(const char *name)
 {
 	struct fs_attr attr;
 
-	assert_int_equal(fs_make(fs, FS_INO_ROOT, name, S_IFREG | 0644, (struct fs_owner){0}, &attr), 0);
+	assert_int_equal(
+		fs_make(fs, FS_INO_ROOT, name, S_IFREG | 0644, (struct fs_owner){0}, &attr), 0);
 	fs_forget(fs, attr.ino, 1);
 	return attr.ino;
 }
@@ -76,8 +77,9 @@ static uint64_t clone(uint64_t ino, const char *name)
 	struct fs_clone_target target = {FS_INO_ROOT, name};
 	size_t failed;
 
-	assert_int_equal(fs_clone(fs, ino, &target, 1, (struct fs_owner){0}, 0644, false, false, NULL,
-				 &failed), 0);
+	assert_int_equal(fs_clone(fs, ino, &target, 1, (struct fs_owner){0}, 0644, false, false,
+				 NULL, &failed),
+		0);
 	assert_int_equal(fs_resolve(fs, name, &ino), 0);
 	return ino;
 }
@@ -104,7 +106,8 @@ static void write_blocks(uint64_t ino, int content, uint64_t block, uint64_t cou
 	free(bytes);
 }
 
-/* A block of which only the first len bytes are not zero; to its end, or the file ends with them. */
+/* A block of which only the first len bytes are not zero; to its end, or the file ends with them.
+ */
 static void write_part(uint64_t ino, int content, uint64_t block, uint64_t len, bool to_end)
 {
 	uint8_t bytes[BLOCK];
@@ -129,8 +132,8 @@ static struct fs_figures figures(uint64_t ino)
 	f = info.figures;
 	fs_info_release(&info);
 	assert_int_equal(f.virtual_bytes, f.data_bytes + f.zero_bytes);
-	assert_int_equal(f.data_bytes, f.unique_bytes + f.shared_clone_bytes + f.shared_golden_bytes +
-			f.shared_self_bytes);
+	assert_int_equal(f.data_bytes, f.unique_bytes + f.shared_clone_bytes +
+					       f.shared_golden_bytes + f.shared_self_bytes);
 	return f;
 }
 
@@ -283,7 +286,8 @@ static void checksum_of_old_bytes(void **state)
 
 	write_blocks(a, 1, 0, 32);
 	settle();
-	assert_int_equal(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size), 0);
+	assert_int_equal(
+		fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size), 0);
 	settle();
 	fork_at_write = NULL;
 	simdisk_set_hook(disk, fork_once, NULL);
