@@ -305,6 +305,38 @@ static void checksum_of_old_bytes(void **state)
 	free(bytes);
 }
 
+static void reopen(void)
+{
+	struct fs_options o = options();
+
+	assert_int_equal(fs_open(&fs, simdisk_io(disk), &o), 0);
+}
+
+/* A process gave space back and died; the next one ended cleanly, so that nobody looks again. */
+static void space_of_a_dead_process(void **state)
+{
+	uint64_t a = make("a");
+	struct ledger_totals t;
+	struct simdisk *old;
+
+	write_blocks(a, 1, 0, 32);
+	settle();
+	assert_int_equal(
+		fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 16 * BLOCK), 0);
+	settle();
+	fs_abandon(fs);
+	reopen();
+	settle();
+	assert_int_equal(fs_close(fs), 0);
+	old = disk;
+	disk = simdisk_crash(old, SIMDISK_DROP, 1);
+	simdisk_free(old);
+	reopen();
+	settle();
+	ledger_measure(simdisk_io(disk), &t);
+	assert_int_equal(t.layer_bytes, 16 * BLOCK);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -315,6 +347,7 @@ int main(void)
 		TEST(kept_figures_end),
 		TEST(journaled_over_shared),
 		TEST(checksum_of_old_bytes),
+		TEST(space_of_a_dead_process),
 	};
 
 	if (!getenv("VERBOSE"))
