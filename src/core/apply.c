@@ -513,20 +513,17 @@ static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const 
 
 /*
  * Of what is not in place, that which was: a checksum is written when its bytes are, and while the
- * machine lives neither is lost. These bytes are damaged, and their checksum is to say so. But where
- * the layer had nothing, a hole (reads as zeros, `empty`) was not written: the checksum stayed when
- * the same bytes stood there once and were given up.
+ * machine lives neither is lost. These bytes are damaged, and their checksum is to say so.
  */
 static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sums, uint32_t count,
-	const bool *empty, bool *there)
+	bool *there)
 {
 	uint32_t stored[REPLAY_BLOCKS];
 	int r = layer_read_sums(layer, block, stored, count);
 
 	/* Without its checksums it is in doubt, as after a power loss. */
 	for (uint32_t i = 0; i < count && !r; i++)
-		there[i] |= stored[i] == sums[i] &&
-			    (!empty[i] || layer_any_overlay(layer, block + i, 1) == 1);
+		there[i] |= stored[i] == sums[i];
 	return r == -EUCLEAN || r == -EIO ? 0 : r;
 }
 
@@ -563,9 +560,9 @@ static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
-/* Whether the bytes in place are what was announced, for each block; and whether they are zeros. */
+/* Whether the bytes in place are what was announced, for each block. */
 static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
-	const uint32_t *sums, uint32_t count, bool *there, bool *empty)
+	const uint32_t *sums, uint32_t count, bool *there)
 {
 	CLEANUP_FREE uint8_t *bytes = malloc((size_t)count * GF_BLOCK_SIZE);
 	int r;
@@ -577,19 +574,15 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	if (r == -EIO && count > 1) {
 		r = 0;
 		for (uint32_t i = 0; i < count && !r; i++)
-			r = compare_announced(
-				fs, layer, block + i, sums + i, 1, there + i, empty + i);
+			r = compare_announced(fs, layer, block + i, sums + i, 1, there + i);
 		return r;
 	}
 	/* -EUCLEAN: not even the file was there; -EIO: it cannot be told. */
 	if (r && r != -EUCLEAN && r != -EIO)
 		return r;
-	for (uint32_t i = 0; i < count; i++) {
-		const uint8_t *b = bytes + (size_t)i * GF_BLOCK_SIZE;
-
-		there[i] = !r && hash_block(fs->super.secret, b) == sums[i];
-		empty[i] = r == -EUCLEAN || (!r && is_zero(b, GF_BLOCK_SIZE));
-	}
+	for (uint32_t i = 0; i < count; i++)
+		there[i] = !r && hash_block(fs->super.secret, bytes + (size_t)i * GF_BLOCK_SIZE) ==
+					 sums[i];
 	return write_again(fs, layer, block, bytes, there, count);
 }
 
@@ -597,16 +590,16 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count, bool committed, bool alive, bool *whole)
 {
-	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS];
+	bool there[REPLAY_BLOCKS];
 	uint32_t n;
 	int r = 0;
 
 	committed = committed || MUTATED("an uncommitted large write counts unseen");
 	memset(there, committed, sizeof(there));
 	if (!committed)
-		r = compare_announced(fs, layer, block, sums, count, there, empty);
+		r = compare_announced(fs, layer, block, sums, count, there);
 	if (!r && !committed && alive)
-		r = find_damaged(layer, block, sums, count, empty, there);
+		r = find_damaged(layer, block, sums, count, there);
 	for (uint32_t i = 0; i < count && !r; i += n) {
 		n = run_length(there, i, count);
 		*whole &= there[i];
