@@ -62,7 +62,10 @@ int plane_image(struct plane *p, struct image *image, uint32_t region)
 
 uint64_t file_end(struct inode *inode)
 {
-	return atomic_load(&inode->copy_task) ? inode->copy_limit : atomic_load(&inode->size);
+	uint64_t size = atomic_load(&inode->size);
+
+	/* Long after the copy it may have become longer than what was copied. */
+	return atomic_load(&inode->copy_task) ? max_u64(size, inode->copy_limit) : size;
 }
 
 uint64_t file_limit(struct inode *inode)

@@ -305,6 +305,18 @@ static void checksum_of_old_bytes(void **state)
 	free(bytes);
 }
 
+/* A copy that is complete has become longer than its source. */
+static void copy_that_grew_afterwards(void **state)
+{
+	uint64_t a = make("a"), b = make("b");
+
+	write_blocks(a, 1, 0, 1);
+	write_part(a, 2, 1, 100, false);
+	assert_int_equal(fs_copy_range(fs, a, 0, b, 0, GIB, 1), BLOCK + 100);
+	write_blocks(b, 3, 4, 1);
+	compare();
+}
+
 static void reopen(void)
 {
 	struct fs_options o = options();
@@ -347,6 +359,7 @@ int main(void)
 		TEST(kept_figures_end),
 		TEST(journaled_over_shared),
 		TEST(checksum_of_old_bytes),
+		TEST(copy_that_grew_afterwards),
 		TEST(space_of_a_dead_process),
 	};
 
