@@ -268,6 +268,7 @@ static int destage_run(struct fs *fs, struct batch *b)
 	r = batch_destage_locked(b);
 	rangelock_unlock(&b->layer->ranges, &range);
 	pthread_rwlock_unlock(&fs->sharing);
+	figures_changed(fs);
 	/* The blocks stay in the ring, and the other layers go on. */
 	if (r && !is_passing(r) && !fs_writable(fs)) {
 		layer_fail(fs, b->layer, r, "write the data");
@@ -524,6 +525,7 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			r = layer_unlink_files(&fs->env, dead->layer->id);
 			layer_drop_shared(dead->layer);
 			layer_free(dead->layer);
+			figures_changed(fs);
 			atomic_store(&fs->changed, true);
 		} else {
 			r = remove_golden(fs, dead->golden);
@@ -787,6 +789,7 @@ static int forget_unseen(struct fs *fs)
 		figures_remember(fs, &forgotten);
 	else
 		figures_forgotten(&forgotten);
+	figures_changed(fs);
 	pthread_rwlock_unlock(&fs->sharing);
 	free(forgotten.blocks);
 	if (r)
@@ -997,5 +1000,6 @@ int fs_settle(struct fs *fs)
 	/* What a layer's end or a move gave up is free with the next one. */
 	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
 		r = checkpoint_run(fs);
+	figures_expire(fs);
 	return r;
 }

@@ -319,6 +319,8 @@ void dedup_move(struct fs *fs, uint64_t tail)
 	for (size_t i = 0; i < count; i++)
 		if (!move_one(fs, &moves[i], tail))
 			note_move(fs, &moves[i]);
+	if (count)
+		figures_changed(fs);
 }
 
 bool dedup_has_moves(struct fs *fs)
@@ -334,13 +336,19 @@ bool dedup_has_moves(struct fs *fs)
 /* With the gate held nobody takes the list away. */
 void dedup_drop_dead(struct fs *fs)
 {
+	bool dropped = false;
+
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_rdlock(&fs->gate);
 	for (struct dead *d = fs->dead; d; d = d->next)
-		if (d->layer)
+		if (d->layer) {
+			dropped |= d->layer->may_share;
 			layer_drop_shared(d->layer);
+		}
 	pthread_rwlock_unlock(&fs->gate);
 	pthread_rwlock_unlock(&fs->tree);
+	if (dropped)
+		figures_changed(fs);
 }
 
 /* ---- counting references after a mount ---- */
@@ -366,5 +374,6 @@ int dedup_count(struct fs *fs)
 		pool_counted(fs->pool);
 	atomic_store(&fs->golden_counting, false);
 	atomic_store(&fs->changed, true);
+	figures_changed(fs);
 	return 0;
 }

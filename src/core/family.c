@@ -60,11 +60,37 @@ int plane_image(struct plane *p, struct image *image, uint32_t region)
 	return 0;
 }
 
+uint64_t file_end(struct inode *inode)
+{
+	uint64_t size = atomic_load(&inode->size);
+
+	/* Long after the copy it may have become longer than what was copied. */
+	return atomic_load(&inode->copy_task) ? max_u64(size, inode->copy_limit) : size;
+}
+
 uint64_t file_limit(struct inode *inode)
 {
-	uint64_t size = atomic_load(&inode->copy_task) ? inode->copy_limit : inode->size;
+	return round_up(file_end(inode), GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+}
 
-	return round_up(size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+long family_owner(const struct family *f, long k, uint32_t i)
+{
+	while (k >= 0 && plane_get(&f->nodes[k].below, i))
+		k = f->nodes[k].parent;
+	return k;
+}
+
+uint64_t family_shown(const struct family *f, long k, uint32_t i)
+{
+	uint64_t start = ((uint64_t)f->region * GF_REGION_BLOCKS + i) * GF_BLOCK_SIZE, most = 0;
+
+	for (size_t m = 0; m < f->count && most < GF_BLOCK_SIZE; m++) {
+		const struct family_node *n = &f->nodes[m];
+
+		if (n->file && n->marked && file_end(n->file) > start && family_owner(f, (long)m, i) == k)
+			most = max_u64(most, min_u64(file_end(n->file) - start, GF_BLOCK_SIZE));
+	}
+	return most;
 }
 
 /* ---- one region of one family ---- */

@@ -68,6 +68,13 @@ static inline bool plane_get(const struct plane *p, uint32_t i)
 	return p->words[i / 64] >> (i % 64) & 1;
 }
 
+/* The layer of a family, by index, at which lookups of a file (whose layer is k) for block i of the
+ * region end; -1: they go through all of them. */
+long family_owner(const struct family *f, long k, uint32_t i);
+/* How many bytes of that block, which layer k owns, the files of the set show at most. */
+uint64_t family_shown(const struct family *f, long k, uint32_t i);
+/* Where a file ends, were its copy complete: bytes. */
+uint64_t file_end(struct inode *inode);
 /* Blocks of a file's view at most, and of what its layer shows: a copy that is still growing
  * counts as what it will be. */
 uint64_t file_limit(struct inode *inode);

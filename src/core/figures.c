@@ -76,8 +76,6 @@ static uint64_t image_limit(struct inode *inode)
 
 /* ---- shared layers: one walk for all files ---- */
 
-enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN };
-
 /* What one walk gathers. */
 struct account {
 	struct slot_list slots;
@@ -280,6 +278,17 @@ void figures_forgotten(struct forgotten *list)
 			layer_unref_place(list->blocks[i].layer, list->blocks[i].place);
 }
 
+void figures_changed(struct fs *fs)
+{
+	atomic_fetch_add(&fs->change_count, 1);
+}
+
+void figures_expire(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->figures_lock);
+	fs->figures_valid = false;
+}
+
 /* figures_lock and tree (shared) held. */
 static void refresh_locked(struct fs *fs, bool exact)
 {
@@ -397,13 +406,16 @@ static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct 
 	}
 }
 
-/* Whether all references to a slot are of this layer. */
-static bool pool_is_of_layer(struct fs *fs, uint64_t slot, uint64_t layer)
+/* A last block in the pool, where nobody sees blocks of other files' layers. */
+static enum tail_class class_of_slot(struct fs *fs, uint64_t slot, uint64_t layer)
 {
-	bool one;
 	uint64_t id;
+	bool one;
+	uint32_t refs = pool_slot_refs(fs->pool, slot, &one, &id);
 
-	return pool_slot_refs(fs->pool, slot, &one, &id) && one && id == layer;
+	if (!refs || !one || id != layer)
+		return TAIL_CLONE;
+	return refs == 1 ? TAIL_UNIQUE : TAIL_SELF;
 }
 
 /* Whether the file ends within a block of its own layer. */
@@ -413,7 +425,7 @@ static bool owns_tail(struct inode *inode, struct layer *layer)
 
 	return inode->size % GF_BLOCK_SIZE &&
 	       layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
-	       x.kind != EXTENT_ZERO && x.layer == layer;
+	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL) && x.layer == layer;
 }
 
 static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct layer *layer)
@@ -427,8 +439,10 @@ static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct 
 		return TAIL_NONE;
 	if (x.kind == EXTENT_GOLDEN)
 		return TAIL_GOLDEN;
-	if (x.kind == EXTENT_POOL && !pool_is_of_layer(fs, x.pos, x.layer->id))
-		return TAIL_CLONE;
+	if (x.kind == EXTENT_POOL && !layer->parent && !pool_figure_is_walked(fs, layer))
+		return class_of_slot(fs, x.pos, layer->id);
+	if (x.kind == EXTENT_POOL)
+		return inode->fig.tail;
 	if (x.kind != EXTENT_IMAGE)
 		return x.layer == layer ? TAIL_UNIQUE : inode->fig.tail;
 	if (x.image->ops->next_data(x.image, block * GF_BLOCK_SIZE, &start, &end) ||
@@ -468,35 +482,38 @@ static void count_blocks(
 	b->tail = class_of_tail(fs, inode, layer);
 }
 
+/* Up to `bytes` of what is left of a file's size. */
+static uint64_t part_of(uint64_t *left, uint64_t bytes)
+{
+	bytes = min_u64(bytes, *left);
+	*left -= bytes;
+	return bytes;
+}
+
+/*
+ * Figures that are not of one instant may come to more than there can be, and so may blocks on their
+ * way from the journal to where they are SHARED, or in the journal over one that is. Nothing of that
+ * may show: a file is not more than its size.
+ */
 static void file_figures(
 	struct fs *fs, struct inode *inode, int64_t *budget_ns, struct fs_figures *out)
 {
-	uint64_t size = atomic_load(&inode->size);
+	uint64_t size = atomic_load(&inode->size), left = size;
 	uint64_t cut = size % GF_BLOCK_SIZE ? GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
 	struct block_figures b;
+	uint64_t cuts[TAIL_SELF + 1] = {0};
 
 	count_blocks(fs, inode, budget_ns, &b);
-	*out = (struct fs_figures){
-		.virtual_bytes = size,
-		.unique_bytes = b.unique * GF_BLOCK_SIZE,
-		.shared_clone_bytes = b.shared_clone * GF_BLOCK_SIZE,
-		.shared_golden_bytes = b.golden * GF_BLOCK_SIZE,
-		.shared_self_bytes = b.self * GF_BLOCK_SIZE,
-	};
-	/* A slot that two layers hold, both seen by this file only, is unique all the same. */
-	if (b.tail == TAIL_CLONE && !b.shared_clone)
-		b.tail = TAIL_UNIQUE;
-	if (b.tail == TAIL_UNIQUE)
-		out->unique_bytes -= cut;
-	else if (b.tail == TAIL_CLONE)
-		out->shared_clone_bytes -= cut;
-	else if (b.tail == TAIL_GOLDEN)
-		out->shared_golden_bytes -= cut;
-	out->data_bytes = out->unique_bytes + out->shared_clone_bytes + out->shared_golden_bytes +
-			  out->shared_self_bytes;
-	/* Figures that are not of one instant may come to more than there can be, and so may blocks
-	 * on their way from the journal to where they are SHARED. */
-	out->zero_bytes = less_u64(size, out->data_bytes);
+	cuts[b.tail] = cut;
+	*out = (struct fs_figures){.virtual_bytes = size};
+	out->unique_bytes = part_of(&left, less_u64(b.unique * GF_BLOCK_SIZE, cuts[TAIL_UNIQUE]));
+	out->shared_golden_bytes =
+		part_of(&left, less_u64(b.golden * GF_BLOCK_SIZE, cuts[TAIL_GOLDEN]));
+	out->shared_clone_bytes =
+		part_of(&left, less_u64(b.shared_clone * GF_BLOCK_SIZE, cuts[TAIL_CLONE]));
+	out->shared_self_bytes = part_of(&left, less_u64(b.self * GF_BLOCK_SIZE, cuts[TAIL_SELF]));
+	out->data_bytes = size - left;
+	out->zero_bytes = left;
 }
 
 uint64_t figures_blocks(struct fs *fs, struct inode *inode)
@@ -696,52 +713,23 @@ struct freed {
 	uint64_t cut; /* bytes of them that lie past the end of every file */
 };
 
-/* The layer of a family in which a file of it finds a block, -1: in none. */
-static long owner_of(const struct family *f, long k, uint32_t i)
-{
-	for (; k >= 0 && !plane_get(&f->nodes[k].own, i); k = f->nodes[k].parent)
-		if (!plane_get(&f->nodes[k].below, i))
-			return -1;
-	return k;
-}
-
-/* Where a file of a set ends, were its copy complete. */
-static uint64_t end_of(struct inode *inode)
-{
-	return atomic_load(&inode->copy_task) ? inode->copy_limit : atomic_load(&inode->size);
-}
-
-/* How much of a block of layer k the files of the set show, at most. */
-static uint64_t shown_by_set(const struct family *f, long k, uint32_t i)
-{
-	uint64_t start = ((uint64_t)f->region * GF_REGION_BLOCKS + i) * GF_BLOCK_SIZE, most = 0;
-
-	for (size_t m = 0; m < f->count && most < GF_BLOCK_SIZE; m++) {
-		const struct family_node *n = &f->nodes[m];
-
-		if (n->file && n->marked && end_of(n->file) > start && owner_of(f, m, i) == k)
-			most = max_u64(most, min_u64(end_of(n->file) - start, GF_BLOCK_SIZE));
-	}
-	return most;
-}
-
 /* A block in which a file ends counts as far as it is shown, as it does in unique_bytes. */
 static void cut_tail(struct family *f, size_t m, struct freed *freed)
 {
-	uint64_t end = end_of(f->nodes[m].file), block = end / GF_BLOCK_SIZE;
+	uint64_t end = file_end(f->nodes[m].file), block = end / GF_BLOCK_SIZE;
 	uint32_t i = block % GF_REGION_BLOCKS;
 	struct family_node *owner;
 	long k;
 
 	if (end % GF_BLOCK_SIZE == 0 || block / GF_REGION_BLOCKS != f->region)
 		return;
-	k = owner_of(f, m, i);
+	k = family_owner(f, (long)m, i);
 	if (k < 0 || f->nodes[k].file)
 		return;
 	owner = &f->nodes[k];
-	if (!plane_get(&owner->first, i) || plane_get(&owner->second, i))
+	if (!plane_get(&owner->own, i) || !plane_get(&owner->first, i) || plane_get(&owner->second, i))
 		return;
-	freed->cut += GF_BLOCK_SIZE - shown_by_set(f, k, i);
+	freed->cut += GF_BLOCK_SIZE - family_shown(f, k, i);
 	owner->first.words[i / 64] &= ~(UINT64_C(1) << (i % 64)); /* once */
 }
 
@@ -778,6 +766,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 	struct family_walk walk = {
 		.set = inos, .set_count = count, .region = freed_region, .singles = true,
 		.arg = &freed};
+	uint64_t slots, cut;
 	int r = 0;
 
 	*bytes = 0;
@@ -801,9 +790,9 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 			freed.cut += GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
 	}
 	r = family_walk(fs, &walk);
-	freed.blocks += slot_list_freed(fs, &freed.slots);
+	slot_list_freed(fs, &freed.slots, &slots, &cut);
 	slot_list_release(&freed.slots);
-	*bytes = freed.blocks * GF_BLOCK_SIZE - freed.cut;
+	*bytes = (freed.blocks + slots) * GF_BLOCK_SIZE - freed.cut - cut;
 	if (pins)
 		*bytes += pinned_by_set(fs, inos, count);
 	pthread_rwlock_unlock(&fs->tree);
@@ -900,9 +889,6 @@ static void add_pins(struct usage *u)
 		if (g->pin != GF_PIN_COPY && is_live(u->fs, g))
 			u->shared_pins += bytes;
 		snprintf(path, sizeof(path), "golden/%" PRIu64 ".sums", g->id);
-		if (!u->fs->options.golden_test)
-			u->metadata += allocated(u->fs, path);
-		snprintf(path, sizeof(path), "index/%" PRIu64, g->id);
 		if (!u->fs->options.golden_test)
 			u->metadata += allocated(u->fs, path);
 	}

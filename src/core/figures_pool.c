@@ -17,7 +17,7 @@ void slot_list_release(struct slot_list *list)
 	*list = (struct slot_list){0};
 }
 
-static int add(struct slot_list *list, uint64_t place, struct inode *file)
+static int add(struct slot_list *list, uint64_t place, struct slot_seen seen)
 {
 	if (list->count == list->capacity) {
 		size_t capacity = max_u64(1024, 2 * list->capacity);
@@ -28,7 +28,8 @@ static int add(struct slot_list *list, uint64_t place, struct inode *file)
 		list->list = more;
 		list->capacity = capacity;
 	}
-	list->list[list->count++] = (struct slot_seen){place_to_slot(place), file};
+	seen.slot = place_to_slot(place);
+	list->list[list->count++] = seen;
 	return 0;
 }
 
@@ -78,32 +79,33 @@ bool pool_figure_is_walked(struct fs *fs, const struct layer *layer)
 	return layer->may_share && pool_needs_walk(fs);
 }
 
-/* The layer of a family in which a file finds a block. */
-static long owner_of(const struct family *f, long k, uint32_t i)
+/* Bytes of a block that lie behind the end of a file which ends within it. */
+static uint64_t cut_of(uint64_t size, uint64_t block)
 {
-	while (k >= 0 && plane_get(&f->nodes[k].below, i))
-		k = f->nodes[k].parent;
-	return k;
+	return size / GF_BLOCK_SIZE == block && size % GF_BLOCK_SIZE ?
+		GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
 }
 
 /* Blocks that come to a file, and to no other. */
 static int add_seen(struct family *f, size_t m, const struct plane *bits, struct slot_list *list)
 {
 	struct inode *file = f->nodes[m].file;
+	uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS, size = atomic_load(&file->size);
 	struct plane mask;
 	int r = 0;
 
-	plane_limit(&mask, f->region,
-		round_up(atomic_load(&file->size), GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
+	plane_limit(&mask, f->region, file_limit(file));
 	for (int w = 0; w < REGION_WORDS && !r; w++) {
 		uint64_t left = bits->words[w] & mask.words[w];
 
 		for (; left && !r; left &= left - 1) {
 			uint32_t i = (uint32_t)w * 64 + (uint32_t)__builtin_ctzll(left);
-			long k = owner_of(f, (long)m, i);
+			long k = family_owner(f, (long)m, i);
+			struct slot_seen seen = {.file = file, .cut = cut_of(size, base + i),
+				.future = (base + i) * GF_BLOCK_SIZE >= size};
 
 			if (k >= 0 && f->nodes[k].places)
-				r = add(list, f->nodes[k].places[i], file);
+				r = add(list, f->nodes[k].places[i], seen);
 		}
 	}
 	return r;
@@ -115,8 +117,23 @@ static int add_many(const struct family_node *n, struct slot_list *list)
 
 	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++)
 		if (plane_get(&n->pooled, i) && plane_get(&n->second, i))
-			r = add(list, n->places[i], NULL);
+			r = add(list, n->places[i], (struct slot_seen){0});
 	return r;
+}
+
+/* Blocks that come to a file, and to others. */
+static void count_many(const struct family *f, struct inode *file, const struct plane *bits)
+{
+	uint64_t size = atomic_load(&file->size), last = size / GF_BLOCK_SIZE;
+	struct plane mask;
+
+	plane_limit(&mask, f->region, round_up(size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
+	for (int i = 0; i < REGION_WORDS; i++)
+		mask.words[i] &= bits->words[i];
+	file->fig.pool_shared += plane_count(&mask);
+	if (size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
+		plane_get(&mask, last % GF_REGION_BLOCKS))
+		file->fig.tail = TAIL_CLONE;
 }
 
 /* From the root to the files, as in figures.c: what starts in frozen layers. */
@@ -134,7 +151,7 @@ static int pass_up(struct family *f, struct plane *flow, bool many, struct slot_
 		for (int i = 0; i < REGION_WORDS; i++)
 			flow[k].words[i] |= part.words[i];
 		if (n->file && many)
-			n->file->fig.pool_shared += plane_count(&part);
+			count_many(f, n->file, &part);
 		else if (n->file)
 			r = add_seen(f, k, &part, list);
 	}
@@ -182,60 +199,111 @@ static struct inode *only_file(const struct slot_seen *seen, size_t n)
 	return seen[0].file;
 }
 
+/* Blocks of one slot, which only one file shows. */
+static void account_one(const struct slot_seen *seen, size_t n)
+{
+	size_t count = 0;
+	bool cut = false;
+
+	for (size_t i = 0; i < n; i++) {
+		count += !seen[i].future;
+		cut |= seen[i].cut != 0;
+	}
+	if (!count)
+		return;
+	seen->file->fig.pool_unique++;
+	seen->file->fig.pool_self += count - 1;
+	/* What is unique is one that it shows to the end. */
+	if (cut)
+		seen->file->fig.tail = count > 1 ? TAIL_SELF : TAIL_UNIQUE;
+}
+
 void slot_list_account(struct fs *fs, struct slot_list *list)
 {
 	size_t n;
 
 	sort(list);
 	for (size_t i = 0; i < list->count; i += n) {
-		struct inode *only;
-
 		n = slot_run(list, i);
-		only = only_file(list->list + i, n);
-		if (only) {
-			only->fig.pool_unique++;
-			only->fig.pool_self += n - 1;
+		if (only_file(list->list + i, n)) {
+			account_one(list->list + i, n);
 			continue;
 		}
-		for (size_t k = i; k < i + n; k++)
-			if (list->list[k].file)
-				list->list[k].file->fig.pool_shared++;
+		for (size_t k = i; k < i + n; k++) {
+			struct slot_seen *seen = &list->list[k];
+
+			if (!seen->file || seen->future)
+				continue;
+			seen->file->fig.pool_shared++;
+			if (seen->cut)
+				seen->file->fig.tail = TAIL_CLONE;
+		}
 	}
 }
 
 /* ---- for a set of files ---- */
 
+/* Blocks of this region within which a file of the set ends. */
+static void find_tails(const struct family *f, struct plane *tails)
+{
+	memset(tails, 0, sizeof(*tails));
+	for (size_t m = 0; m < f->count; m++) {
+		uint64_t end, block;
+
+		if (!f->nodes[m].file || !f->nodes[m].marked)
+			continue;
+		end = file_end(f->nodes[m].file);
+		block = end / GF_BLOCK_SIZE;
+		if (end % GF_BLOCK_SIZE && block / GF_REGION_BLOCKS == f->region)
+			tails->words[block % GF_REGION_BLOCKS / 64] |= UINT64_C(1) << (block % 64);
+	}
+}
+
 int slot_list_add_set(struct slot_list *list, struct family *f)
 {
+	struct plane tails;
 	int r = 0;
 
+	find_tails(f, &tails);
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
 
 		for (uint32_t i = 0; n->places && i < GF_REGION_BLOCKS && !r; i++) {
+			struct slot_seen seen = {0};
+
 			if (!plane_get(&n->pooled, i) || plane_get(&n->second, i))
 				continue;
 			/* Any file of the set will do to tell its blocks from those that nobody sees. */
-			r = add(list, n->places[i], plane_get(&n->first, i) ? f->fs->root : NULL);
+			if (plane_get(&n->first, i))
+				seen.file = f->fs->root;
+			if (seen.file && plane_get(&tails, i))
+				seen.cut = GF_BLOCK_SIZE - family_shown(f, (long)k, i);
+			r = add(list, n->places[i], seen);
 		}
 	}
 	return r;
 }
 
-uint64_t slot_list_freed(struct fs *fs, struct slot_list *list)
+void slot_list_freed(struct fs *fs, struct slot_list *list, uint64_t *slots, uint64_t *cut)
 {
-	uint64_t freed = 0;
 	size_t n;
 
+	*slots = *cut = 0;
 	sort(list);
 	for (size_t i = 0; i < list->count; i += n) {
+		uint64_t least = GF_BLOCK_SIZE;
 		bool seen = false, one;
 		uint64_t layer;
 
 		n = slot_run(list, i);
-		for (size_t k = i; k < i + n; k++)
+		for (size_t k = i; k < i + n; k++) {
 			seen |= list->list[k].file != NULL;
-		freed += seen && pool_slot_refs(fs->pool, list->list[i].slot, &one, &layer) == n;
+			if (list->list[k].file)
+				least = min_u64(least, list->list[k].cut);
+		}
+		if (!seen || pool_slot_refs(fs->pool, list->list[i].slot, &one, &layer) != n)
+			continue;
+		++*slots;
+		*cut += least;
 	}
-	return freed;
 }

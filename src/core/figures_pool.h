@@ -12,9 +12,14 @@
 
 #include "core/family.h"
 
+/* What a file's partial last block counts as. */
+enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN, TAIL_SELF };
+
 struct slot_seen {
-	uint64_t slot;
 	struct inode *file; /* the only one that sees this block; NULL: many, or (of a set) nobody */
+	uint64_t slot : 48;
+	uint64_t cut : 13;   /* bytes of it that lie behind the end of whoever sees it */
+	uint64_t future : 1; /* a copy that is growing has not come there yet */
 };
 
 struct slot_list {
@@ -38,7 +43,8 @@ void slot_list_account(struct fs *fs, struct slot_list *list);
 
 /* One region in the walk by a set: lists blocks that the others do not see. */
 int slot_list_add_set(struct slot_list *list, struct family *f);
-/* How many slots go with the set: nothing but what is listed refers to them. */
-uint64_t slot_list_freed(struct fs *fs, struct slot_list *list);
+/* How many slots go with the set, as nothing but what is listed refers to them; and how many bytes
+ * of these lie behind the end of every file. */
+void slot_list_freed(struct fs *fs, struct slot_list *list, uint64_t *slots, uint64_t *cut);
 
 #endif

@@ -710,6 +710,10 @@ void checkpoint_pressure(void *fs);
 /* What removing these files frees, without golden images. The numbers are sorted on the way. */
 int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);
 uint64_t figures_blocks(struct fs *fs, struct inode *inode);
+/* Blocks went elsewhere, without a record that says so: what was kept is not right any more. */
+void figures_changed(struct fs *fs);
+/* From now on even those who take what was kept a moment ago get the truth. */
+void figures_expire(struct fs *fs);
 /* Gives up blocks of frozen layers that no file sees any more, in memory. tree is held shared,
  * sharing exclusively, until that is durable. */
 struct forgotten {

@@ -487,6 +487,8 @@ int layer_reclaim(struct layer *l)
 		return fd == -ENOENT ? 0 : fd;
 	if (atomic_load(&l->failed))
 		return 0;
+	/* What the last process gave back looks given back, and may come back with a power loss. */
+	atomic_store(&l->punched, true);
 	while ((e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
 		uint64_t block = start / GF_BLOCK_SIZE;
 		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;

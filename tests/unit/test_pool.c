@@ -1057,6 +1057,27 @@ static void what_was_claimed_in_vain_comes_back(void **state)
 	assert_int_equal(stat_of(b, "pool/0.data").size, 0);
 }
 
+/* A hint may name a slot that somebody is about to fill: that is his alone until he refers to it. */
+static void what_is_claimed_is_not_found(void **state)
+{
+	struct bench *b = *state;
+	uint64_t s = allocate(b, 1);
+
+	assert_false(pool_ref_live(b->pool, s, 2));
+	assert_int_equal(put(b, s, 1, 1), 0);
+	assert_false(pool_ref_live(b->pool, s, 2));
+	assert_true(pool_ref(b->pool, s, 1));
+	assert_true(pool_ref_live(b->pool, s, 2));
+	check_figures(b, 1, 0, 2);
+	pool_unref(b->pool, s, 1);
+	pool_unref(b->pool, s, 2);
+	check_figures(b, 0, 1, 0);
+	assert_false(pool_ref_live(b->pool, s, 2));
+	checkpoint(b);
+	assert_false(pool_ref_live(b->pool, s, 2));
+	check_figures(b, 0, 0, 0);
+}
+
 static uint64_t met;
 
 static void allocate_meanwhile(void)
@@ -1420,6 +1441,7 @@ int main(void)
 		TEST(space_comes_back),
 		TEST(an_empty_pool_takes_no_space),
 		TEST(what_was_claimed_in_vain_comes_back),
+		TEST(what_is_claimed_is_not_found),
 		TEST(slots_are_not_used_while_they_are_punched),
 		TEST(a_tail_is_not_used_while_it_is_cut_off),
 		TEST(space_that_nobody_uses_is_found),
