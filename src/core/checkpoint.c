@@ -715,7 +715,9 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 					0 : p.tail.seq - 1, &out->full);
 	if (!r) {
 		dedup_drop_dead(fs);
-		dedup_move(fs, p.tail.seq);
+		/* Not when the tail may have to stop earlier. */
+		if (!out->full && !atomic_load(&fs->failed_layers))
+			dedup_move(fs, p.tail.seq);
 		tree_sweep_goldens(fs);
 	}
 	/* A layer that failed on the way is left out from the next round on. */
