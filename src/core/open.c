@@ -396,6 +396,68 @@ static int drop_orphans(struct fs *fs)
 	return 0;
 }
 
+/* The record that says what a file's last block is, up to the file's end. */
+static int commit_tail(struct fs *fs, struct layer *layer, uint64_t block, const uint8_t *bytes)
+{
+	struct gf_op_blocks *op;
+	struct opbuf buf;
+	int64_t room;
+	int r;
+
+	room = record_reserve(fs, sizeof(*op) + GF_BLOCK_SIZE);
+	if (room < 0)
+		return room;
+	opbuf_init(&buf);
+	if (OPBUF_ADD(&buf, GF_OP_WRITE, 0, op, GF_BLOCK_SIZE)) {
+		op->layer = layer->id;
+		op->block = block;
+		op->count = 1;
+		memcpy(op + 1, bytes, GF_BLOCK_SIZE);
+	}
+	r = record_commit(fs, &buf, NULL);
+	opbuf_release(&buf);
+	journal_unreserve(fs->journal, room);
+	return r;
+}
+
+static int trim_tail(struct fs *fs, struct inode *inode)
+{
+	uint64_t size = atomic_load(&inode->size), block = size / GF_BLOCK_SIZE;
+	struct layer *layer = atomic_load(&inode->layer);
+	uint8_t bytes[GF_BLOCK_SIZE];
+
+	if (size % GF_BLOCK_SIZE == 0 || !layer_is_suspect(layer, block / GF_REGION_BLOCKS))
+		return 0;
+	/* Errors are for who reads it. */
+	if (layer_is_at_rest(layer, block) != 1 ||
+		layer_read_data(layer, bytes, sizeof(bytes), block * GF_BLOCK_SIZE))
+		return 0;
+	for (size_t i = size % GF_BLOCK_SIZE; i < sizeof(bytes); i++) {
+		if (!bytes[i])
+			continue;
+		memset(bytes + i, 0, sizeof(bytes) - i);
+		return commit_tail(fs, layer, block, bytes);
+	}
+	return 0;
+}
+
+/*
+ * A write that was lost with the power may have made the file longer, and part of it be in place: in
+ * the last block as it is now there may be bytes of it behind the file's end, where everybody expects
+ * zeros. That is so in suspect regions only.
+ */
+static int trim_tails(struct fs *fs)
+{
+	struct inode *inode, *next;
+	int r = 0;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next)
+		if (!r && inode_is_file(inode) && !MUTATED("bytes of a lost write stand behind a file's end"))
+			r = trim_tail(fs, inode);
+	/* Without space they stay; the region stays suspect until they are looked at. */
+	return r == -ENOSPC ? 0 : r;
+}
+
 static bool is_dead_layer(const struct fs *fs, uint64_t id)
 {
 	for (const struct dead *d = fs->dead; d; d = d->next)
@@ -478,6 +540,8 @@ static int recover(struct fs *fs)
 		r = start_epoch(fs);
 	if (!r)
 		r = drop_orphans(fs);
+	if (!r)
+		r = trim_tails(fs);
 	/* With records given up, the files that they made may be all that somebody has of a clone. */
 	if (!r && fs->reclaim_wanted && !fs->options.accept_lost)
 		remove_orphan_files(fs);

@@ -215,6 +215,42 @@ static void test_mark_is_durable_before_the_bytes(void **state)
 	}
 }
 
+/* The power fails when the bytes of a write are on the disk and its announcement is not: the file is as
+ * long as it was, and when it becomes longer zeros follow. */
+static void test_lost_write_behind_the_end(void **state)
+{
+	const uint64_t size = LARGE - 1000;
+	struct fs_attr attr = {.size = size};
+	uint8_t buf[BLOCK];
+	uint64_t a = make("a");
+	struct simdisk *crashed;
+
+	put_and_sync(a, 0, LARGE / BLOCK, 'A');
+	assert_int_equal(fs_setattr(fs, a, FS_SET_SIZE, &attr), 0);
+	assert_int_equal(fs_settle(fs), 0);
+	/* Somewhere else first, so that the mark is there: then bytes go out and records do not. */
+	assert_int_equal(put(a, 0, 16, 'B'), 0);
+	assert_int_equal(sync_file(fs, a), 0);
+	assert_int_equal(put(a, 8, LARGE / BLOCK, 'C'), 0);
+	for (uint64_t seed = 1; seed <= 32; seed++) {
+		crashed = simdisk_crash(disk, SIMDISK_FILES, seed);
+		struct fs_options options = usual();
+		struct fs *after;
+
+		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
+		assert_int_equal(fs_getattr(after, a, &attr), 0);
+		if (attr.size == size) {
+			attr.size = 2 * LARGE;
+			assert_int_equal(fs_setattr(after, a, FS_SET_SIZE, &attr), 0);
+			assert_int_equal(fs_read(after, a, buf, BLOCK, LARGE - BLOCK), BLOCK);
+			for (size_t i = BLOCK - 1000; i < BLOCK; i++)
+				assert_int_equal(buf[i], 0);
+		}
+		fs_abandon(after);
+		simdisk_free(crashed);
+	}
+}
+
 static void die_at_data(void *arg, struct simdisk *d, const struct simdisk_call *call)
 {
 	if (!at_the_hook && call->op == SIMDISK_PWRITE && strstr(call->path, ".data"))
@@ -576,6 +612,7 @@ int main(void)
 		T(test_flush_covers_bytes_of_a_dead_process),
 		T(test_mark_is_durable_before_the_bytes),
 		T(test_checksums_of_what_was_discarded),
+		T(test_lost_write_behind_the_end),
 		T(test_new_copy_of_the_catalog_stays),
 		T(test_failed_catalog_does_not_count),
 		T(test_end_of_the_chain_is_durable),
