@@ -428,15 +428,13 @@ static int trim_tail(struct fs *fs, struct inode *inode)
 	uint64_t size = atomic_load(&inode->size), block = size / GF_BLOCK_SIZE;
 	struct layer *layer = atomic_load(&inode->layer);
 	uint8_t bytes[GF_BLOCK_SIZE];
-	int r;
 
 	if (size % GF_BLOCK_SIZE == 0 || !layer_is_suspect(layer, block / GF_REGION_BLOCKS))
 		return 0;
-	r = layer_is_at_rest(layer, block);
-	if (r > 0)
-		r = layer_read_data(layer, bytes, sizeof(bytes), block * GF_BLOCK_SIZE);
-	if (r < 0)
-		return 0; /* who reads it will be told */
+	/* Errors are for who reads it. */
+	if (layer_is_at_rest(layer, block) != 1 ||
+		layer_read_data(layer, bytes, sizeof(bytes), block * GF_BLOCK_SIZE))
+		return 0;
 	for (size_t i = size % GF_BLOCK_SIZE; i < sizeof(bytes); i++) {
 		if (!bytes[i])
 			continue;
