@@ -170,6 +170,8 @@ static int batch_store(struct batch *b, size_t i, size_t n)
 	for (size_t k = i; k < i + n && !r; k++)
 		if (b->right[k])
 			dedup_note(b->fs, b->layer, b->entries[k].block, &b->entries[k].sum, 1);
+	if (!r)
+		dedup_owe(b->fs, b->layer, b->entries[i].block, n);
 	return r;
 }
 
@@ -716,8 +718,10 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r) {
 		dedup_drop_dead(fs);
 		/* Not when the tail may have to stop earlier. */
-		if (!out->full && !atomic_load(&fs->failed_layers))
+		if (!out->full && !atomic_load(&fs->failed_layers)) {
 			dedup_move(fs, p.tail.seq);
+			r = dedup_examine(fs, p.tail.seq);
+		}
 		tree_sweep_goldens(fs);
 	}
 	/* A layer that failed on the way is left out from the next round on. */
@@ -979,6 +983,7 @@ bool checkpoint_is_owed(struct fs *fs)
 
 int fs_settle(struct fs *fs)
 {
+	struct dedup_images *images;
 	int r = fs_writable(fs);
 
 	if (r)
@@ -991,6 +996,10 @@ int fs_settle(struct fs *fs)
 		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
+	images = r ? NULL : dedup_examine_begin(fs);
+	if (images)
+		r = checkpoint_run(fs);
+	dedup_examine_end(fs, images);
 	while (!r && (r = forget_unseen(fs)) == -EAGAIN)
 		r = fs_writable(fs);
 	if (!r && fs->reclaim_wanted) {

@@ -32,6 +32,7 @@
 #include "core/dedup.h"
 #include "store/content_table.h"
 #include "store/pool.h"
+#include "store/region.h"
 
 #define SLOTS_AT_ONCE 64
 #define MAX_CANDIDATES 4
@@ -56,7 +57,7 @@ int dedup_start(struct fs *fs)
 	struct dedup_state *d;
 	int r;
 
-	if (fs->options.dedup != FS_DEDUP_ALL)
+	if (fs->options.dedup == FS_DEDUP_OFF)
 		return 0;
 	d = calloc(1, sizeof(*d));
 	if (!d)
@@ -245,7 +246,7 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 		return false;
 	token = drain_enter(&d->fs->readers);
 	found = find_in_golden(d, bytes, out);
-	if (!found && d->fs->dedup && find_in_table(d, bytes, sum, out)) {
+	if (!found && d->fs->options.dedup == FS_DEDUP_ALL && find_in_table(d, bytes, sum, out)) {
 		COUNT(d->fs, dedup_pool_blocks, 1);
 		found = true;
 	}
@@ -259,6 +260,78 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 	for (uint64_t i = 0; fs->dedup && i < count; i++)
 		content_table_put(fs->dedup->table, 0, sums[i],
 			&(struct content_place){.owner = layer->id, .block = block + i});
+}
+
+void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
+{
+	uint32_t first = block / GF_REGION_BLOCKS, last = (block + count - 1) / GF_REGION_BLOCKS;
+
+	if (fs->options.dedup != FS_DEDUP_OFF)
+		layer_set_unexamined(layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
+}
+
+bool dedup_is_known(struct fs *fs, uint32_t sum)
+{
+	struct content_place place;
+
+	return fs->dedup && content_table_find(fs->dedup->table, 0, sum, &place, 1);
+}
+
+bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)
+{
+	struct content_place places[MAX_CANDIDATES];
+	unsigned n = 0;
+
+	if (fs->options.dedup == FS_DEDUP_ALL)
+		n = content_table_find(fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+	for (unsigned i = 0; i < n; i++)
+		if (places[i].pool || places[i].owner != layer->id || places[i].block != block)
+			return true;
+	return false;
+}
+
+/* One region of a layer, by the checksums of its blocks. */
+static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
+{
+	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
+	CLEANUP_FREE uint32_t *sums = malloc(GF_REGION_BLOCKS * sizeof(*sums));
+	CLEANUP_FREE uint64_t *places = malloc(GF_REGION_BLOCKS * sizeof(*places));
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	int r = view && sums && places ? layer_view_region(layer, region, view) : -ENOMEM;
+
+	if (!r)
+		r = layer_read_sums(layer, base, sums, GF_REGION_BLOCKS);
+	if (!r)
+		r = layer_read_places(layer, base, places, GF_REGION_BLOCKS);
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
+		struct content_place at = {.owner = layer->id, .block = base + i};
+
+		if (place_is_pool(places[i])) {
+			at = (struct content_place){.pool = true, .block = place_to_slot(places[i])};
+			r = pool_read_sums(fs->pool, at.block, &sums[i], 1);
+		} else if (states_get(view->states, i) != GF_OVERLAY ||
+			   (view->journaled[i / 8] >> (i % 8) & 1)) {
+			continue;
+		}
+		if (sums[i])
+			content_table_put(fs->dedup->table, 0, sums[i], &at);
+	}
+	return r;
+}
+
+void dedup_fill_table(struct fs *fs)
+{
+	struct layer *layer;
+	uint64_t id = 0;
+
+	while (fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
+		uint32_t region = 0;
+
+		id = layer->id;
+		while ((region = layer_next_region(layer, region)) != LAYER_NO_REGION)
+			fill_from_region(fs, layer, region++);
+		atomic_fetch_sub(&layer->users, 1);
+	}
 }
 
 /* ---- moving the other block ---- */

@@ -40,6 +40,24 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 void dedup_move(struct fs *fs, uint64_t tail);
 bool dedup_has_moves(struct fs *fs);
 
+/* They may come to be known elsewhere later, and are to be looked at again. */
+void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
+/* Whether content with this checksum was seen, or was seen elsewhere than in this block. Hints. */
+bool dedup_is_known(struct fs *fs, uint32_t sum);
+bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
+/* Has the table of content know what stands in layers and in the pool, by its checksums. */
+void dedup_fill_table(struct fs *fs);
+
+/* ---- dedup_examine.c: looking once more at what stands in layers ---- */
+
+/* Around a checkpoint that is to do so: images that may be of use get an index. NULL: there is nothing
+ * to look at. No lock is held. */
+struct dedup_images;
+struct dedup_images *dedup_examine_begin(struct fs *fs);
+void dedup_examine_end(struct fs *fs, struct dedup_images *images);
+/* The checkpoint's part: as dedup_move(). 0 or -errno. */
+int dedup_examine(struct fs *fs, uint64_t tail);
+
 /* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next
  * checkpoint. Done by checkpoints, and before somebody asks for exact figures. */
 void dedup_drop_dead(struct fs *fs);

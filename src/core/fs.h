@@ -401,6 +401,9 @@ int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes);
 /* The limit, 0: none, and how much of it is used. */
 int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used);
 
+/* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
+ * what was written lately, and settles. -EOPNOTSUPP: dedup is off. */
+int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count);
 /* Destages and reclaims everything; figures are exact when it returns. */
 int fs_settle(struct fs *fs);
 

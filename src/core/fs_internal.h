@@ -215,6 +215,8 @@ struct fs {
 	struct pool *pool;
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
+	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
+	_Atomic uint64_t indexes_opened; /* counts content indexes that came to be known */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */
 	struct layer_env env;
 	struct drain readers;
@@ -553,6 +555,10 @@ struct pinned {
  */
 int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *buf,
 	struct pinned *pinned);
+/* Pins a golden node's bytes, with a record of their own, although nothing stands on them yet. */
+int golden_keep(struct fs *fs, uint64_t ino, uint64_t *id);
+/* A golden node, which stays as long as the caller has a reference, and the device of its file. */
+int golden_device(struct fs *fs, uint64_t ino, struct inode **node, uint64_t *dev);
 /* After the record, with tree held exclusively: keeps or undoes a fresh pin. */
 void golden_pinned(struct fs *fs, struct pinned *pinned, int result);
 /* Keeps it from being freed. NULL: there is none of this id. */

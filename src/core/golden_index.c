@@ -50,6 +50,8 @@ static void set_index(struct golden *g, struct content_index *index)
 	}
 	old = g->index;
 	g->index = index;
+	if (index)
+		atomic_fetch_add(&fs->indexes_opened, 1);
 	atomic_store(&g->index_bad, false);
 	pthread_rwlock_unlock(&fs->index_lock);
 	content_index_free(old);

@@ -569,6 +569,61 @@ void golden_pinned(struct fs *fs, struct pinned *pinned, int result)
 	pin_remove(fs->options.store_fd, pinned->id);
 }
 
+int golden_device(struct fs *fs, uint64_t ino, struct inode **node, uint64_t *dev)
+{
+	struct inode *inode;
+	bool found;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	found = inode && inode->kind == GF_KIND_GOLDEN;
+	*node = inode;
+	if (found)
+		*dev = inode->golden_dev;
+	pthread_rwlock_unlock(&fs->tree);
+	return found ? 0 : -ESTALE;
+}
+
+/* The caller has opened the node, so it stays. pin_lock held. */
+static int keep_locked(struct fs *fs, struct inode *inode, uint64_t *id)
+{
+	struct pinned pinned = {0};
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	r = golden_pin(fs, inode, false, &buf, &pinned);
+	if (!r) {
+		pthread_rwlock_wrlock(&fs->tree);
+		if (pinned.fresh)
+			r = record_commit(fs, &buf, NULL);
+		golden_pinned(fs, &pinned, r);
+		pthread_rwlock_unlock(&fs->tree);
+	}
+	opbuf_release(&buf);
+	*id = pinned.id;
+	return r;
+}
+
+int golden_keep(struct fs *fs, uint64_t ino, uint64_t *id)
+{
+	int64_t room = record_reserve(fs, sizeof(struct gf_op_golden) + GF_PATH_MAX + 8);
+	struct inode *inode;
+	int r = -ESTALE;
+
+	if (room < 0)
+		return room;
+	pthread_mutex_lock(&fs->pin_lock);
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	pthread_rwlock_unlock(&fs->tree);
+	if (inode && inode->kind == GF_KIND_GOLDEN)
+		r = keep_locked(fs, inode, id);
+	pthread_mutex_unlock(&fs->pin_lock);
+	journal_unreserve(fs->journal, room);
+	return r;
+}
+
 const char *fs_golden_format(struct fs *fs, uint64_t ino)
 {
 	uint8_t head[IMAGE_PROBE_HEAD] = {0}, tail[IMAGE_PROBE_TAIL];

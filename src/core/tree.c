@@ -305,7 +305,7 @@ static bool is_needed(struct fs *fs, struct golden *golden)
 {
 	uint64_t last = journal_last_seq(fs->journal);
 
-	if (golden->refs || atomic_load(&golden->shared)) {
+	if (golden->refs || golden->users || atomic_load(&golden->shared)) {
 		golden->idle_seq = 0;
 		return true;
 	}

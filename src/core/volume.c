@@ -624,6 +624,8 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 			r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
 		if (job->kinds[i] == GF_OVERLAY)
 			dedup_note(job->fs, job->layer, job->large_first + i, job->sums + i, n);
+		if (job->kinds[i] == GF_OVERLAY)
+			dedup_owe(job->fs, job->layer, job->large_first + i, n);
 		if (job->kinds[i] == GF_ZERO)
 			COUNT(job->fs, zero_blocks, n);
 		else if (job->kinds[i] == GF_PARENT)

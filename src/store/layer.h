@@ -120,6 +120,8 @@ struct layer {
 	int sum_fd;	    /* lock */
 	uint64_t shared_blocks; /* lock; blocks in runs, of regions that are counted */
 	uint64_t golden_blocks; /* lock; of them, those in golden images */
+	bool unexamined;    /* lock; some of its regions are */
+	uint64_t asked;	    /* lock; of those: see layer_set_unexamined() */
 	bool may_share;	    /* lock; its pages may have SHARED blocks */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
@@ -304,6 +306,14 @@ bool layer_is_lost(struct layer *layer, uint64_t block);
 /* Counts the references of the next region that is not counted: 1: there was one, 0: all are
  * counted, or -errno. */
 int layer_count_shared(struct layer *layer);
+/*
+ * Regions, as far as they are there, in which blocks are to be looked for elsewhere once more. asked:
+ * what the caller knew when they were looked for last; the lowest of all counts.
+ */
+void layer_set_unexamined(struct layer *layer, uint32_t region, uint32_t count, uint64_t asked);
+bool layer_has_unexamined(struct layer *layer);
+/* Takes one of them. false: there is none. */
+bool layer_take_unexamined(struct layer *layer, uint32_t *region, uint64_t *asked);
 /* Gives all references up: the layer is dead. */
 void layer_drop_shared(struct layer *layer);
 

@@ -274,3 +274,45 @@ int layer_set_shared(struct layer *l, uint64_t block, uint64_t count, const uint
 	}
 	return 0;
 }
+
+/* ---- to be looked at once more ---- */
+
+void layer_set_unexamined(struct layer *l, uint32_t region, uint32_t count, uint64_t asked)
+{
+	uint64_t end;
+
+	MUTEX_GUARD(&l->lock);
+	end = min_u64((uint64_t)region + count, (uint64_t)l->leaf_count * LEAF_REGIONS);
+	for (; region < end; region++) {
+		struct region *r = layer_find_region_locked(l, region);
+
+		if (!r)
+			continue;
+		r->unexamined = true;
+		l->asked = l->unexamined ? min_u64(l->asked, asked) : asked;
+		l->unexamined = true;
+	}
+}
+
+bool layer_has_unexamined(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	return l->unexamined;
+}
+
+bool layer_take_unexamined(struct layer *l, uint32_t *region, uint64_t *asked)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t n = 0; l->unexamined && n < l->leaf_count * LEAF_REGIONS; n++) {
+		struct region *r = layer_find_region_locked(l, n);
+
+		if (!r || !r->unexamined)
+			continue;
+		r->unexamined = false;
+		*region = n;
+		*asked = l->asked;
+		return true;
+	}
+	l->unexamined = false;
+	return false;
+}

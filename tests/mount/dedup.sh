@@ -112,6 +112,15 @@ END
 at_most "unique bytes of a shifted clone" "$(figure "$mnt/shifted.img" unique_bytes)" \
 	$(($(figure "$mnt/shifted.img" virtual_bytes) / 100))
 
+# An image that was never cloned, copied in from outside.
+mkdir "$images/more"
+golden other.img 24
+mv "$images/other.img" "$images/more/other.img"
+cp "$images/more/other.img" "$mnt/copied.img"
+"$goldfs" settle "$mnt"
+cmp "$images/more/other.img" "$mnt/copied.img" || fail "the copy is another"
+at_most "unique bytes of a copied image" "$(figure "$mnt/copied.img" unique_bytes)" $(((24 << 20) / 100))
+
 # Over a remount everything reads the same, and references are counted again.
 sum=$(sha256sum <"$mnt/shifted.img")
 umount_goldfs
