@@ -126,6 +126,17 @@ static int examine_run(struct examined *e, uint64_t block, uint64_t count, uint6
 	return r;
 }
 
+/* Whether somebody wants it to end. */
+static bool tell(struct examine_progress *p, uint64_t bytes)
+{
+	if (!p)
+		return false;
+	p->done += bytes;
+	p->total = max_u64(p->total, p->done);
+	p->stopped = p->stopped || p->cb(p->arg, p->done, p->total);
+	return p->stopped;
+}
+
 /* ---- layers ---- */
 
 static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
@@ -141,6 +152,8 @@ static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
 		while (n < RUN_BLOCKS && i + n < GF_REGION_BLOCKS && is_at_rest(view, i + n))
 			n++;
 		r = examine_run(e, base + i, n, tail);
+		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE))
+			r = 1;
 	}
 	return r;
 }
@@ -324,23 +337,45 @@ void dedup_examine_end(struct fs *fs, struct dedup_images *images)
 
 /* ---- what somebody asks for ---- */
 
-int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count)
+/* Bytes to look at, at most: what several files stand on counts for each. */
+static uint64_t want(struct fs *fs, const uint64_t *inos, size_t count)
 {
+	uint64_t blocks = 0;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	for (size_t i = 0; i < count; i++) {
+		struct inode *inode = tree_find(fs, inos[i]);
+		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
+
+		for (; layer; layer = layer->parent) {
+			layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
+			blocks += atomic_load(&layer->owned_blocks);
+		}
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return blocks * GF_BLOCK_SIZE;
+}
+
+static void set_progress(struct fs *fs, struct examine_progress *progress)
+{
+	MUTEX_GUARD(&fs->checkpoint_lock);
+	fs->examine_progress = progress;
+}
+
+int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
+	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
+{
+	struct examine_progress p = {.cb = progress, .arg = arg};
 	int r = fs_writable(fs);
 
 	if (r)
 		return r;
 	if (fs->options.dedup == FS_DEDUP_OFF)
 		return -EOPNOTSUPP;
-	pthread_rwlock_rdlock(&fs->tree);
-	for (size_t i = 0; i < count; i++) {
-		struct inode *inode = tree_find(fs, inos[i]);
-		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
-
-		for (; layer; layer = layer->parent)
-			layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
-	}
-	pthread_rwlock_unlock(&fs->tree);
 	dedup_fill_table(fs);
-	return fs_settle(fs);
+	p.total = want(fs, inos, count);
+	set_progress(fs, progress ? &p : NULL);
+	r = fs_settle(fs);
+	set_progress(fs, NULL);
+	return !r && p.stopped ? -ECANCELED : r;
 }

@@ -402,8 +402,10 @@ int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes);
 int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used);
 
 /* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
- * what was written lately, and settles. -EOPNOTSUPP: dedup is off. */
-int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count);
+ * what was written lately, and settles. progress (may be NULL) is told bytes, and stops it by true.
+ * -EOPNOTSUPP: dedup is off. */
+int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
+	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Destages and reclaims everything; figures are exact when it returns. */
 int fs_settle(struct fs *fs);
 

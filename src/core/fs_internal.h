@@ -199,6 +199,13 @@ struct dying {
 	struct dying *next;
 };
 
+struct examine_progress {
+	bool (*cb)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+	uint64_t done, total; /* bytes */
+	bool stopped;
+};
+
 /* Where the blocks of large writes are verified during recovery. */
 struct commit_point {
 	uint64_t layer;
@@ -215,6 +222,7 @@ struct fs {
 	struct pool *pool;
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
+	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
 	_Atomic uint64_t indexes_opened; /* counts content indexes that came to be known */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */

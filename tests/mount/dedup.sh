@@ -127,5 +127,27 @@ umount_goldfs
 "$goldfs" check "$store" >check.log || fail "check: $(cat check.log)"
 mount_goldfs
 [ "$(sha256sum <"$mnt/shifted.img")" = "$sum" ] || fail "the shifted clone has changed"
+
+# What was stored while dedup was off is found when somebody asks for it.
+umount_goldfs
+mount_goldfs dedup=off
+mkdir "$mnt/late"
+for n in 1 2 3; do
+	cp "$mnt/golden/base.img" "$mnt/late/$n.img"
+	dd if=data of="$mnt/late/$n.img" bs=1M conv=notrunc,fsync status=none
+done
+"$goldfs" settle "$mnt"
+[ "$(figure "$mnt/late/1.img" unique_bytes)" = $bytes ] || fail "dedup=off shares"
+"$goldfs" dedup "$mnt/late" 2>off.txt && fail "goldfs dedup works although dedup is off"
+grep -q 'not supported' off.txt || fail "goldfs dedup says: $(cat off.txt)"
+umount_goldfs
+mount_goldfs
+before=$(physical)
+"$goldfs" dedup "$mnt/late" || fail "goldfs dedup"
+for n in 1 2 3; do
+	[ "$(figure "$mnt/late/$n.img" unique_bytes)" -lt $((bytes / 20)) ] || fail "$n.img keeps its own"
+	cmp -n "$bytes" data "$mnt/late/$n.img" || fail "$n.img has changed"
+done
+at_most "bytes after goldfs dedup" $(($(physical) - before + 2 * bytes)) $((1 << 20))
 "$goldfs" scrub "$mnt" >/dev/null || fail "scrub finds something"
 umount_goldfs
