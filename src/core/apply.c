@@ -487,6 +487,7 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 }
 
 #define REPLAY_BLOCKS 256
+#define MAX_BLOCKS (GF_MAX_SIZE / GF_BLOCK_SIZE)
 
 /* Blocks that an announcement explains: OVERLAY, with the announced checksums. */
 static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
@@ -569,8 +570,9 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	if (!bytes)
 		return -ENOMEM;
 	r = layer_read_data(layer, bytes, (size_t)count * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
-	/* A failing disk fails somewhere: what can be read is looked at one by one. */
-	if (r == -EIO && count > 1) {
+	/* A failing disk fails somewhere: what can be read is looked at one by one. So is what stands in
+	 * two files, of which one may not be there. */
+	if (count > 1 && (r == -EIO || (r == -EUCLEAN && block + count == MAX_BLOCKS))) {
 		r = 0;
 		for (uint32_t i = 0; i < count && !r; i++)
 			r = compare_announced(
