@@ -251,6 +251,28 @@ static void test_lost_write_behind_the_end(void **state)
 	}
 }
 
+/* A power loss took the name of one of the two files in which the last blocks stand. What recovery finds
+ * of a write to them stays so when both are there again. */
+static void test_last_blocks_after_power_loss(void **state)
+{
+	const uint64_t blocks = LARGE / BLOCK, first = GF_MAX_SIZE / BLOCK - blocks;
+	CLEANUP_FREE uint8_t *before = malloc(LARGE), *after = malloc(LARGE);
+	uint64_t a = make("a");
+
+	assert_int_equal(sync_file(fs, a), 0);
+	assert_int_equal(put(a, first, blocks, 'A'), 0);
+	replace_disk(simdisk_crash(disk, SIMDISK_KEEP, 1));
+	assert_int_equal(simdisk_io(disk)->ops->unlink(simdisk_io(disk), "layer/1.sum"), 0);
+	assert_int_equal(open_with(false), 0);
+	assert_int_equal(fs_read(fs, a, before, LARGE, first * BLOCK), LARGE);
+	assert_int_equal(before[LARGE - BLOCK - 1], 'A');
+	assert_int_equal(put(a, 0, blocks, 'B'), 0);
+	replace_disk(simdisk_clone(disk));
+	assert_int_equal(open_with(false), 0);
+	assert_int_equal(fs_read(fs, a, after, LARGE, first * BLOCK), LARGE);
+	assert_memory_equal(before, after, LARGE);
+}
+
 static void die_at_data(void *arg, struct simdisk *d, const struct simdisk_call *call)
 {
 	if (!at_the_hook && call->op == SIMDISK_PWRITE && strstr(call->path, ".data"))
@@ -613,6 +635,7 @@ int main(void)
 		T(test_mark_is_durable_before_the_bytes),
 		T(test_checksums_of_what_was_discarded),
 		T(test_lost_write_behind_the_end),
+		T(test_last_blocks_after_power_loss),
 		T(test_new_copy_of_the_catalog_stays),
 		T(test_failed_catalog_does_not_count),
 		T(test_end_of_the_chain_is_durable),
