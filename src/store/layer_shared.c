@@ -94,7 +94,7 @@ bool layer_is_lost(struct layer *l, uint64_t block)
 
 	MUTEX_GUARD(&l->lock);
 	r = layer_find_region_locked(l, number);
-	return r && layer_load_region_locked(l, number, r) == 0 && is_shared(r, i) &&
+	return r && !l->dropped && layer_load_region_locked(l, number, r) == 0 && is_shared(r, i) &&
 	       !runs_find(&r->runs, i, 1, &n);
 }
 
@@ -118,9 +118,9 @@ void layer_unref_place(struct layer *l, uint64_t place)
 
 static void count_blocks_locked(struct layer *l, uint64_t place, int64_t count)
 {
-	l->shared_blocks += (uint64_t)count;
+	atomic_fetch_add(&l->shared_blocks, (uint64_t)count);
 	if (!place_is_pool(place))
-		l->golden_blocks += (uint64_t)count;
+		atomic_fetch_add(&l->golden_blocks, (uint64_t)count);
 }
 
 static void give_up_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
@@ -217,7 +217,8 @@ void layer_drop_shared(struct layer *l)
 		runs_each(&r->runs, 0, GF_REGION_BLOCKS, give_up_references, l);
 		runs_release(&r->runs);
 	}
-	l->may_share = false;
+	atomic_store(&l->may_share, false);
+	l->dropped = true;
 	pool_forget_layer(l->env->pool, l->id);
 }
 
@@ -255,7 +256,7 @@ static int set_shared_locked(struct layer *l, uint64_t block, uint32_t count, co
 		runs_add(&r->runs, first + i, n, places[i]);
 		count_blocks_locked(l, places[i], n);
 	}
-	l->may_share = true;
+	atomic_store(&l->may_share, true);
 	return 0;
 }
 
