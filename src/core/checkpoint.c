@@ -598,6 +598,7 @@ static void picture_finish(struct picture *p)
 			continue;
 		layer->sync_failures = 0;
 		layer_pages_done(layer, p->layers[i].pages);
+	atomic_store(&fs->tail_seq, p->tail.seq);
 		layer_forget_large_failures(layer, p->tail.seq);
 		/* Records before the tail need no commit record any more, and those that failed
 		 * are not replayed any more. */

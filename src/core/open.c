@@ -328,6 +328,7 @@ static int load_catalog(struct fs *fs, struct catalog_head *head, bool *fallback
 		return log_error(-EUCLEAN, "the catalog belongs to another store");
 	fs->generation = head->generation;
 	fs->tail = head->tail;
+	atomic_store(&fs->tail_seq, head->tail.seq);
 	fs->next_ino = max_u64(head->next_ino, FS_INO_FIRST);
 	fs->next_layer = max_u64(head->next_layer, 1);
 	fs->next_golden = max_u64(head->next_golden, 1);

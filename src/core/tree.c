@@ -314,7 +314,7 @@ static bool is_needed(struct fs *fs, struct golden *golden)
 	/* As with slots of the pool (struct dying). */
 	if (!golden->idle_seq)
 		golden->idle_seq = last;
-	return golden->idle_seq >= fs->tail.seq;
+	return golden->idle_seq >= atomic_load(&fs->tail_seq);
 }
 
 /* When nothing refers to it; otherwise a checkpoint looks again. */
@@ -374,6 +374,9 @@ void tree_golden_ref(void *arg, uint64_t id, int64_t count)
 	if (golden) {
 		atomic_fetch_add(&golden->shared, count);
 		atomic_store(&golden->was_shared, true);
+		/* A record that says so may follow: what was noted before tells nothing any more. */
+		if (count > 0)
+			atomic_store(&golden->idle_seq, 0);
 	}
 	pthread_rwlock_unlock(&fs->tables);
 }
