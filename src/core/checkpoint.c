@@ -138,6 +138,14 @@ static void batch_share(struct batch *b)
 	dedup_end(&d);
 }
 
+/* References to places that were not used, from the i-th block on. */
+static void batch_unshare(struct batch *b, size_t i)
+{
+	for (; i < b->count; i++)
+		if (b->current[i] && b->kinds[i] == GF_SHARED)
+			layer_unref_place(b->layer, b->places[i]);
+}
+
 static size_t batch_run(const struct batch *b, size_t i)
 {
 	size_t n = 1;
@@ -224,6 +232,9 @@ static int batch_destage_locked(struct batch *b)
 			r = layer_set_shared(b->layer, b->entries[i].block, n, b->places + i);
 		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
+		/* Of the run that failed some may be in use by now. */
+		if (r)
+			batch_unshare(b, i + n);
 		if (r)
 			break;
 		COUNT(b->fs, destaged_blocks, n);

@@ -171,9 +171,11 @@ static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint
 		return false;
 	if (pool_write(pool, d->slot, bytes, &sum, 1))
 		return false;
+	if (!pool_ref(pool, d->slot, d->layer->id))
+		return false;
 	*slot = d->slot++;
 	d->claimed--;
-	return pool_ref(pool, *slot, d->layer->id);
+	return true;
 }
 
 static void note_move(struct fs *fs, const struct move *move)
