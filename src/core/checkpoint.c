@@ -598,6 +598,7 @@ static void picture_finish(struct picture *p)
 	INVARIANT(1, nothing_before(fs, p->tail.seq));
 	fs->generation = p->head.generation;
 	fs->tail = p->tail;
+	atomic_store(&fs->tail_seq, p->tail.seq);
 	if (!MUTATED("reuse places in the ring while readers are there"))
 		drain_wait(&fs->readers);
 	journal_set_tail(fs->journal, p->tail);
@@ -609,7 +610,6 @@ static void picture_finish(struct picture *p)
 			continue;
 		layer->sync_failures = 0;
 		layer_pages_done(layer, p->layers[i].pages);
-	atomic_store(&fs->tail_seq, p->tail.seq);
 		layer_forget_large_failures(layer, p->tail.seq);
 		/* Records before the tail need no commit record any more, and those that failed
 		 * are not replayed any more. */
@@ -727,9 +727,6 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 					0 : p.tail.seq - 1, &out->full);
 	if (!r) {
 		dedup_drop_dead(fs);
-		/* Not when the tail may have to stop earlier. */
-		if (!out->full && !atomic_load(&fs->failed_layers))
-			dedup_move(fs, p.tail.seq);
 		tree_sweep_goldens(fs);
 	}
 	/* A layer that failed on the way is left out from the next round on. */
@@ -737,6 +734,9 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = -EAGAIN;
 	if (!r)
 		r = picture_tail(&p, out);
+	/* Not before it is known how far the tail goes: what it does not pass is replayed. */
+	if (!r)
+		dedup_move(fs, p.tail.seq);
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {

@@ -297,7 +297,7 @@ static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
 
 	if (!layer)
 		return true;
-	if (!atomic_load(&layer->failed)) {
+	if (!atomic_load(&layer->failed) && !layer->left_out) {
 		rangelock_lock(&layer->ranges, &range, m->block, m->block);
 		done = move_locked(fs, layer, m, tail);
 		rangelock_unlock(&layer->ranges, &range);
