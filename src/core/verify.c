@@ -125,17 +125,21 @@ int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE])
 			       place_to_block(place) * GF_BLOCK_SIZE) : -ENOENT;
 }
 
-/* Golden images are checked where they are read, and by themselves. */
+/* Golden images are checked where they are read, and by themselves, so that what one of them lost is
+ * told once. */
 static bool is_right(struct fs *fs, uint64_t place)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
+	struct image *image;
 	uint32_t sum;
 
-	if (shared_read(fs, place, bytes))
-		return false;
-	return !place_is_pool(place) ||
-	       (pool_read_sums(fs->pool, place_to_slot(place), &sum, 1) == 0 &&
-		       hash_block(fs->super.secret, bytes) == sum);
+	if (!place_is_pool(place)) {
+		image = tree_golden_image(fs, place_to_golden(place));
+		return image && place_to_block(place) * GF_BLOCK_SIZE < image->size;
+	}
+	return shared_read(fs, place, bytes) == 0 &&
+	       pool_read_sums(fs->pool, place_to_slot(place), &sum, 1) == 0 &&
+	       hash_block(fs->super.secret, bytes) == sum;
 }
 
 enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block)
@@ -327,7 +331,17 @@ static bool is_damaged(struct fs *fs, struct damage_key key)
 	layer = layer_hold(fs, key.owner);
 	if (!layer)
 		return false;
-	verdict = layer_judge_block(layer, block, key.block, false);
+	switch (shared_judge(fs, layer, key.block)) {
+	case SHARED_RIGHT:
+		verdict = VERDICT_RIGHT;
+		break;
+	case SHARED_LOST:
+	case SHARED_DAMAGED:
+		verdict = VERDICT_DAMAGED;
+		break;
+	default:
+		verdict = layer_judge_block(layer, block, key.block, false);
+	}
 	atomic_fetch_sub(&layer->users, 1);
 	return verdict < 0 || verdict == VERDICT_DAMAGED;
 }
