@@ -55,11 +55,13 @@ struct layer *layer_hold(struct fs *fs, uint64_t id)
 {
 	struct layer *layer;
 
-	pthread_rwlock_rdlock(&fs->tree);
-	layer = tree_find_layer(fs, id);
+	struct layer_entry *entry;
+	pthread_rwlock_rdlock(&fs->tables);
+	HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
+	layer = entry ? entry->layer : NULL;
 	if (layer)
 		atomic_fetch_add(&layer->users, 1);
-	pthread_rwlock_unlock(&fs->tree);
+	pthread_rwlock_unlock(&fs->tables);
 	return layer;
 }
 
