@@ -357,6 +357,7 @@ void dedup_drop_dead(struct fs *fs)
 
 int dedup_count(struct fs *fs)
 {
+	struct pool_figures figures;
 	struct layer *layer;
 	uint64_t id = 0;
 	int r = 0;
@@ -375,7 +376,10 @@ int dedup_count(struct fs *fs)
 	if (pool_is_counting(fs->pool))
 		pool_counted(fs->pool);
 	atomic_store(&fs->golden_counting, false);
-	atomic_store(&fs->changed, true);
+	/* Space to be given back, or images that nobody needs, make a checkpoint worth it. */
+	pool_figures(fs->pool, &figures);
+	if (figures.dying_slots || tree_has_idle_golden(fs))
+		atomic_store(&fs->changed, true);
 	figures_changed(fs);
 	return 0;
 }

@@ -369,6 +369,8 @@ struct image *tree_golden_image(void *fs, uint64_t id);
 void tree_golden_ref(void *fs, uint64_t id, int64_t count);
 /* Buries images to which nothing refers any more. No lock is held. */
 void tree_sweep_goldens(struct fs *fs);
+/* Whether there are any, as far as references are counted. */
+bool tree_has_idle_golden(struct fs *fs);
 void tree_free(struct fs *fs);
 /* As fs_path(), with tree held. */
 int tree_path(struct fs *fs, struct inode *inode, char **path);

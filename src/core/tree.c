@@ -349,6 +349,18 @@ void tree_sweep_goldens(struct fs *fs)
 
 static struct golden *find_golden_in_tables(struct fs *fs, uint64_t id)
 {
+bool tree_has_idle_golden(struct fs *fs)
+{
+	struct golden *golden, *next;
+	bool idle = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, golden, next)
+		idle |= !golden->refs && !atomic_load(&golden->shared);
+	pthread_rwlock_unlock(&fs->tree);
+	return idle;
+}
+
 	struct golden *golden;
 
 	HASH_FIND(hh, fs->goldens, &id, sizeof(id), golden);
