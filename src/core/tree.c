@@ -51,11 +51,13 @@ struct layer *tree_find_layer(struct fs *fs, uint64_t id)
 	return layer;
 }
 
+/* Dedup asks with blocks locked: without the tree's lock. Who takes a layer out of the table looks at
+ * its users afterwards. */
 struct layer *layer_hold(struct fs *fs, uint64_t id)
 {
+	struct layer_entry *entry;
 	struct layer *layer;
 
-	struct layer_entry *entry;
 	pthread_rwlock_rdlock(&fs->tables);
 	HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
 	layer = entry ? entry->layer : NULL;
@@ -347,8 +349,6 @@ void tree_sweep_goldens(struct fs *fs)
 	pthread_rwlock_unlock(&fs->tree);
 }
 
-static struct golden *find_golden_in_tables(struct fs *fs, uint64_t id)
-{
 bool tree_has_idle_golden(struct fs *fs)
 {
 	struct golden *golden, *next;
@@ -361,6 +361,8 @@ bool tree_has_idle_golden(struct fs *fs)
 	return idle;
 }
 
+static struct golden *find_golden_in_tables(struct fs *fs, uint64_t id)
+{
 	struct golden *golden;
 
 	HASH_FIND(hh, fs->goldens, &id, sizeof(id), golden);

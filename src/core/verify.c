@@ -235,6 +235,17 @@ static bool shows(struct inode *inode, struct damage_key key)
 	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL || x.kind == EXTENT_POOL);
 }
 
+/* Whether the file shows this block of a golden image, in which its content was found, somewhere. */
+static bool shows_elsewhere(struct inode *inode, struct damage_key key)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+
+	for (; layer && key.owner & DAMAGE_GOLDEN; layer = layer->parent)
+		if (layer_shows_golden(layer, key.owner & ~DAMAGE_GOLDEN, key.block, 1))
+			return true;
+	return false;
+}
+
 uint64_t damage_count(struct fs *fs, struct inode *inode)
 {
 	uint64_t count = 0;
@@ -244,11 +255,26 @@ uint64_t damage_count(struct fs *fs, struct inode *inode)
 		return 0;
 	MUTEX_GUARD(&fs->damage_lock);
 	HASH_ITER (hh, fs->damage, d, next)
-		count += shows(inode, d->key);
+		count += shows(inode, d->key) || shows_elsewhere(inode, d->key);
 	return count;
 }
 
 /* ---- telling ---- */
+
+static void tell_of_file(const char *path, struct damage_key key, bool elsewhere)
+{
+	const char *owner = key.owner & DAMAGE_GOLDEN ? "golden" : "layer";
+	uint64_t id = key.owner & ~DAMAGE_GOLDEN;
+
+	if (elsewhere)
+		log_error(0, "\"%s\" is damaged: it has blocks of %s %" PRIu64 ", of which 4096 bytes at "
+			     "%" PRIu64 " are not what was written; restore the file", path, owner, id,
+			key.block * GF_BLOCK_SIZE);
+	else
+		log_error(0, "\"%s\" is damaged at byte %" PRIu64 ": 4096 bytes there are not what "
+			     "was written (%s %" PRIu64 "); write them anew, or restore the file", path,
+			key.block * GF_BLOCK_SIZE, owner, id);
+}
 
 static void tell(struct fs *fs, struct damage_key key)
 {
@@ -258,14 +284,13 @@ static void tell(struct fs *fs, struct damage_key key)
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (by_ino, fs->inodes, inode, next) {
 		char *path = NULL;
+		bool there = inode_is_file(inode) && shows(inode, key);
 
-		if (!inode_is_file(inode) || !shows(inode, key) || tree_path(fs, inode, &path))
+		if (!there && (!inode_is_file(inode) || !shows_elsewhere(inode, key)))
 			continue;
-		log_error(0, "\"%s\" is damaged at byte %" PRIu64 ": 4096 bytes there are not what "
-			     "was written (%s %" PRIu64 "); write them anew, or restore the file",
-			path, key.block * GF_BLOCK_SIZE,
-			key.owner & DAMAGE_GOLDEN ? "golden" : "layer",
-			key.owner & ~DAMAGE_GOLDEN);
+		if (tree_path(fs, inode, &path))
+			continue;
+		tell_of_file(path, key, !there);
 		free(path);
 		told = true;
 	}
