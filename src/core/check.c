@@ -66,9 +66,10 @@ static bool concerns(const struct about *about, struct inode *inode)
 	if (about->layer)
 		return stands_on(top, about->layer) &&
 		       (!about->count || shows_blocks(inode, about->layer, about->block, about->count));
-	while (about->golden && top->parent)
-		top = top->parent;
-	return about->golden && top->golden == about->golden;
+	for (; about->golden && top; top = top->parent)
+		if (top->golden == about->golden || layer_uses_golden(top, about->golden))
+			return true;
+	return false;
 }
 
 /* Takes ownership of path. */

@@ -138,6 +138,14 @@ static void batch_share(struct batch *b)
 	dedup_end(&d);
 }
 
+/* References to places that were not used, from the i-th block on. */
+static void batch_unshare(struct batch *b, size_t i)
+{
+	for (; i < b->count; i++)
+		if (b->current[i] && b->kinds[i] == GF_SHARED)
+			layer_unref_place(b->layer, b->places[i]);
+}
+
 static size_t batch_run(const struct batch *b, size_t i)
 {
 	size_t n = 1;
@@ -226,6 +234,9 @@ static int batch_destage_locked(struct batch *b)
 			r = layer_set_shared(b->layer, b->entries[i].block, n, b->places + i);
 		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
+		/* Of the run that failed some may be in use by now. */
+		if (r)
+			batch_unshare(b, i + n);
 		if (r)
 			break;
 		COUNT(b->fs, destaged_blocks, n);
@@ -589,6 +600,7 @@ static void picture_finish(struct picture *p)
 	INVARIANT(1, nothing_before(fs, p->tail.seq));
 	fs->generation = p->head.generation;
 	fs->tail = p->tail;
+	atomic_store(&fs->tail_seq, p->tail.seq);
 	if (!MUTATED("reuse places in the ring while readers are there"))
 		drain_wait(&fs->readers);
 	journal_set_tail(fs->journal, p->tail);
@@ -717,11 +729,6 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 					0 : p.tail.seq - 1, &out->full);
 	if (!r) {
 		dedup_drop_dead(fs);
-		/* Not when the tail may have to stop earlier. */
-		if (!out->full && !atomic_load(&fs->failed_layers)) {
-			dedup_move(fs, p.tail.seq);
-			r = dedup_examine(fs, p.tail.seq);
-		}
 		tree_sweep_goldens(fs);
 	}
 	/* A layer that failed on the way is left out from the next round on. */
@@ -729,6 +736,11 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = -EAGAIN;
 	if (!r)
 		r = picture_tail(&p, out);
+	/* Not before it is known how far the tail goes: what it does not pass is replayed. */
+	if (!r) {
+		dedup_move(fs, p.tail.seq);
+		r = dedup_examine(fs, p.tail.seq);
+	}
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {

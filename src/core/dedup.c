@@ -172,9 +172,11 @@ static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint
 		return false;
 	if (pool_write(pool, d->slot, bytes, &sum, 1))
 		return false;
+	if (!pool_ref(pool, d->slot, d->layer->id))
+		return false;
 	*slot = d->slot++;
 	d->claimed--;
-	return pool_ref(pool, *slot, d->layer->id);
+	return true;
 }
 
 static void note_move(struct fs *fs, const struct move *move)
@@ -368,7 +370,7 @@ static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
 
 	if (!layer)
 		return true;
-	if (!atomic_load(&layer->failed)) {
+	if (!atomic_load(&layer->failed) && !layer->left_out) {
 		rangelock_lock(&layer->ranges, &range, m->block, m->block);
 		done = move_locked(fs, layer, m, tail);
 		rangelock_unlock(&layer->ranges, &range);
@@ -428,6 +430,7 @@ void dedup_drop_dead(struct fs *fs)
 
 int dedup_count(struct fs *fs)
 {
+	struct pool_figures figures;
 	struct layer *layer;
 	uint64_t id = 0;
 	int r = 0;
@@ -446,7 +449,10 @@ int dedup_count(struct fs *fs)
 	if (pool_is_counting(fs->pool))
 		pool_counted(fs->pool);
 	atomic_store(&fs->golden_counting, false);
-	atomic_store(&fs->changed, true);
+	/* Space to be given back, or images that nobody needs, make a checkpoint worth it. */
+	pool_figures(fs->pool, &figures);
+	if (figures.dying_slots || tree_has_idle_golden(fs))
+		atomic_store(&fs->changed, true);
 	figures_changed(fs);
 	return 0;
 }

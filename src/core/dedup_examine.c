@@ -187,7 +187,7 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 		r = -ENOMEM;
 	while (!r && (e.layer = layer_hold_next(fs, id)) != NULL) {
 		id = e.layer->id;
-		if (!atomic_load(&e.layer->failed))
+		if (!atomic_load(&e.layer->failed) && !e.layer->left_out)
 			r = examine_layer(&e, tail);
 		atomic_fetch_sub(&e.layer->users, 1);
 	}

@@ -570,32 +570,87 @@ static uint64_t pin_bytes(struct fs *fs, uint64_t id)
 	return st.allocated;
 }
 
+/* Whether the image cannot go as long as the file is there: it stands on it, or some of its blocks were
+ * found in it. */
+static bool needs_golden(struct inode *inode, const struct golden *g)
+{
+	bool shared = atomic_load(&g->shared) != 0;
+	struct layer *layer = atomic_load(&inode->layer);
+
+	for (; layer; layer = layer->parent)
+		if ((!layer->parent && layer->golden == g->id) ||
+			(shared && layer_uses_golden(layer, g->id)))
+			return true;
+	return false;
+}
+
+static bool set_needs_golden(struct fs *fs, const uint64_t *set, size_t count,
+	const struct golden *g)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct inode *inode = tree_find(fs, set[i]);
+
+		if (inode && needs_golden(inode, g))
+			return true;
+	}
+	return false;
+}
+
+static bool is_in_set(const uint64_t *set, size_t count, uint64_t ino)
+{
+	for (size_t i = 0; i < count; i++)
+		if (set[i] == ino)
+			return true;
+	return false;
+}
+
+static bool others_need_golden(struct fs *fs, const uint64_t *set, size_t count,
+	const struct golden *g)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next)
+		if (needs_golden(inode, g) && !is_in_set(set, count, inode->ino))
+			return true;
+	return false;
+}
+
 /* Bytes of images that go with this set: not in the folder any more, and no other file's. */
 static uint64_t pinned_by_set(struct fs *fs, const uint64_t *set, size_t count)
 {
-	struct golden *g, *next_golden;
+	struct golden *g, *next;
 	uint64_t bytes = 0;
 
-	HASH_ITER (hh, fs->goldens, g, next_golden) {
-		struct inode *inode, *next;
-		bool used = false, others = false;
-
-		if (is_live(fs, g))
-			continue;
-		HASH_ITER (by_ino, fs->inodes, inode, next) {
-			bool member = false;
-
-			if (!atomic_load(&inode->layer) || golden_below(fs, inode) != g)
-				continue;
-			for (size_t i = 0; i < count; i++)
-				member |= set[i] == inode->ino;
-			used |= member;
-			others |= !member;
-		}
-		if (used && !others)
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (set_needs_golden(fs, set, count, g) &&
+			!others_need_golden(fs, set, count, g) && !is_live(fs, g))
 			bytes += pin_bytes(fs, g->id);
-	}
 	return bytes;
+}
+
+static bool is_fenced(const struct golden *g)
+{
+	return g->failed || atomic_load(&g->pin) == GF_PIN_FENCED;
+}
+
+/* One whose bytes are not served any more, and which the file needs. */
+static const struct golden *fenced_below(struct fs *fs, struct inode *inode)
+{
+	struct golden *g, *next;
+
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (is_fenced(g) && needs_golden(inode, g))
+			return g;
+	return NULL;
+}
+
+static int fenced_state(const struct golden *g, struct fs_info *info)
+{
+	info->state = "fenced";
+	if (info->reason)
+		return 0;
+	return asprintf(&info->reason, "golden image \"%s\", in which blocks of it are, has changed or is "
+		"gone", g->path) < 0 ? -ENOMEM : 0;
 }
 
 static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
@@ -633,6 +688,8 @@ static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
 static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info *info)
 {
 	struct golden *g = golden_below(fs, inode);
+	const struct golden *fenced = fenced_below(fs, inode);
+	int r = 0;
 
 	info->kind = FS_KIND_CLONE;
 	info->mode = "snapshot";
@@ -642,13 +699,12 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->damaged_bytes = damage_count(fs, inode) * GF_BLOCK_SIZE;
 	if (info->damaged_bytes && !info->reason)
 		info->state = "damaged";
-	if (!g)
-		return 0;
-	if (!is_live(fs, g))
-		info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
-	if (g->failed || g->pin == GF_PIN_FENCED)
-		info->state = "fenced";
-	else if (g->pin == GF_PIN_COPYING && !info->damaged_bytes)
+	info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
+	if (fenced)
+		r = fenced_state(fenced, info);
+	if (r || !g)
+		return r;
+	if (!fenced && g->pin == GF_PIN_COPYING && !info->damaged_bytes)
 		info->state = "copying";
 	free(info->base);
 	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;

@@ -140,7 +140,7 @@ struct golden {
 	uint64_t refs; /* tree; layers that stand on it */
 	_Atomic int64_t shared; /* SHARED blocks that refer to it, as far as they are counted */
 	atomic_bool was_shared; /* a record in the ring may refer to it */
-	uint64_t idle_seq; /* tree; the last record when nothing referred to it any more, 0: not so */
+	_Atomic uint64_t idle_seq; /* the last record when nothing referred to it any more, 0: not so */
 	uint64_t counted_refs; /* for assertions; with the gate closed */
 	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;
@@ -257,6 +257,7 @@ struct fs {
 	uint8_t boot_found[16]; /* recovery: the last that wrote to the store */
 	uint64_t lost_upto;	/* recovery: the last record that must be there; see journal_lost() */
 	struct journal_mark tail; /* of the last checkpoint; checkpoint only */
+	_Atomic uint64_t tail_seq; /* its number, for anybody */
 
 	/* Background work. */
 	pthread_mutex_t work_lock;
@@ -378,6 +379,8 @@ struct image *tree_golden_image(void *fs, uint64_t id);
 void tree_golden_ref(void *fs, uint64_t id, int64_t count);
 /* Buries images to which nothing refers any more. No lock is held. */
 void tree_sweep_goldens(struct fs *fs);
+/* Whether there are any, as far as references are counted. */
+bool tree_has_idle_golden(struct fs *fs);
 void tree_free(struct fs *fs);
 /* As fs_path(), with tree held. */
 int tree_path(struct fs *fs, struct inode *inode, char **path);

@@ -328,6 +328,7 @@ static int load_catalog(struct fs *fs, struct catalog_head *head, bool *fallback
 		return log_error(-EUCLEAN, "the catalog belongs to another store");
 	fs->generation = head->generation;
 	fs->tail = head->tail;
+	atomic_store(&fs->tail_seq, head->tail.seq);
 	fs->next_ino = max_u64(head->next_ino, FS_INO_FIRST);
 	fs->next_layer = max_u64(head->next_layer, 1);
 	fs->next_golden = max_u64(head->next_golden, 1);
@@ -687,9 +688,12 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		journal_set_failing(fs->journal, note_journal_failed, fs);
 		r = golden_start(fs);
 	}
-	/* Where nothing is shared that takes no time; otherwise the background does it. */
+	/* Where nothing is shared that takes no time; otherwise the background does it. There is none where
+	 * nothing is written, and only figures and messages want it. */
 	if (!r && !something_may_be_shared(fs))
 		r = dedup_count(fs);
+	else if (!r && fs->options.read_only)
+		dedup_count(fs);
 	if (!r)
 		r = checkpoint_start(fs);
 	if (r) {

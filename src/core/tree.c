@@ -51,15 +51,19 @@ struct layer *tree_find_layer(struct fs *fs, uint64_t id)
 	return layer;
 }
 
+/* Dedup asks with blocks locked: without the tree's lock. Who takes a layer out of the table looks at
+ * its users afterwards. */
 struct layer *layer_hold(struct fs *fs, uint64_t id)
 {
+	struct layer_entry *entry;
 	struct layer *layer;
 
-	pthread_rwlock_rdlock(&fs->tree);
-	layer = tree_find_layer(fs, id);
+	pthread_rwlock_rdlock(&fs->tables);
+	HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
+	layer = entry ? entry->layer : NULL;
 	if (layer)
 		atomic_fetch_add(&layer->users, 1);
-	pthread_rwlock_unlock(&fs->tree);
+	pthread_rwlock_unlock(&fs->tables);
 	return layer;
 }
 
@@ -314,7 +318,7 @@ static bool is_needed(struct fs *fs, struct golden *golden)
 	/* As with slots of the pool (struct dying). */
 	if (!golden->idle_seq)
 		golden->idle_seq = last;
-	return golden->idle_seq >= fs->tail.seq;
+	return golden->idle_seq >= atomic_load(&fs->tail_seq);
 }
 
 /* When nothing refers to it; otherwise a checkpoint looks again. */
@@ -343,6 +347,18 @@ void tree_sweep_goldens(struct fs *fs)
 	HASH_ITER (hh, fs->goldens, golden, next)
 		bury_golden(fs, golden);
 	pthread_rwlock_unlock(&fs->tree);
+}
+
+bool tree_has_idle_golden(struct fs *fs)
+{
+	struct golden *golden, *next;
+	bool idle = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, golden, next)
+		idle |= !golden->refs && !atomic_load(&golden->shared);
+	pthread_rwlock_unlock(&fs->tree);
+	return idle;
 }
 
 static struct golden *find_golden_in_tables(struct fs *fs, uint64_t id)
@@ -374,6 +390,9 @@ void tree_golden_ref(void *arg, uint64_t id, int64_t count)
 	if (golden) {
 		atomic_fetch_add(&golden->shared, count);
 		atomic_store(&golden->was_shared, true);
+		/* A record that says so may follow: what was noted before tells nothing any more. */
+		if (count > 0)
+			atomic_store(&golden->idle_seq, 0);
 	}
 	pthread_rwlock_unlock(&fs->tables);
 }

@@ -125,17 +125,21 @@ int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE])
 			       place_to_block(place) * GF_BLOCK_SIZE) : -ENOENT;
 }
 
-/* Golden images are checked where they are read, and by themselves. */
+/* Golden images are checked where they are read, and by themselves, so that what one of them lost is
+ * told once. */
 static bool is_right(struct fs *fs, uint64_t place)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
+	struct image *image;
 	uint32_t sum;
 
-	if (shared_read(fs, place, bytes))
-		return false;
-	return !place_is_pool(place) ||
-	       (pool_read_sums(fs->pool, place_to_slot(place), &sum, 1) == 0 &&
-		       hash_block(fs->super.secret, bytes) == sum);
+	if (!place_is_pool(place)) {
+		image = tree_golden_image(fs, place_to_golden(place));
+		return image && place_to_block(place) * GF_BLOCK_SIZE < image->size;
+	}
+	return shared_read(fs, place, bytes) == 0 &&
+	       pool_read_sums(fs->pool, place_to_slot(place), &sum, 1) == 0 &&
+	       hash_block(fs->super.secret, bytes) == sum;
 }
 
 enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block)
@@ -231,6 +235,17 @@ static bool shows(struct inode *inode, struct damage_key key)
 	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL || x.kind == EXTENT_POOL);
 }
 
+/* Whether the file shows this block of a golden image, in which its content was found, somewhere. */
+static bool shows_elsewhere(struct inode *inode, struct damage_key key)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+
+	for (; layer && key.owner & DAMAGE_GOLDEN; layer = layer->parent)
+		if (layer_shows_golden(layer, key.owner & ~DAMAGE_GOLDEN, key.block, 1))
+			return true;
+	return false;
+}
+
 uint64_t damage_count(struct fs *fs, struct inode *inode)
 {
 	uint64_t count = 0;
@@ -240,11 +255,26 @@ uint64_t damage_count(struct fs *fs, struct inode *inode)
 		return 0;
 	MUTEX_GUARD(&fs->damage_lock);
 	HASH_ITER (hh, fs->damage, d, next)
-		count += shows(inode, d->key);
+		count += shows(inode, d->key) || shows_elsewhere(inode, d->key);
 	return count;
 }
 
 /* ---- telling ---- */
+
+static void tell_of_file(const char *path, struct damage_key key, bool elsewhere)
+{
+	const char *owner = key.owner & DAMAGE_GOLDEN ? "golden" : "layer";
+	uint64_t id = key.owner & ~DAMAGE_GOLDEN;
+
+	if (elsewhere)
+		log_error(0, "\"%s\" is damaged: it has blocks of %s %" PRIu64 ", of which 4096 bytes at "
+			     "%" PRIu64 " are not what was written; restore the file", path, owner, id,
+			key.block * GF_BLOCK_SIZE);
+	else
+		log_error(0, "\"%s\" is damaged at byte %" PRIu64 ": 4096 bytes there are not what "
+			     "was written (%s %" PRIu64 "); write them anew, or restore the file", path,
+			key.block * GF_BLOCK_SIZE, owner, id);
+}
 
 static void tell(struct fs *fs, struct damage_key key)
 {
@@ -254,14 +284,13 @@ static void tell(struct fs *fs, struct damage_key key)
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (by_ino, fs->inodes, inode, next) {
 		char *path = NULL;
+		bool there = inode_is_file(inode) && shows(inode, key);
 
-		if (!inode_is_file(inode) || !shows(inode, key) || tree_path(fs, inode, &path))
+		if (!there && (!inode_is_file(inode) || !shows_elsewhere(inode, key)))
 			continue;
-		log_error(0, "\"%s\" is damaged at byte %" PRIu64 ": 4096 bytes there are not what "
-			     "was written (%s %" PRIu64 "); write them anew, or restore the file",
-			path, key.block * GF_BLOCK_SIZE,
-			key.owner & DAMAGE_GOLDEN ? "golden" : "layer",
-			key.owner & ~DAMAGE_GOLDEN);
+		if (tree_path(fs, inode, &path))
+			continue;
+		tell_of_file(path, key, !there);
 		free(path);
 		told = true;
 	}
@@ -327,7 +356,17 @@ static bool is_damaged(struct fs *fs, struct damage_key key)
 	layer = layer_hold(fs, key.owner);
 	if (!layer)
 		return false;
-	verdict = layer_judge_block(layer, block, key.block, false);
+	switch (shared_judge(fs, layer, key.block)) {
+	case SHARED_RIGHT:
+		verdict = VERDICT_RIGHT;
+		break;
+	case SHARED_LOST:
+	case SHARED_DAMAGED:
+		verdict = VERDICT_DAMAGED;
+		break;
+	default:
+		verdict = layer_judge_block(layer, block, key.block, false);
+	}
 	atomic_fetch_sub(&layer->users, 1);
 	return verdict < 0 || verdict == VERDICT_DAMAGED;
 }

@@ -86,6 +86,7 @@ void layer_free(struct layer *l)
 	free(l->leaves);
 	layer_forget_large_failures(l, UINT64_MAX);
 	free(l->marks);
+	free(l->uses);
 	free(l->suspects);
 	while (l->punches) {
 		struct punch *next = l->punches->next;

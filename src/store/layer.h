@@ -89,6 +89,11 @@ struct punch {
 	struct punch *next;
 };
 
+struct golden_use {
+	uint64_t golden; /* id */
+	uint64_t blocks;
+};
+
 struct layer {
 	const struct layer_env *env;
 	uint64_t id;
@@ -118,11 +123,15 @@ struct layer {
 	bool in_dirty_list; /* of the owner of the env; its lock */
 	int data_fd;	    /* lock; -1: not open */
 	int sum_fd;	    /* lock */
-	uint64_t shared_blocks; /* lock; blocks in runs, of regions that are counted */
-	uint64_t golden_blocks; /* lock; of them, those in golden images */
 	bool unexamined;    /* lock; some of its regions are */
 	uint64_t asked;	    /* lock; of those: see layer_set_unexamined() */
-	bool may_share;	    /* lock; its pages may have SHARED blocks */
+	/* Changed under lock, as the next two; blocks in runs, of regions that are counted. */
+	_Atomic uint64_t shared_blocks;
+	_Atomic uint64_t golden_blocks; /* of them, those in golden images */
+	atomic_bool may_share;		/* its pages may have SHARED blocks */
+	struct golden_use *uses; /* lock; which images those are in, with how many blocks */
+	unsigned use_count;	 /* lock */
+	bool dropped; /* lock; it is dead, and has given its references up */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
 	pthread_cond_t large_ended; /* lock */
@@ -301,8 +310,13 @@ bool layer_ref_place(struct layer *layer, uint64_t place);
 void layer_unref_place(struct layer *layer, uint64_t place);
 /* Where blocks stand that are SHARED and have nothing newer in the ring; 0 for all others. */
 int layer_read_places(struct layer *layer, uint64_t block, uint64_t *places, uint64_t count);
-/* Whether the block is SHARED, stands nowhere, and nothing newer is in the ring. */
+/* Whether the block is SHARED, stands nowhere, and nothing newer is in the ring. Not so of a layer that
+ * is dead: nobody misses what it gave up. */
 bool layer_is_lost(struct layer *layer, uint64_t block);
+/* Whether blocks are SHARED with this golden image: any; or any of `count` from this one of the image on,
+ * where a page that cannot be read counts as one that has none. */
+bool layer_uses_golden(struct layer *layer, uint64_t golden);
+bool layer_shows_golden(struct layer *layer, uint64_t golden, uint64_t block, uint64_t count);
 /* Counts the references of the next region that is not counted: 1: there was one, 0: all are
  * counted, or -errno. */
 int layer_count_shared(struct layer *layer);

@@ -219,7 +219,8 @@ int layer_add_page(struct layer *l, uint32_t number, uint32_t generation, bool s
 	r->disk_generation = generation;
 	r->loaded = false;
 	r->uncounted = shared;
-	l->may_share |= shared;
+	if (shared)
+		atomic_store(&l->may_share, true);
 	l->counts_given = true;
 	return 0;
 }

@@ -16,6 +16,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -94,7 +95,7 @@ bool layer_is_lost(struct layer *l, uint64_t block)
 
 	MUTEX_GUARD(&l->lock);
 	r = layer_find_region_locked(l, number);
-	return r && layer_load_region_locked(l, number, r) == 0 && is_shared(r, i) &&
+	return r && !l->dropped && layer_load_region_locked(l, number, r) == 0 && is_shared(r, i) &&
 	       !runs_find(&r->runs, i, 1, &n);
 }
 
@@ -116,11 +117,80 @@ void layer_unref_place(struct layer *l, uint64_t place)
 		l->env->golden_ref(l->env->arg, place_to_golden(place), -1);
 }
 
+static struct golden_use *find_use_locked(struct layer *l, uint64_t golden)
+{
+	for (unsigned i = 0; i < l->use_count; i++)
+		if (l->uses[i].golden == golden)
+			return &l->uses[i];
+	return NULL;
+}
+
+/* Without memory it is not known: only figures and messages need it. */
+static void count_use_locked(struct layer *l, uint64_t golden, int64_t count)
+{
+	struct golden_use *use = find_use_locked(l, golden), *more;
+
+	if (!use && count > 0) {
+		more = realloc(l->uses, (l->use_count + 1) * sizeof(*more));
+		if (!more)
+			return;
+		l->uses = more;
+		use = &l->uses[l->use_count++];
+		*use = (struct golden_use){.golden = golden};
+	}
+	if (!use)
+		return;
+	use->blocks = use->blocks + (uint64_t)count;
+	if (!use->blocks)
+		*use = l->uses[--l->use_count];
+}
+
+bool layer_uses_golden(struct layer *l, uint64_t golden)
+{
+	if (!atomic_load(&l->golden_blocks))
+		return false;
+	MUTEX_GUARD(&l->lock);
+	return find_use_locked(l, golden) != NULL;
+}
+
+struct search {
+	uint64_t place, count;
+	bool found;
+};
+
+static void look_for_place(void *arg, uint64_t place, uint32_t first, uint32_t count)
+{
+	struct search *s = arg;
+
+	(void)first;
+	s->found |= place < s->place + s->count && s->place < place + count;
+}
+
+bool layer_shows_golden(struct layer *l, uint64_t golden, uint64_t block, uint64_t count)
+{
+	struct search search = {.place = place_from_golden(golden, block), .count = count};
+
+	if (!layer_uses_golden(l, golden))
+		return false;
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS && !search.found; n++) {
+		struct region *r = layer_find_region_locked(l, n);
+
+		if (r && layer_load_region_locked(l, n, r) == 0)
+			runs_each(&r->runs, 0, GF_REGION_BLOCKS, look_for_place, &search);
+	}
+	return search.found;
+}
+
 static void count_blocks_locked(struct layer *l, uint64_t place, int64_t count)
 {
-	l->shared_blocks += (uint64_t)count;
-	if (!place_is_pool(place))
-		l->golden_blocks += (uint64_t)count;
+	if (!count)
+		return;
+	atomic_fetch_add(&l->shared_blocks, (uint64_t)count);
+	if (place_is_pool(place))
+		return;
+	atomic_fetch_add(&l->golden_blocks, (uint64_t)count);
+	count_use_locked(l, place_to_golden(place), count);
 }
 
 static void give_up_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
@@ -217,7 +287,8 @@ void layer_drop_shared(struct layer *l)
 		runs_each(&r->runs, 0, GF_REGION_BLOCKS, give_up_references, l);
 		runs_release(&r->runs);
 	}
-	l->may_share = false;
+	atomic_store(&l->may_share, false);
+	l->dropped = true;
 	pool_forget_layer(l->env->pool, l->id);
 }
 
@@ -255,7 +326,7 @@ static int set_shared_locked(struct layer *l, uint64_t block, uint32_t count, co
 		runs_add(&r->runs, first + i, n, places[i]);
 		count_blocks_locked(l, places[i], n);
 	}
-	l->may_share = true;
+	atomic_store(&l->may_share, true);
 	return 0;
 }
 

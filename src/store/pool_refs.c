@@ -250,8 +250,9 @@ void pool_counted(struct pool *pool)
 		if (head)
 			settle_chunk_locked(pool, head, slot);
 		slot += head ? CHUNK_SLOTS : POOL_FILE_SLOTS;
+		/* Somebody else may do the same, and be further. */
 		if (!miscounted)
-			pool->counted_upto = slot;
+			pool->counted_upto = max_u64(pool->counted_upto, slot);
 	}
 	if (miscounted) {
 		log_error(-ENOMEM, "cannot count the references to the pool; "
