@@ -52,9 +52,9 @@ int layer_shared_run_locked(struct layer *l, uint32_t number, const struct regio
 	uint32_t count;
 	uint64_t place = runs_find(&r->runs, i, x->count, &count);
 
+	x->count = count;
 	if (!place)
 		return lost(l, block);
-	x->count = count;
 	if (place_is_pool(place)) {
 		x->kind = EXTENT_POOL;
 		x->pos = place_to_slot(place);
@@ -132,28 +132,43 @@ static void give_up_references(void *arg, uint64_t place, uint32_t first, uint32
 	count_blocks_locked(l, place, -(int64_t)count);
 }
 
-/* The first block whose place cannot be: behind the end of the pool. */
+/* Blocks whose place cannot be: behind the end of the pool. */
 struct impossible {
 	struct layer *layer;
-	uint32_t first, count;
+	uint32_t runs;
+	uint8_t bits[GF_REGION_BLOCKS / 8];
 };
+
+static bool is_impossible(const struct impossible *bad, uint32_t i)
+{
+	return bad->bits[i / 8] >> (i % 8) & 1;
+}
 
 static void take_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
 {
 	struct impossible *bad = arg;
-	uint32_t i;
 
-	for (i = 0; i < count && layer_ref_place(bad->layer, place + i); i++)
-		;
-	count_blocks_locked(bad->layer, place, i);
-	if (i < count && !bad->count) {
-		bad->first = first + i;
-		bad->count = count - i;
+	for (uint32_t i = 0; i < count; i++) {
+		if (layer_ref_place(bad->layer, place + i)) {
+			count_blocks_locked(bad->layer, place, 1);
+			continue;
+		}
+		bad->runs += !i || !is_impossible(bad, first + i - 1);
+		bad->bits[(first + i) / 8] |= 1u << ((first + i) % 8);
 	}
 }
 
-/* What stands where nothing can be is lost, before somebody else's bytes come to stand there. Of a
- * second such run in one region only the references are missing; it is found when it is read. */
+static void give_back_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
+{
+	struct impossible *bad = arg;
+
+	for (uint32_t i = 0; i < count; i++)
+		if (!is_impossible(bad, first + i))
+			give_up_references(bad->layer, place + i, first + i, 1);
+}
+
+/* What stands where nothing can be is lost, on the disk too with the next checkpoint: somebody else's
+ * bytes may come to stand there. */
 static int count_region_locked(struct layer *l, uint32_t number, struct region *r)
 {
 	struct impossible bad = {.layer = l};
@@ -162,13 +177,21 @@ static int count_region_locked(struct layer *l, uint32_t number, struct region *
 	if (!r->uncounted || !l->env->pool)
 		return 0;
 	e = layer_load_region_locked(l, number, r);
-	if (!e)
-		e = runs_reserve(&r->runs, 1);
 	if (e)
 		return e;
 	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, &bad);
-	if (bad.count)
-		runs_remove(&r->runs, bad.first, bad.count);
+	e = runs_reserve(&r->runs, bad.runs);
+	if (e) {
+		runs_each(&r->runs, 0, GF_REGION_BLOCKS, give_back_references, &bad);
+		return e;
+	}
+	for (uint32_t i = 0; bad.runs && i < GF_REGION_BLOCKS; i++)
+		if (is_impossible(&bad, i))
+			runs_remove(&r->runs, i, 1);
+	if (bad.runs) {
+		r->dirty = true;
+		l->dirty = true;
+	}
 	r->uncounted = false;
 	return 0;
 }
@@ -201,6 +224,12 @@ int layer_leave_shared_locked(struct layer *l, uint32_t number, struct region *r
 	runs_each(&r->runs, first, count, give_up_references, l);
 	runs_remove(&r->runs, first, count);
 	return 0;
+}
+
+bool layer_lost_places(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	return l->places_lost;
 }
 
 void layer_drop_shared(struct layer *l)

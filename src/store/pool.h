@@ -118,8 +118,12 @@ void pool_layer_figures(struct pool *pool, uint64_t layer, struct pool_layer_fig
 /* References to one slot, and whether all are of one layer, whose number is then in *layer. */
 uint32_t pool_slot_refs(struct pool *pool, uint64_t slot, bool *one_layer, uint64_t *layer);
 
+/* The next slots from *slot on to which somebody refers, in one file: how many, at most max, with
+ * *slot the first; 0: there are none. While counting, what the disk may know counts. */
+uint64_t pool_next_live(struct pool *pool, uint64_t *slot, uint64_t max);
+
 /* Calls cb for each run of slots that take space below although nothing refers to them: for a check
- * of a store in which all is counted and nothing is dying. */
+ * of a store in which all is counted, and of which the ring says nothing (then those are dying). */
 int pool_each_unused(struct pool *pool, int (*cb)(void *arg, uint64_t slot, uint64_t count),
 	void *arg);
 
