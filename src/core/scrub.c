@@ -327,7 +327,7 @@ static int scrub_list(struct scrub *s, struct layer *layer, struct page_ref ref,
 	CLEANUP_FREE void *buf = malloc(len);
 	struct runs runs = {0};
 	char path[40];
-	uint64_t place;
+	uint64_t place = 0;
 	int r = buf ? layer_read_list(layer, ref.region, ref.generation, buf, len, &place) : -ENOMEM;
 	struct about about = {.severity = CHECK_DAMAGE, .structure = "map", .place = path,
 		.offset = place, .length = len, .layer = layer,

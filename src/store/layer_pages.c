@@ -129,6 +129,9 @@ static int load_runs_locked(struct layer *l, uint32_t number, struct region *r, 
 	e = read_runs(l, number, r->generation, buf, len);
 	if (!e)
 		e = runs_decode(&r->runs, buf, len, l->id, number, r->generation, count, r->states);
+	if (!e && layer_trim_runs_locked(l, r))
+		log_error(-EUCLEAN, "the pool is too short for layer %" PRIu64 "; what it held there is "
+				    "lost", l->id);
 	if (e != -EUCLEAN && e != -ENOENT)
 		return e;
 	layer_path(path, l->id, LAYER_LOC);

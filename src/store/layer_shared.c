@@ -132,46 +132,18 @@ static void give_up_references(void *arg, uint64_t place, uint32_t first, uint32
 	count_blocks_locked(l, place, -(int64_t)count);
 }
 
-/* Blocks whose place cannot be: behind the end of the pool. */
-struct impossible {
-	struct layer *layer;
-	uint32_t runs;
-	uint8_t bits[GF_REGION_BLOCKS / 8];
-};
-
-static bool is_impossible(const struct impossible *bad, uint32_t i)
-{
-	return bad->bits[i / 8] >> (i % 8) & 1;
-}
-
 static void take_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
 {
-	struct impossible *bad = arg;
+	struct layer *l = arg;
 
-	for (uint32_t i = 0; i < count; i++) {
-		if (layer_ref_place(bad->layer, place + i)) {
-			count_blocks_locked(bad->layer, place, 1);
-			continue;
-		}
-		bad->runs += !i || !is_impossible(bad, first + i - 1);
-		bad->bits[(first + i) / 8] |= 1u << ((first + i) % 8);
-	}
-}
-
-static void give_back_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
-{
-	struct impossible *bad = arg;
-
+	/* What was there at the mount is live while counting (layer_trim_runs_locked()). */
 	for (uint32_t i = 0; i < count; i++)
-		if (!is_impossible(bad, first + i))
-			give_up_references(bad->layer, place + i, first + i, 1);
+		layer_ref_place(l, place + i);
+	count_blocks_locked(l, place, count);
 }
 
-/* What stands where nothing can be is lost, on the disk too with the next checkpoint: somebody else's
- * bytes may come to stand there. */
 static int count_region_locked(struct layer *l, uint32_t number, struct region *r)
 {
-	struct impossible bad = {.layer = l};
 	int e;
 
 	if (!r->uncounted || !l->env->pool)
@@ -179,21 +151,34 @@ static int count_region_locked(struct layer *l, uint32_t number, struct region *
 	e = layer_load_region_locked(l, number, r);
 	if (e)
 		return e;
-	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, &bad);
-	e = runs_reserve(&r->runs, bad.runs);
-	if (e) {
-		runs_each(&r->runs, 0, GF_REGION_BLOCKS, give_back_references, &bad);
-		return e;
-	}
-	for (uint32_t i = 0; bad.runs && i < GF_REGION_BLOCKS; i++)
-		if (is_impossible(&bad, i))
-			runs_remove(&r->runs, i, 1);
-	if (bad.runs) {
-		r->dirty = true;
-		l->dirty = true;
-	}
+	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, l);
 	r->uncounted = false;
 	return 0;
+}
+
+/* Before anybody sees them: what stood behind the end of the pool at the mount is lost, on the disk too
+ * with the next checkpoint, since somebody else's bytes come to stand there. */
+bool layer_trim_runs_locked(struct layer *l, struct region *r)
+{
+	uint32_t kept = 0;
+	bool trimmed = false;
+
+	if (!r->uncounted || !l->env->pool)
+		return false;
+	for (uint32_t i = 0; i < r->runs.count; i++) {
+		struct run run = r->runs.list[i];
+		uint64_t there = place_is_pool(run.place) ?
+			pool_found(l->env->pool, place_to_slot(run.place)) : run.count;
+
+		trimmed |= there < run.count;
+		run.count = min_u64(run.count, there);
+		if (run.count)
+			r->runs.list[kept++] = run;
+	}
+	r->runs.count = kept;
+	r->dirty |= trimmed;
+	l->dirty |= trimmed;
+	return trimmed;
 }
 
 int layer_count_shared(struct layer *l)

@@ -63,6 +63,8 @@ int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count);
 /* Recovery: the bytes of a slot as they were found, once more: a sync of the process that wrote them
  * may have failed, and the kernel tells only once. */
 int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes, uint32_t sum);
+/* How many slots of that file, from this one on, it had at the mount. */
+uint64_t pool_found(struct pool *pool, uint64_t slot);
 /* Checksums of slots; 0: none is known. */
 int pool_read_sums(struct pool *pool, uint64_t slot, uint32_t *sums, uint64_t count);
 /* Makes all bytes that were written durable, and the files' names. An error stays: every later call

@@ -99,6 +99,7 @@ static int note_slots_locked(struct pool *pool, uint64_t number, uint64_t slots)
 		pool_set_state_locked(pool, first + whole, slots - whole, SLOT_LIVE);
 	}
 	pool->files[number]->slots = slots;
+	pool->files[number]->found = slots;
 	if (slots)
 		pool->lowest = max_u64(pool->lowest, first + slots);
 	return 0;
@@ -136,6 +137,14 @@ static int open_file(void *arg, const char *name)
 	atomic_store(&f->dirty, true);
 	return note_slots_locked(pool, number,
 		min_u64(round_up(st.size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE, POOL_FILE_SLOTS));
+}
+
+uint64_t pool_found(struct pool *pool, uint64_t slot)
+{
+	uint64_t number = slot / POOL_FILE_SLOTS, at = slot % POOL_FILE_SLOTS;
+	const struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
+
+	return f && f->found > at ? f->found - at : 0;
 }
 
 int pool_open(struct pool **pool, struct io *io)

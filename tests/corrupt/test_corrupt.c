@@ -139,6 +139,15 @@ static bool finds_in(const struct check_report *report, const char *structure)
 	return false;
 }
 
+/* An image of which nothing is served. */
+static bool is_fenced(const struct check_report *report)
+{
+	for (size_t i = 0; i < report->count; i++)
+		if (strstr(report->findings[i].text, "clones are not served"))
+			return true;
+	return false;
+}
+
 /* Damage that is not of one file only. */
 static bool names_all(const struct check_report *report)
 {
@@ -197,7 +206,8 @@ static void look_at_names(struct trial *t, const struct view *seen, const struct
 	if (unnamed)
 		fail_trial(t, "the check does not name who is concerned", unnamed);
 	/* See below. */
-	if (!t->report.damaged || finds_in(&t->report, "journal") || finds_in(&t->report, "catalog"))
+	if (!t->report.damaged || finds_in(&t->report, "journal") ||
+		finds_in(&t->report, "catalog") || is_fenced(&t->report))
 		return;
 	unnamed = names_all(scrubbed) ? NULL : unnamed_differs(t, scrubbed, seen);
 	if (unnamed)
