@@ -312,6 +312,48 @@ static void a_scrub_finds_each_and_forgets_what_was_written_anew(void **state)
 	assert_int_equal(w->report.count, 0);
 }
 
+/* The slot of a block of d. */
+static uint64_t slot_of_d(struct world *w, uint64_t off)
+{
+	struct extent x;
+
+	assert_int_equal(layer_resolve(atomic_load(&tree_find(w->fs, ino_of(w, "d"))->layer),
+		off / GF_BLOCK_SIZE, 1, false, &x), 0);
+	assert_int_equal(x.kind, EXTENT_POOL);
+	return x.pos;
+}
+
+/* Written before the process died, so what is wrong there is damage, and not older. */
+static void what_a_record_announces_is_never_older(void **state)
+{
+	struct world *w = *state;
+	uint8_t is[GF_BLOCK_SIZE];
+	uint64_t slot;
+
+	open_fs(w, false);
+	put(w, "d", 10 * MIB, 11);
+	put(w, "d", 20 * MIB, 12);
+	assert_int_equal(fs_settle(w->fs), 0);
+	put(w, "d", 20 * MIB, 11);
+	slot = slot_of_d(w, 20 * MIB);
+	fs_abandon(w->fs);
+	flip_slot(w, slot);
+	store_dir_flip(&w->dir, "pool/0.sum", (slot + 1) * 32);
+	for (int round = 0; round < 2; round++) {
+		open_fs(w, true);
+		for (uint64_t k = 0; k < 3; k++)
+			assert_int_equal(fs_read(w->fs, ino_of(w, "d"), is, sizeof(is),
+						 20 * MIB + k * GF_BLOCK_SIZE),
+				k < 2 ? -EIO : (int)sizeof(is));
+		assert_int_equal(is[5], scratch_byte(2 * GF_BLOCK_SIZE + 5, 11));
+		fs_abandon(w->fs);
+		w->fs = NULL;
+	}
+	check(w, false);
+	assert_int_equal(w->report.damaged, 2);
+	assert_true(is_told(w, "d", 20 * MIB));
+}
+
 /* ---- lists ---- */
 
 /* Of the file's region, whichever slot counts: the number of lists that were there. */
@@ -504,6 +546,7 @@ int main(void)
 		TEST(everybody_with_a_damaged_slot_is_named),
 		TEST(a_flipped_checksum_is_written_anew),
 		TEST(a_scrub_finds_each_and_forgets_what_was_written_anew),
+		TEST(what_a_record_announces_is_never_older),
 		TEST(a_list_with_one_wrong_bit_is_mended),
 		TEST(a_lost_list_takes_its_region_only),
 		TEST(a_list_is_written_anew_from_memory),
