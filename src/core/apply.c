@@ -681,18 +681,24 @@ static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
-/* Whether what stands there is what was announced, with its checksum. A place that is gone holds it no
- * longer. */
-static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum)
+/*
+ * Whether what stands there is what was announced, with its checksum. A place that is gone holds it no
+ * longer. alive: the machine lives since; the bytes and their checksum were written before the record
+ * was, so when only one of the two is not as announced, it is damaged: what is damaged in place, and
+ * not the block's older version, is what there is then.
+ */
+static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum, bool alive)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
 	uint32_t stored = sum;
+	bool right;
 
 	if (place_is_pool(place) && pool_read_sums(fs->pool, place_to_slot(place), &stored, 1))
 		return false;
-	return stored == sum && shared_read(fs, place, bytes) == 0 &&
-	       hash_block(fs->super.secret, bytes) == sum &&
-	       write_place_again(fs, place, bytes, sum) == 0;
+	right = shared_read(fs, place, bytes) == 0 && hash_block(fs->super.secret, bytes) == sum;
+	if (right && stored == sum)
+		return write_place_again(fs, place, bytes, sum) == 0;
+	return alive && (right || stored == sum);
 }
 
 /* Where there is no such place it is lost, if nothing newer follows. */
@@ -723,7 +729,7 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 		uint32_t sum;
 
 		memcpy(&sum, sums + (size_t)i * sizeof(sum), sizeof(sum));
-		if (committed || is_shared_there(fs, place, sum))
+		if (committed || is_shared_there(fs, place, sum, how->alive))
 			r = replay_shared_block(fs, layer, op->blocks.block + i, place);
 		else
 			whole = false;

@@ -492,6 +492,38 @@ static int check_golden_name(void *arg, const char *name)
 	return orphan(c, path);
 }
 
+/* A file of data is there as long as it is used, its sums may be made before it. */
+static int check_pool_name(void *arg, const char *name)
+{
+	struct check *c = arg;
+	char data[80], *end;
+	struct io_stat st = {0};
+	uint64_t number = strtoull(name, &end, 10);
+	int fd;
+
+	snprintf(data, sizeof(data), "pool/%" PRIu64 "%.16s", number, end);
+	if (strcmp(data + strlen("pool/"), name) != 0 ||
+		(strcmp(end, ".data") != 0 && strcmp(end, ".sum") != 0))
+		return strange(c, "pool", name);
+	if (strcmp(end, ".data") == 0)
+		return 0;
+	fd = c->io->ops->open(c->io, data, O_RDONLY);
+	if (fd >= 0) {
+		c->io->ops->stat(c->io, fd, &st);
+		c->io->ops->close(c->io, fd);
+	}
+	if (!st.size)
+		return 0;
+	snprintf(data, sizeof(data), "pool/%" PRIu64 ".data", number);
+	fd = c->io->ops->open(c->io, data, O_RDONLY);
+	if (fd >= 0)
+		c->io->ops->close(c->io, fd);
+	if (fd != -ENOENT)
+		return 0;
+	snprintf(data, sizeof(data), "pool/%" PRIu64 ".sum", number);
+	return orphan(c, data);
+}
+
 static int check_index_name(void *arg, const char *name)
 {
 	struct check *c = arg;
@@ -515,5 +547,7 @@ int check_leftovers(struct check *c)
 		r = c->io->ops->list(c->io, "golden", check_golden_name, c);
 	if (!r || r == -ENOENT)
 		r = c->io->ops->list(c->io, "index", check_index_name, c);
+	if (!r || r == -ENOENT)
+		r = c->io->ops->list(c->io, "pool", check_pool_name, c);
 	return r == -ENOENT ? 0 : r;
 }

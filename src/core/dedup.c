@@ -428,6 +428,23 @@ void dedup_drop_dead(struct fs *fs)
 
 /* ---- counting references after a mount ---- */
 
+/* Of blocks that are lost to damage nobody knows to what they refer. That may come to light again
+ * (goldfs check --repair), so it must not be freed. */
+static bool places_are_lost(struct fs *fs)
+{
+	const struct layer_entry *entry;
+	bool lost = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	for (entry = fs->layers; entry && !lost; entry = entry->hh.next)
+		lost = layer_lost_places(entry->layer);
+	pthread_rwlock_unlock(&fs->tree);
+	if (lost && !atomic_exchange(&fs->places_lost, true))
+		log_error(0, "what some blocks shared is lost to damage; nothing of the pool is freed "
+			     "until \"goldfs check --repair\" was run");
+	return lost;
+}
+
 int dedup_count(struct fs *fs)
 {
 	struct pool_figures figures;
@@ -446,6 +463,8 @@ int dedup_count(struct fs *fs)
 	if (r)
 		return log_error(r, "cannot count what blocks are shared; nothing of the pool is freed "
 				    "until the next mount");
+	if (places_are_lost(fs))
+		return 0;
 	if (pool_is_counting(fs->pool))
 		pool_counted(fs->pool);
 	atomic_store(&fs->golden_counting, false);

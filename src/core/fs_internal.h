@@ -226,6 +226,7 @@ struct fs {
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
 	_Atomic uint64_t indexes_opened; /* counts content indexes that came to be known */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */
+	atomic_bool places_lost; /* nor can they be; that was told */
 	struct layer_env env;
 	struct drain readers;
 	uint64_t reserve_bytes;	       /* kept back from clones */
@@ -650,6 +651,9 @@ int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t
  * its newest version is in the journal. */
 enum shared_verdict { SHARED_RIGHT, SHARED_LOST, SHARED_DAMAGED, SHARED_MOVED };
 enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block);
+/* Whether the file shows any of the blocks in so many places from this one on as SHARED ones. tree is
+ * held. */
+bool inode_shows_place(struct inode *inode, uint64_t place, uint64_t count);
 /* The bytes that stand in a place, one block. */
 int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE]);
 /* A damaged block was met; damage_report() tells the log. Any lock may be held. */

@@ -218,19 +218,62 @@ void damage_free(struct fs *fs)
 		forget_locked(fs, d);
 }
 
+static bool may_share(const struct layer *top)
+{
+	while (top && !top->may_share)
+		top = top->parent;
+	return top != NULL;
+}
+
+/* The place of a SHARED extent's first block; 0: it is none. */
+static uint64_t place_of(const struct extent *x)
+{
+	switch (x->kind) {
+	case EXTENT_POOL:
+		return place_from_slot(x->pos);
+	case EXTENT_GOLDEN:
+		return place_from_golden(((struct golden *)x->image)->id, x->pos);
+	default:
+		return 0;
+	}
+}
+
+bool inode_shows_place(struct inode *inode, uint64_t place, uint64_t count)
+{
+	uint64_t end = round_up(atomic_load(&inode->size), GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+	struct layer *top = atomic_load(&inode->layer);
+	struct extent x;
+
+	if (!may_share(top))
+		return false;
+	for (uint64_t block = 0; block < end; block += max_u64(x.count, 1)) {
+		uint64_t at = layer_resolve(top, block, end - block, false, &x) ? 0 : place_of(&x);
+
+		if (at && at < place + count && place < at + x.count &&
+			block * GF_BLOCK_SIZE < x.limit)
+			return true;
+	}
+	return false;
+}
+
 /* Whether the file shows this block as its owner has it. */
 static bool shows(struct inode *inode, struct damage_key key)
 {
 	struct layer *top = atomic_load(&inode->layer);
+	uint64_t golden = key.owner & ~DAMAGE_GOLDEN;
+	bool is_golden = key.owner & DAMAGE_GOLDEN;
 	struct extent x;
 
-	if (!top || key.block * GF_BLOCK_SIZE >= atomic_load(&inode->size))
+	if (!top)
+		return false;
+	if (is_golden && inode_shows_place(inode, place_from_golden(golden, key.block), 1))
+		return true;
+	if (key.block * GF_BLOCK_SIZE >= atomic_load(&inode->size))
 		return false;
 	if (layer_resolve(top, key.block, 1, false, &x) || key.block * GF_BLOCK_SIZE >= x.limit)
 		return false;
-	if (key.owner & DAMAGE_GOLDEN)
-		return x.kind == EXTENT_IMAGE &&
-		       ((struct golden *)x.image)->id == (key.owner & ~DAMAGE_GOLDEN);
+	if (is_golden)
+		return x.kind == EXTENT_IMAGE && ((struct golden *)x.image)->id == golden;
 	return x.layer && x.layer->id == key.owner &&
 	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL || x.kind == EXTENT_POOL);
 }

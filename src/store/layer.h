@@ -132,6 +132,7 @@ struct layer {
 	struct golden_use *uses; /* lock; which images those are in, with how many blocks */
 	unsigned use_count;	 /* lock */
 	bool dropped; /* lock; it is dead, and has given its references up */
+	bool places_lost;   /* lock; of some of these nobody knows any more where they stand */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
 	pthread_cond_t large_ended; /* lock */
@@ -320,6 +321,8 @@ bool layer_shows_golden(struct layer *layer, uint64_t golden, uint64_t block, ui
 /* Counts the references of the next region that is not counted: 1: there was one, 0: all are
  * counted, or -errno. */
 int layer_count_shared(struct layer *layer);
+/* Whether there may be references that could not be counted: what named them was damaged. */
+bool layer_lost_places(struct layer *layer);
 /*
  * Regions, as far as they are there, in which blocks are to be looked for elsewhere once more. asked:
  * what the caller knew when they were looked for last; the lowest of all counts.
@@ -393,7 +396,8 @@ int layer_each_page(struct layer *layer,
 /* The same for the pages that are on the disk: what the last checkpoint named. */
 int layer_each_disk_page(struct layer *layer,
 	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
-/* The page on disk is damaged: has the next checkpoint write it anew, when memory has it. */
+/* The page on disk, or its list of runs, is damaged: has the next checkpoint write both anew, when
+ * memory has them. */
 bool layer_rewrite_page(struct layer *layer, uint32_t region);
 /* Checks and decodes one page; *runs (may be NULL): how many the location file has. Pure.
  * -EUCLEAN. */
@@ -425,6 +429,9 @@ int layer_view_region(struct layer *layer, uint32_t region, struct region_view *
 /* The bytes where the region's page stands, whole or not, and their place in the map file. */
 int layer_read_page(struct layer *layer, uint32_t region, uint32_t generation,
 	uint8_t page[sizeof(struct gf_disk_page)], uint64_t *place);
+/* The same for the list of the region's runs; len: runs_length(). */
+int layer_read_list(struct layer *layer, uint32_t region, uint32_t generation, void *buf, size_t len,
+	uint64_t *place);
 /* Asserts the table at the head of this file, as far as it is in memory. */
 void layer_assert(struct layer *layer);
 /* Whether no version of the blocks that stands in the ring is newer than record seq. */

@@ -30,6 +30,8 @@ void layer_forget_noted(struct layer *layer, uint64_t block, uint64_t count);
 
 /* ---- layer_shared.c ---- */
 
+/* Takes away runs that cannot be, of a region that is being loaded. Whether there was any. */
+bool layer_trim_runs_locked(struct layer *layer, struct region *region);
 /* What run_locked() says of a run of SHARED blocks. 1, or -EUCLEAN: their content is lost. */
 int layer_shared_run_locked(struct layer *layer, uint32_t number, const struct region *region,
 	uint32_t i, struct extent *x);

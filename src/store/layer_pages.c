@@ -77,13 +77,14 @@ static void page_encode(const struct page_write *w, uint64_t layer, struct gf_di
  * written or discarded, so that the damage ends where it is: the layer's other regions, those who
  * remove the clone, and recovery, which may have newer versions of some blocks, are not concerned.
  */
-static int lose_region(struct region *r, const char *path, uint32_t number)
+static int lose_region_locked(struct layer *l, struct region *r, const char *path, uint32_t number)
 {
 	log_error(-EUCLEAN, "the store's \"%s\" is damaged at region %u; what it held there cannot "
 			    "be read", path, number);
 	r->uniform = GF_SHARED;
 	r->loaded = true;
 	r->lost = true;
+	l->places_lost |= r->uncounted;
 	return 0;
 }
 
@@ -94,7 +95,7 @@ static uint64_t runs_offset(uint32_t region, uint64_t generation)
 	return ((uint64_t)region * 2 + slot) * GF_RUNS_SLOT;
 }
 
-/* Reads count runs into buf. -ENOENT: there is no file. */
+/* Reads a region's list, or the start of it. -ENOENT: there is no file. */
 static int read_runs(struct layer *l, uint32_t number, uint32_t generation, void *buf, size_t len)
 {
 	const struct io_ops *ops = l->env->io->ops;
@@ -128,12 +129,16 @@ static int load_runs_locked(struct layer *l, uint32_t number, struct region *r, 
 	e = read_runs(l, number, r->generation, buf, len);
 	if (!e)
 		e = runs_decode(&r->runs, buf, len, l->id, number, r->generation, count, r->states);
+	if (!e && layer_trim_runs_locked(l, r))
+		log_error(-EUCLEAN, "the pool is too short for layer %" PRIu64 "; what it held there is "
+				    "lost", l->id);
 	if (e != -EUCLEAN && e != -ENOENT)
 		return e;
 	layer_path(path, l->id, LAYER_LOC);
 	log_error(-EUCLEAN, "the store's \"%s\" is damaged at region %u; the shared blocks there cannot "
 			    "be read", path, number);
 	r->runs_lost = true;
+	l->places_lost = true;
 	return 0;
 }
 
@@ -150,7 +155,7 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	layer_path(path, l->id, LAYER_MAP);
 	fd = ops->open(l->env->io, path, O_RDONLY);
 	if (fd == -ENOENT)
-		return lose_region(r, path, number);
+		return lose_region_locked(l, r, path, number);
 	if (fd < 0)
 		return log_error(fd, "cannot open the store's \"%s\"", path);
 	e = io_pread_full(l->env->io, fd, buf, sizeof(buf), page_offset(number, r->generation));
@@ -171,7 +176,7 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	} else {
 		free(r->states);
 		r->states = NULL;
-		return lose_region(r, path, number);
+		return lose_region_locked(l, r, path, number);
 	}
 	r->loaded = true;
 	region_compact(r);
@@ -194,13 +199,20 @@ int layer_read_page(struct layer *l, uint32_t number, uint32_t generation,
 	return e;
 }
 
+int layer_read_list(struct layer *l, uint32_t number, uint32_t generation, void *buf, size_t len,
+	uint64_t *place)
+{
+	*place = runs_offset(number, generation);
+	return read_runs(l, number, generation, buf, len);
+}
+
 bool layer_rewrite_page(struct layer *l, uint32_t number)
 {
 	struct region *r;
 
 	MUTEX_GUARD(&l->lock);
 	r = layer_find_region_locked(l, number);
-	if (!r || !r->loaded || r->lost || atomic_load(&l->failed))
+	if (!r || !r->loaded || r->lost || r->runs_lost || atomic_load(&l->failed))
 		return false;
 	r->dirty = true;
 	l->dirty = true;

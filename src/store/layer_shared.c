@@ -53,9 +53,9 @@ int layer_shared_run_locked(struct layer *l, uint32_t number, const struct regio
 	uint32_t count;
 	uint64_t place = runs_find(&r->runs, i, x->count, &count);
 
+	x->count = count;
 	if (!place)
 		return lost(l, block);
-	x->count = count;
 	if (place_is_pool(place)) {
 		x->kind = EXTENT_POOL;
 		x->pos = place_to_slot(place);
@@ -202,45 +202,53 @@ static void give_up_references(void *arg, uint64_t place, uint32_t first, uint32
 	count_blocks_locked(l, place, -(int64_t)count);
 }
 
-/* The first block whose place cannot be: behind the end of the pool. */
-struct impossible {
-	struct layer *layer;
-	uint32_t first, count;
-};
-
 static void take_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
 {
-	struct impossible *bad = arg;
-	uint32_t i;
+	struct layer *l = arg;
 
-	for (i = 0; i < count && layer_ref_place(bad->layer, place + i); i++)
-		;
-	count_blocks_locked(bad->layer, place, i);
-	if (i < count && !bad->count) {
-		bad->first = first + i;
-		bad->count = count - i;
-	}
+	/* What was there at the mount is live while counting (layer_trim_runs_locked()). */
+	for (uint32_t i = 0; i < count; i++)
+		layer_ref_place(l, place + i);
+	count_blocks_locked(l, place, count);
 }
 
-/* What stands where nothing can be is lost, before somebody else's bytes come to stand there. Of a
- * second such run in one region only the references are missing; it is found when it is read. */
 static int count_region_locked(struct layer *l, uint32_t number, struct region *r)
 {
-	struct impossible bad = {.layer = l};
 	int e;
 
 	if (!r->uncounted || !l->env->pool)
 		return 0;
 	e = layer_load_region_locked(l, number, r);
-	if (!e)
-		e = runs_reserve(&r->runs, 1);
 	if (e)
 		return e;
-	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, &bad);
-	if (bad.count)
-		runs_remove(&r->runs, bad.first, bad.count);
+	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, l);
 	r->uncounted = false;
 	return 0;
+}
+
+/* Before anybody sees them: what stood behind the end of the pool at the mount is lost, on the disk too
+ * with the next checkpoint, since somebody else's bytes come to stand there. */
+bool layer_trim_runs_locked(struct layer *l, struct region *r)
+{
+	uint32_t kept = 0;
+	bool trimmed = false;
+
+	if (!r->uncounted || !l->env->pool)
+		return false;
+	for (uint32_t i = 0; i < r->runs.count; i++) {
+		struct run run = r->runs.list[i];
+		uint64_t there = place_is_pool(run.place) ?
+			pool_found(l->env->pool, place_to_slot(run.place)) : run.count;
+
+		trimmed |= there < run.count;
+		run.count = min_u64(run.count, there);
+		if (run.count)
+			r->runs.list[kept++] = run;
+	}
+	r->runs.count = kept;
+	r->dirty |= trimmed;
+	l->dirty |= trimmed;
+	return trimmed;
 }
 
 int layer_count_shared(struct layer *l)
@@ -271,6 +279,12 @@ int layer_leave_shared_locked(struct layer *l, uint32_t number, struct region *r
 	runs_each(&r->runs, first, count, give_up_references, l);
 	runs_remove(&r->runs, first, count);
 	return 0;
+}
+
+bool layer_lost_places(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	return l->places_lost;
 }
 
 void layer_drop_shared(struct layer *l)

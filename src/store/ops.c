@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/sizes.h"
+#include "store/runs.h"
 
 void opbuf_init(struct opbuf *buf)
 {
@@ -162,14 +163,6 @@ static bool name_is_valid(const char *name, size_t len)
 	       !memchr(name, '/', len);
 }
 
-/* All of the blocks are in one file of the pool, or in one image. */
-static bool place_is_sane(const struct gf_op_share *op)
-{
-	const uint64_t max = (UINT64_C(1) << GF_PLACE_SHIFT) - 1;
-
-	return op->place >> GF_PLACE_SHIFT && op->blocks.count <= max - (op->place & max);
-}
-
 /* Ranges and names that the apply functions rely on. */
 static bool op_is_sane(const struct gf_disk_op *op)
 {
@@ -189,7 +182,7 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		       blocks->size <= GF_MAX_SIZE;
 	case GF_OP_SHARE:
 		return blocks->block < max_block && blocks->count <= max_block - blocks->block &&
-		       blocks->size <= GF_MAX_SIZE && place_is_sane(p);
+		       blocks->size <= GF_MAX_SIZE && place_is_possible(((const struct gf_op_share *)p)->place, blocks->count);
 	case GF_OP_CLEAR:
 		return clear->block <= max_block && clear->count <= max_block - clear->block &&
 		       (op->flags == GF_ZERO || op->flags == GF_PARENT);

@@ -63,6 +63,8 @@ int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count);
 /* Recovery: the bytes of a slot as they were found, once more: a sync of the process that wrote them
  * may have failed, and the kernel tells only once. */
 int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes, uint32_t sum);
+/* How many slots of that file, from this one on, it had at the mount. */
+uint64_t pool_found(struct pool *pool, uint64_t slot);
 /* Checksums of slots; 0: none is known. */
 int pool_read_sums(struct pool *pool, uint64_t slot, uint32_t *sums, uint64_t count);
 /* Makes all bytes that were written durable, and the files' names. An error stays: every later call
@@ -118,8 +120,12 @@ void pool_layer_figures(struct pool *pool, uint64_t layer, struct pool_layer_fig
 /* References to one slot, and whether all are of one layer, whose number is then in *layer. */
 uint32_t pool_slot_refs(struct pool *pool, uint64_t slot, bool *one_layer, uint64_t *layer);
 
+/* The next slots from *slot on to which somebody refers, in one file: how many, at most max, with
+ * *slot the first; 0: there are none. While counting, what the disk may know counts. */
+uint64_t pool_next_live(struct pool *pool, uint64_t *slot, uint64_t max);
+
 /* Calls cb for each run of slots that take space below although nothing refers to them: for a check
- * of a store in which all is counted and nothing is dying. */
+ * of a store in which all is counted, and of which the ring says nothing (then those are dying). */
 int pool_each_unused(struct pool *pool, int (*cb)(void *arg, uint64_t slot, uint64_t count),
 	void *arg);
 

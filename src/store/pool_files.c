@@ -99,6 +99,7 @@ static int note_slots_locked(struct pool *pool, uint64_t number, uint64_t slots)
 		pool_set_state_locked(pool, first + whole, slots - whole, SLOT_LIVE);
 	}
 	pool->files[number]->slots = slots;
+	pool->files[number]->found = slots;
 	if (slots)
 		pool->lowest = max_u64(pool->lowest, first + slots);
 	return 0;
@@ -136,6 +137,14 @@ static int open_file(void *arg, const char *name)
 	atomic_store(&f->dirty, true);
 	return note_slots_locked(pool, number,
 		min_u64(round_up(st.size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE, POOL_FILE_SLOTS));
+}
+
+uint64_t pool_found(struct pool *pool, uint64_t slot)
+{
+	uint64_t number = slot / POOL_FILE_SLOTS, at = slot % POOL_FILE_SLOTS;
+	const struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
+
+	return f && f->found > at ? f->found - at : 0;
 }
 
 int pool_open(struct pool **pool, struct io *io)
@@ -501,14 +510,21 @@ void pool_release_dying(struct pool *pool, struct pool_dying *list)
 
 /* ---- checking ---- */
 
-/* How many slots from the first on are all free, or all not. */
-static uint64_t same_use(struct pool *pool, uint64_t slot, uint64_t count, bool *is_free)
+static bool is_unused_locked(const struct pool *pool, uint64_t slot)
+{
+	enum slot_state state = pool_state_locked(pool, slot);
+
+	return state == SLOT_FREE || state == SLOT_DYING;
+}
+
+/* How many slots from the first on are all in use, or all not. */
+static uint64_t same_use(struct pool *pool, uint64_t slot, uint64_t count, bool *unused)
 {
 	uint64_t n = 1;
 
 	MUTEX_GUARD(&pool->lock);
-	*is_free = pool_state_locked(pool, slot) == SLOT_FREE;
-	while (n < count && (pool_state_locked(pool, slot + n) == SLOT_FREE) == *is_free)
+	*unused = is_unused_locked(pool, slot);
+	while (n < count && is_unused_locked(pool, slot + n) == *unused)
 		n++;
 	return n;
 }
@@ -519,10 +535,10 @@ static int each_unused_of(struct pool *pool, uint64_t slot, uint64_t count,
 	int r = 0;
 
 	while (count && !r) {
-		bool is_free;
-		uint64_t n = same_use(pool, slot, min_u64(count, CHUNK_SLOTS), &is_free);
+		bool unused;
+		uint64_t n = same_use(pool, slot, min_u64(count, CHUNK_SLOTS), &unused);
 
-		if (is_free)
+		if (unused)
 			r = cb(arg, slot, n);
 		slot += n;
 		count -= n;
@@ -561,4 +577,45 @@ int pool_each_unused(struct pool *pool, int (*cb)(void *arg, uint64_t slot, uint
 			r = each_unused_in_file(pool, n, atomic_load(&f->fd), cb, arg);
 	}
 	return r;
+}
+
+/* The first slot from this one on that is live, in its chunk; else the end of that. */
+static uint64_t first_live_locked(const struct pool *pool, uint64_t slot)
+{
+	uint64_t end = round_down(slot, CHUNK_SLOTS) + CHUNK_SLOTS;
+	const struct chunk_head *head = pool_head_locked(pool, slot);
+
+	if (!head || !head->used)
+		return end;
+	while (slot < end && pool_state_in(head, slot) != SLOT_LIVE)
+		slot++;
+	return slot;
+}
+
+/* Of the file with this slot. */
+static uint64_t next_live_locked(const struct pool *pool, uint64_t *slot, uint64_t end, uint64_t max)
+{
+	uint64_t n = 0;
+
+	while (*slot < end && pool_state_locked(pool, *slot) != SLOT_LIVE)
+		*slot = first_live_locked(pool, *slot);
+	while (n < max && *slot + n < end && pool_state_locked(pool, *slot + n) == SLOT_LIVE)
+		n++;
+	return n;
+}
+
+uint64_t pool_next_live(struct pool *pool, uint64_t *slot, uint64_t max)
+{
+	uint64_t n = 0;
+
+	while (!n && *slot < POOL_FILES * POOL_FILE_SLOTS) {
+		uint64_t end = round_down(*slot, POOL_FILE_SLOTS) + POOL_FILE_SLOTS;
+
+		MUTEX_GUARD(&pool->lock);
+		if (pool->files[*slot / POOL_FILE_SLOTS])
+			n = next_live_locked(pool, slot, end, max);
+		if (!n)
+			*slot = end;
+	}
+	return n;
 }

@@ -49,6 +49,7 @@ struct pool_file {
 	atomic_bool dirty;  /* written since its last sync */
 	bool sync_failed;   /* pool.io_lock */
 	uint64_t slots;	    /* pool.lock; its size */
+	uint64_t found;	    /* what that was at the mount */
 	struct chunk_head heads[FILE_CHUNKS]; /* pool.lock */
 };
 

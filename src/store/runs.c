@@ -195,7 +195,7 @@ void runs_encode(const struct runs *runs, uint64_t layer, uint32_t region, uint3
 	memcpy(buf, &head, sizeof(head));
 }
 
-static bool place_is_possible(uint64_t place, uint32_t count)
+bool place_is_possible(uint64_t place, uint32_t count)
 {
 	const uint64_t max = (UINT64_C(1) << GF_PLACE_SHIFT) - 1;
 	uint64_t block = place & max;

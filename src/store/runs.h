@@ -49,6 +49,9 @@ static inline bool place_follows(uint64_t place, uint64_t next)
 	return next == place + 1 && next << (64 - GF_PLACE_SHIFT);
 }
 
+/* Whether there can be so many blocks from this place on, all in one file of the pool or in one image. */
+bool place_is_possible(uint64_t place, uint32_t count);
+
 /* ---- on disk ---- */
 
 /* Bytes of a region's runs there. */

@@ -44,6 +44,24 @@ void resum_map(uint8_t *bytes, size_t len)
 	}
 }
 
+void resum_runs(uint8_t *bytes, size_t len)
+{
+	struct gf_disk_runs head;
+	uint64_t parts[2];
+
+	for (size_t at = 0; at + sizeof(head) <= len; at += GF_RUNS_SLOT) {
+		memcpy(&head, bytes + at, sizeof(head));
+		if (head.count > (len - at - sizeof(head)) / sizeof(struct gf_disk_run))
+			continue;
+		head.sum = 0;
+		parts[0] = hash_struct(&head, sizeof(head));
+		parts[1] = hash_struct(bytes + at + sizeof(head),
+			head.count * sizeof(struct gf_disk_run));
+		head.sum = hash_struct(parts, sizeof(parts));
+		memcpy(bytes + at, &head, sizeof(head));
+	}
+}
+
 /* The counts are left alone: what they point to behind the end is not there. */
 void resum_index(uint8_t *bytes, size_t len, const uint8_t *secret, bool firsts)
 {
@@ -90,7 +108,7 @@ void resum_ring(uint8_t *bytes, size_t len)
 			rec.seq = before.seq + 1;
 		}
 		rec.ops_sum = hash_struct(bytes + sizeof(rec), rec.used);
-		rec.sum = hash_struct(&rec, offsetof(struct gf_disk_record, sum));
+		rec.sum = hash_content(store_secret(), &rec, offsetof(struct gf_disk_record, sum));
 		memcpy(bytes, &rec, sizeof(rec));
 		before = rec;
 		first = false;

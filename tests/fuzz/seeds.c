@@ -90,6 +90,32 @@ static void from_ring(struct simdisk *disk)
 	free(ring);
 }
 
+/* As fuzz_runs.c takes them: how, states that are XORed in, the list. */
+static void from_lists(struct simdisk *disk, int id)
+{
+	char path[32], name[32];
+	size_t len = 0;
+	uint8_t *file;
+
+	snprintf(path, sizeof(path), "layer/%d.loc", id);
+	file = store_peek(disk, path, &len);
+	for (size_t at = 0; file && at + 64 <= len; at += GF_RUNS_SLOT) {
+		struct gf_disk_runs head;
+		uint8_t seed[64 + 4096] = {0};
+		size_t used;
+
+		memcpy(&head, file + at, sizeof(head));
+		used = sizeof(head) + head.count * sizeof(struct gf_disk_run);
+		if (head.magic != GF_RUNS_MAGIC || used > 4096 || used > len - at)
+			continue;
+		memcpy(seed + 64, file + at, used);
+		snprintf(name, sizeof(name), "layer%d-%zu", id, at / (size_t)GF_RUNS_SLOT);
+		for (uint8_t how = 0; how < 4; how++)
+			seed_how("runs", name, how, seed, 64 + used);
+	}
+	free(file);
+}
+
 static void from_store(enum template which)
 {
 	struct simdisk *disk = store_disk(which);
@@ -112,6 +138,8 @@ static void from_store(enum template which)
 			seed("page", at ? "second" : "first", bytes + at, 64 + GF_STATE_BYTES);
 	}
 	free(bytes);
+	for (int id = 1; id <= 3; id++)
+		from_lists(disk, id);
 	if (which == TEMPLATE_KILLED)
 		from_ring(disk);
 	simdisk_free(disk);
@@ -132,7 +160,7 @@ static void stores(void)
 		seed_how("check", "patches", how, patches, sizeof(patches));
 		seed_how("check", "intact", how, patches, 0);
 	}
-	for (uint8_t file = 0; file < 12; file++) {
+	for (uint8_t file = 0; file < 18; file++) {
 		uint8_t cut[] = {2, (uint8_t)(64 + file), 100, 4, 0};
 
 		snprintf(name, sizeof(name), "cut%u", file);
