@@ -570,8 +570,8 @@ static uint64_t pin_bytes(struct fs *fs, uint64_t id)
 	return st.allocated;
 }
 
-/* Whether the image cannot go as long as the file is there: it stands on it, or some of its blocks were
- * found in it. */
+/* Whether the image cannot go as long as the file is there: it stands on it, or some of its
+ * blocks were found in it. */
 static bool needs_golden(struct inode *inode, const struct golden *g)
 {
 	bool shared = atomic_load(&g->shared) != 0;
@@ -649,8 +649,8 @@ static int fenced_state(const struct golden *g, struct fs_info *info)
 	info->state = "fenced";
 	if (info->reason)
 		return 0;
-	return asprintf(&info->reason, "golden image \"%s\", in which blocks of it are, has changed or is "
-		"gone", g->path) < 0 ? -ENOMEM : 0;
+	return asprintf(&info->reason, "golden image \"%s\", in which blocks of it are, has changed "
+		"or is gone", g->path) < 0 ? -ENOMEM : 0;
 }
 
 static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)

@@ -140,7 +140,7 @@ struct golden {
 	uint64_t refs; /* tree; layers that stand on it */
 	_Atomic int64_t shared; /* SHARED blocks that refer to it, as far as they are counted */
 	atomic_bool was_shared; /* a record in the ring may refer to it */
-	_Atomic uint64_t idle_seq; /* the last record when nothing referred to it any more, 0: not so */
+	_Atomic uint64_t idle_seq; /* the last record when nothing referred to it, 0: not so */
 	uint64_t counted_refs; /* for assertions; with the gate closed */
 	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;

@@ -688,8 +688,8 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		journal_set_failing(fs->journal, note_journal_failed, fs);
 		r = golden_start(fs);
 	}
-	/* Where nothing is shared that takes no time; otherwise the background does it. There is none where
-	 * nothing is written, and only figures and messages want it. */
+	/* Where nothing is shared that takes no time; otherwise the background does it. There is none
+	 * where nothing is written, and only figures and messages want it. */
 	if (!r && !something_may_be_shared(fs))
 		r = dedup_count(fs);
 	else if (!r && fs->options.read_only)

@@ -51,8 +51,8 @@ struct layer *tree_find_layer(struct fs *fs, uint64_t id)
 	return layer;
 }
 
-/* Dedup asks with blocks locked: without the tree's lock. Who takes a layer out of the table looks at
- * its users afterwards. */
+/* Dedup asks with blocks locked: without the tree's lock. Who takes a layer out of the table looks
+ * at its users afterwards. */
 struct layer *layer_hold(struct fs *fs, uint64_t id)
 {
 	struct layer_entry *entry;

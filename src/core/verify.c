@@ -310,8 +310,8 @@ static void tell_of_file(const char *path, struct damage_key key, bool elsewhere
 	uint64_t id = key.owner & ~DAMAGE_GOLDEN;
 
 	if (elsewhere)
-		log_error(0, "\"%s\" is damaged: it has blocks of %s %" PRIu64 ", of which 4096 bytes at "
-			     "%" PRIu64 " are not what was written; restore the file", path, owner, id,
+		log_error(0, "\"%s\" is damaged: it has blocks of %s %" PRIu64 ", of which 4096 bytes "
+			     "at %" PRIu64 " are not what was written; restore the file", path, owner, id,
 			key.block * GF_BLOCK_SIZE);
 	else
 		log_error(0, "\"%s\" is damaged at byte %" PRIu64 ": 4096 bytes there are not what "

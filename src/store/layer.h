@@ -311,11 +311,11 @@ bool layer_ref_place(struct layer *layer, uint64_t place);
 void layer_unref_place(struct layer *layer, uint64_t place);
 /* Where blocks stand that are SHARED and have nothing newer in the ring; 0 for all others. */
 int layer_read_places(struct layer *layer, uint64_t block, uint64_t *places, uint64_t count);
-/* Whether the block is SHARED, stands nowhere, and nothing newer is in the ring. Not so of a layer that
- * is dead: nobody misses what it gave up. */
+/* Whether the block is SHARED, stands nowhere, and nothing newer is in the ring. Not so of a layer
+ * that is dead: nobody misses what it gave up. */
 bool layer_is_lost(struct layer *layer, uint64_t block);
-/* Whether blocks are SHARED with this golden image: any; or any of `count` from this one of the image on,
- * where a page that cannot be read counts as one that has none. */
+/* Whether blocks are SHARED with this golden image: any; or any of `count` from this one of the
+ * image on, where a page that cannot be read counts as one that has none. */
 bool layer_uses_golden(struct layer *layer, uint64_t golden);
 bool layer_shows_golden(struct layer *layer, uint64_t golden, uint64_t block, uint64_t count);
 /* Counts the references of the next region that is not counted: 1: there was one, 0: all are
