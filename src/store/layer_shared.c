@@ -72,18 +72,33 @@ static bool is_shared(const struct region *r, uint32_t i)
 	return region_state(r, i) == GF_SHARED && !region_journaled(r, i);
 }
 
+static void read_places_locked(const struct region *r, uint32_t first, uint64_t *places, uint32_t count)
+{
+	for (uint32_t i = 0, n; i < count; i += n) {
+		uint64_t place = runs_find(&r->runs, first + i, count - i, &n);
+
+		for (uint32_t k = i; k < i + n; k++)
+			places[k] = place && is_shared(r, first + k) ? place + (k - i) : 0;
+	}
+}
+
 int layer_read_places(struct layer *l, uint64_t block, uint64_t *places, uint64_t count)
 {
 	MUTEX_GUARD(&l->lock);
-	for (uint64_t i = 0; i < count; i++) {
-		uint32_t number = (block + i) / GF_REGION_BLOCKS, n;
-		uint32_t at = (block + i) % GF_REGION_BLOCKS;
+	while (count) {
+		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
+		uint32_t n = min_u64(count, GF_REGION_BLOCKS - first);
 		struct region *r = layer_find_region_locked(l, number);
 		int e = r ? layer_load_region_locked(l, number, r) : 0;
 
 		if (e)
 			return e;
-		places[i] = r && is_shared(r, at) ? runs_find(&r->runs, at, 1, &n) : 0;
+		memset(places, 0, n * sizeof(*places));
+		if (r)
+			read_places_locked(r, first, places, n);
+		block += n;
+		places += n;
+		count -= n;
 	}
 	return 0;
 }

@@ -71,11 +71,12 @@ static uint32_t index_of(const struct runs *runs, uint32_t i)
 uint64_t runs_find(const struct runs *runs, uint32_t i, uint32_t max, uint32_t *count)
 {
 	uint32_t at = index_of(runs, i);
-	const struct run *run = &runs->list[at];
+	const struct run *run;
 
 	*count = max;
 	if (at == runs->count)
 		return 0;
+	run = &runs->list[at];
 	if (run->first > i) {
 		*count = min_u64(max, run->first - i);
 		return 0;
@@ -114,10 +115,11 @@ static void erase(struct runs *runs, uint32_t at, uint32_t n)
 void runs_remove(struct runs *runs, uint32_t first, uint32_t count)
 {
 	uint32_t end = first + count, at = index_of(runs, first), n;
-	struct run *run = &runs->list[at];
+	struct run *run;
 
-	if (at == runs->count || run->first >= end)
+	if (at == runs->count || runs->list[at].first >= end)
 		return;
+	run = &runs->list[at];
 	/* What is before the hole stays, and of the same run what is behind it. */
 	if (run->first < first) {
 		struct run rest = {.place = run->place + (end - run->first), .first = end,
