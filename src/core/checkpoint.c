@@ -692,6 +692,7 @@ static int picture_tail(struct picture *p, struct outcome *out)
 static int checkpoint_locked(struct fs *fs, struct outcome *out)
 {
 	struct picture p = {.fs = fs};
+	uint64_t settled;
 	int r;
 
 	*out = (struct outcome){.copy_below = out->copy_below};
@@ -708,8 +709,9 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 			return r;
 		p.tail = settled_head(fs);
 	}
+	settled = p.tail.seq;
 	r = SITE("checkpoint: sync the journal before destaging",
-		journal_sync(fs->journal, p.tail.seq - 1));
+		journal_sync(fs->journal, settled - 1));
 	if (!r)
 		r = destage(fs, MUTATED("the tail passes blocks that were not destaged") ?
 					0 : p.tail.seq - 1, &out->full);
@@ -725,6 +727,9 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = -EAGAIN;
 	if (!r)
 		r = picture_tail(&p, out);
+	/* A layer failed in between. */
+	if (!r && p.tail.seq < settled && dedup_has_moved(fs))
+		r = -EAGAIN;
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {
@@ -736,6 +741,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = picture_write(&p);
 	fs->picture_failed = r;
+	dedup_moved(fs, r == 0);
 	if (r) {
 		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));
 		picture_failed(&p);

@@ -16,7 +16,8 @@
  * Moving a block of a layer to the pool changes where it stands without any record. That is only
  * right when no record in the ring speaks of that block: replayed, it would say that the block is in
  * place. So a block is moved when its layer's newest large write is behind the new tail, and the
- * block is at rest; until then it stays noted.
+ * block is at rest; until then it stays noted. When the checkpoint fails the next one may not come as
+ * far with the tail: what was moved goes back to where it still stands.
  */
 #include "core/fs_internal.h"
 
@@ -49,6 +50,8 @@ struct dedup_state {
 	struct move *moves; /* lock */
 	size_t count;	    /* lock */
 	size_t capacity;    /* lock */
+	struct move *moved; /* checkpoint_lock; by the checkpoint that runs */
+	size_t moved_count; /* checkpoint_lock */
 };
 
 int dedup_start(struct fs *fs)
@@ -81,6 +84,7 @@ void dedup_stop(struct fs *fs)
 	content_table_free(d->table);
 	pthread_mutex_destroy(&d->lock);
 	free(d->moves);
+	free(d->moved);
 	free(d);
 	fs->dedup = NULL;
 }
@@ -263,64 +267,118 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 
 /* ---- moving the other block ---- */
 
-/* Under the block's range. 1: done or not to be done any more, 0: later. */
-static int move_locked(struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
+enum move_result { MOVE_LATER, MOVE_NEVER, MOVE_DONE };
+
+/* Under the block's range. */
+static enum move_result move_locked(struct fs *fs, struct layer *layer, const struct move *m,
+	uint64_t tail)
 {
 	uint64_t place = place_from_slot(m->slot);
 	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
 
 	if (layer_is_at_rest(layer, m->block) != 1)
-		return 1;
+		return MOVE_NEVER;
 	/* A record that says the block is in place would be replayed. */
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
 		!MUTATED("move blocks of which the ring says that they are in place"))
-		return 0;
+		return MOVE_LATER;
 	if (!layer_ref_place(layer, place))
-		return 1;
+		return MOVE_NEVER;
 	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
 		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
 		layer_set_shared(layer, m->block, 1, &place) == 0) {
 		COUNT(fs, dedup_pool_blocks, 1);
-		return 1;
+		return MOVE_DONE;
 	}
 	layer_unref_place(layer, place);
-	return 1;
+	return MOVE_NEVER;
 }
 
-static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
+static enum move_result move_one(struct fs *fs, const struct move *m, uint64_t tail)
 {
 	struct layer *layer = layer_hold(fs, m->layer);
+	enum move_result result = MOVE_NEVER;
 	struct range range;
-	int done = 1;
 
 	if (!layer)
-		return true;
+		return MOVE_NEVER;
 	if (!atomic_load(&layer->failed)) {
 		rangelock_lock(&layer->ranges, &range, m->block, m->block);
-		done = move_locked(fs, layer, m, tail);
+		result = move_locked(fs, layer, m, tail);
 		rangelock_unlock(&layer->ranges, &range);
 	}
 	atomic_fetch_sub(&layer->users, 1);
-	return done;
+	return result;
 }
 
 void dedup_move(struct fs *fs, uint64_t tail)
 {
-	CLEANUP_FREE struct move *moves = NULL;
-	size_t count;
+	struct dedup_state *d = fs->dedup;
+	struct move *moves;
+	size_t count, moved = 0;
 
-	if (!fs->dedup)
+	if (!d)
 		return;
-	pthread_mutex_lock(&fs->dedup->lock);
-	moves = steal_pointer(&fs->dedup->moves);
-	count = fs->dedup->count;
-	fs->dedup->count = fs->dedup->capacity = 0;
-	pthread_mutex_unlock(&fs->dedup->lock);
-	for (size_t i = 0; i < count; i++)
-		if (!move_one(fs, &moves[i], tail))
-			note_move(fs, &moves[i]);
+	pthread_mutex_lock(&d->lock);
+	moves = steal_pointer(&d->moves);
+	count = d->count;
+	d->count = d->capacity = 0;
+	pthread_mutex_unlock(&d->lock);
+	for (size_t i = 0; i < count; i++) {
+		struct move m = moves[i];
+		enum move_result result = move_one(fs, &m, tail);
+
+		if (result == MOVE_DONE)
+			moves[moved++] = m;
+		else if (result == MOVE_LATER)
+			note_move(fs, &m);
+	}
+	d->moved = moves;
+	d->moved_count = moved;
 	if (count)
 		figures_changed(fs);
+}
+
+bool dedup_has_moved(struct fs *fs)
+{
+	return fs->dedup && fs->dedup->moved_count;
+}
+
+/* The bytes are still in place: nothing is punched before the checkpoint counts. */
+static void move_back(struct fs *fs, const struct move *m)
+{
+	struct layer *layer = layer_hold(fs, m->layer);
+	struct range range;
+	uint64_t place;
+	int r;
+
+	if (!layer)
+		return;
+	rangelock_lock(&layer->ranges, &range, m->block, m->block);
+	r = layer_read_places(layer, m->block, &place, 1);
+	if (!r && place == place_from_slot(m->slot))
+		r = layer_set_state(layer, m->block, 1, GF_OVERLAY);
+	rangelock_unlock(&layer->ranges, &range);
+	atomic_fetch_sub(&layer->users, 1);
+	if (r)
+		fs_fail(fs, r);
+	else
+		note_move(fs, m);
+}
+
+void dedup_moved(struct fs *fs, bool durable)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (!d)
+		return;
+	if (!durable && !MUTATED("what was moved stays when the checkpoint fails"))
+		for (size_t i = 0; i < d->moved_count; i++)
+			move_back(fs, &d->moved[i]);
+	if (d->moved_count)
+		figures_changed(fs);
+	d->moved_count = 0;
+	free(steal_pointer(&d->moved));
 }
 
 bool dedup_has_moves(struct fs *fs)

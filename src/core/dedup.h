@@ -38,6 +38,9 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 /* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
  * a record from number tail on may say something else of them. */
 void dedup_move(struct fs *fs, uint64_t tail);
+bool dedup_has_moved(struct fs *fs);
+/* Each dedup_move() ends with this: the checkpoint counts, or they are where they were. */
+void dedup_moved(struct fs *fs, bool durable);
 bool dedup_has_moves(struct fs *fs);
 
 /* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next
