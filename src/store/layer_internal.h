@@ -33,6 +33,8 @@ void layer_forget_noted(struct layer *layer, uint64_t block, uint64_t count);
 /* What run_locked() says of a run of SHARED blocks. 1, or -EUCLEAN: their content is lost. */
 int layer_shared_run_locked(struct layer *layer, uint32_t number, const struct region *region,
 	uint32_t i, struct extent *x);
+/* Of a list of runs that was just read: what names slots that are not there is lost. */
+void layer_lose_places_locked(struct layer *layer, struct region *region);
 /* Those of the blocks that are SHARED will not be any more: gives their references up. -ENOMEM, or
  * the region's page cannot be read: nothing has changed. */
 int layer_leave_shared_locked(struct layer *layer, uint32_t number, struct region *region,

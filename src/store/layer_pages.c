@@ -128,6 +128,8 @@ static int load_runs_locked(struct layer *l, uint32_t number, struct region *r, 
 	e = read_runs(l, number, r->generation, buf, len);
 	if (!e)
 		e = runs_decode(&r->runs, buf, len, l->id, number, r->generation, count, r->states);
+	if (!e)
+		layer_lose_places_locked(l, r);
 	if (e != -EUCLEAN && e != -ENOENT)
 		return e;
 	layer_path(path, l->id, LAYER_LOC);

@@ -20,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "image/image.h"
 #include "store/layer_internal.h"
@@ -132,43 +133,47 @@ static void give_up_references(void *arg, uint64_t place, uint32_t first, uint32
 	count_blocks_locked(l, place, -(int64_t)count);
 }
 
-/* The first block whose place cannot be: behind the end of the pool. */
-struct impossible {
-	struct layer *layer;
-	uint32_t first, count;
-};
-
-static void take_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
+void layer_lose_places_locked(struct layer *l, struct region *r)
 {
-	struct impossible *bad = arg;
-	uint32_t i;
+	for (uint32_t i = 0; l->env->pool && i < r->runs.count;) {
+		struct run run = r->runs.list[i];
+		uint32_t found = !place_is_pool(run.place) ? run.count :
+			pool_found(l->env->pool, place_to_slot(run.place), run.count);
 
-	for (i = 0; i < count && layer_ref_place(bad->layer, place + i); i++)
-		;
-	count_blocks_locked(bad->layer, place, i);
-	if (i < count && !bad->count) {
-		bad->first = first + i;
-		bad->count = count - i;
+		if (found == run.count || MUTATED("slots that are not there may be another's")) {
+			i++;
+			continue;
+		}
+		log_error(-EUCLEAN, "layer %" PRIu64 " shares %u blocks with slots that the pool lost",
+			l->id, run.count - found);
+		/* To the end of a run: that takes no room. */
+		runs_remove(&r->runs, run.first + found, run.count - found);
+		/* The next checkpoint forgets them, before somebody else comes to stand there. */
+		r->dirty = true;
+		l->dirty = true;
 	}
 }
 
-/* What stands where nothing can be is lost, before somebody else's bytes come to stand there. Of a
- * second such run in one region only the references are missing; it is found when it is read. */
+/* They were there at the mount, and nothing is freed before all are counted. */
+static void take_references(void *arg, uint64_t place, uint32_t first, uint32_t count)
+{
+	struct layer *l = arg;
+
+	for (uint32_t i = 0; i < count; i++)
+		layer_ref_place(l, place + i);
+	count_blocks_locked(l, place, count);
+}
+
 static int count_region_locked(struct layer *l, uint32_t number, struct region *r)
 {
-	struct impossible bad = {.layer = l};
 	int e;
 
 	if (!r->uncounted || !l->env->pool)
 		return 0;
 	e = layer_load_region_locked(l, number, r);
-	if (!e)
-		e = runs_reserve(&r->runs, 1);
 	if (e)
 		return e;
-	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, &bad);
-	if (bad.count)
-		runs_remove(&r->runs, bad.first, bad.count);
+	runs_each(&r->runs, 0, GF_REGION_BLOCKS, take_references, l);
 	r->uncounted = false;
 	return 0;
 }
