@@ -701,11 +701,18 @@ static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum, bool al
 	return alive && (right || stored == sum);
 }
 
-/* Where there is no such place it is lost, if nothing newer follows. */
-static int replay_shared_block(struct fs *fs, struct layer *layer, uint64_t block, uint64_t place)
+static bool place_is_gone(struct fs *fs, uint64_t place, bool recalling)
 {
-	if ((!place_is_pool(place) && !tree_golden_image(fs, place_to_golden(place))) ||
-		!layer_ref_place(layer, place))
+	if (!place_is_pool(place))
+		return !tree_golden_image(fs, place_to_golden(place));
+	return !recalling && !pool_found(fs->pool, place_to_slot(place), 1);
+}
+
+/* Where there is no such place it is lost, if nothing newer follows. */
+static int replay_shared_block(struct fs *fs, struct layer *layer, uint64_t block, uint64_t place,
+	bool recalling)
+{
+	if (place_is_gone(fs, place, recalling) || !layer_ref_place(layer, place))
 		return layer_set_state(layer, block, 1, GF_SHARED);
 	return layer_set_shared(layer, block, 1, &place);
 }
@@ -730,7 +737,8 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 
 		memcpy(&sum, sums + (size_t)i * sizeof(sum), sizeof(sum));
 		if (committed || is_shared_there(fs, place, sum, how->alive))
-			r = replay_shared_block(fs, layer, op->blocks.block + i, place);
+			r = replay_shared_block(fs, layer, op->blocks.block + i, place,
+				how->recalling);
 		else
 			whole = false;
 	}

@@ -752,6 +752,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = picture_write(&p);
 	fs->picture_failed = r;
+	dedup_moved(fs, r == 0);
 	if (r) {
 		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));
 		picture_failed(&p);

@@ -5,8 +5,8 @@
  *   same as below, zero   found by those who call this (volume.c, checkpoint.c); not stored
  *   in a golden image     its content index says where (golden_index.c): SHARED with the image
  *   in the pool           SHARED with the slot
- *   in a layer            the bytes go to a slot of the pool, the block is SHARED with that, and the
- *                         other one is noted to be moved there by the next checkpoint
+ *   in a layer            the bytes go to a slot of the pool, the block is SHARED with that, and
+ * the other one is noted to be moved there by the next checkpoint
  *
  * All hints are hints: what they name is read and compared before anything refers to it. A slot is
  * compared after a reference to it was taken, so that it cannot become another one in between. The
@@ -14,9 +14,10 @@
  * is our bytes that go to the pool.
  *
  * Moving a block of a layer to the pool changes where it stands without any record. That is only
- * right when no record in the ring speaks of that block: replayed, it would say that the block is in
- * place. So a block is moved when its layer's newest large write is behind the new tail, and the
- * block is at rest; until then it stays noted.
+ * right when no record in the ring speaks of that block: replayed, it would say that the block is
+ * in place. So a block is moved when its layer's newest large write is behind the new tail, and the
+ * block is at rest; until then it stays noted. When the checkpoint fails the next one may not come
+ * as far with the tail: what was moved goes back to where it still stands.
  */
 #include "core/fs_internal.h"
 
@@ -44,12 +45,21 @@ struct move {
 	uint64_t slot;
 };
 
+struct moved {
+	uint64_t layer;
+	uint64_t block;
+	uint64_t place;
+};
+
 struct dedup_state {
 	struct content_table *table;
 	pthread_mutex_t lock;
-	struct move *moves; /* lock */
-	size_t count;	    /* lock */
-	size_t capacity;    /* lock */
+	struct move *moves;    /* lock */
+	size_t count;	       /* lock */
+	size_t capacity;       /* lock */
+	struct moved *moved;   /* checkpoint_lock; by the checkpoint that runs */
+	size_t moved_count;    /* checkpoint_lock */
+	size_t moved_capacity; /* checkpoint_lock */
 };
 
 int dedup_start(struct fs *fs)
@@ -62,8 +72,8 @@ int dedup_start(struct fs *fs)
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		return -ENOMEM;
-	r = content_table_new(&d->table, fs->options.dedup_memory ? fs->options.dedup_memory :
-								     DEDUP_MEMORY_DEFAULT);
+	r = content_table_new(&d->table,
+		fs->options.dedup_memory ? fs->options.dedup_memory : DEDUP_MEMORY_DEFAULT);
 	if (r) {
 		free(d);
 		return r;
@@ -82,6 +92,7 @@ void dedup_stop(struct fs *fs)
 	content_table_free(d->table);
 	pthread_mutex_destroy(&d->lock);
 	free(d->moves);
+	free(d->moved);
 	free(d);
 	fs->dedup = NULL;
 }
@@ -124,7 +135,8 @@ static bool find_in_golden(struct dedup *d, const void *bytes, uint64_t *out)
 	/* With a reference the image stays. */
 	layer_ref_place(d->layer, place);
 	image = d->fs->env.golden(d->fs->env.arg, id);
-	found = image && image->ops->read(image, there, GF_BLOCK_SIZE, block * GF_BLOCK_SIZE) == 0 &&
+	found = image &&
+		image->ops->read(image, there, GF_BLOCK_SIZE, block * GF_BLOCK_SIZE) == 0 &&
 		is_equal(bytes, there);
 	if (!found) {
 		layer_unref_place(d->layer, place);
@@ -213,8 +225,8 @@ static bool find_in_layer(struct dedup *d, const struct content_place *at, const
 	if (is_held(d, at) || !has_bytes(d->fs, at, bytes) ||
 		!store_in_pool(d, bytes, sum, &pooled.block))
 		return false;
-	note_move(d->fs, &(struct move){.layer = at->owner, .block = at->block,
-			  .slot = pooled.block});
+	note_move(d->fs,
+		&(struct move){.layer = at->owner, .block = at->block, .slot = pooled.block});
 	content_table_put(d->fs->dedup->table, 0, sum, &pooled);
 	*out = place_from_slot(pooled.block);
 	return true;
@@ -256,8 +268,8 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 	return found;
 }
 
-void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	uint64_t count)
+void dedup_note(
+	struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count)
 {
 	for (uint64_t i = 0; fs->dedup && i < count; i++)
 		content_table_put(fs->dedup->table, 0, sums[i],
@@ -269,7 +281,8 @@ void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t coun
 	uint32_t first = block / GF_REGION_BLOCKS, last = (block + count - 1) / GF_REGION_BLOCKS;
 
 	if (fs->options.dedup != FS_DEDUP_OFF)
-		layer_set_unexamined(layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
+		layer_set_unexamined(
+			layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
 }
 
 bool dedup_is_known(struct fs *fs, uint32_t sum)
@@ -309,7 +322,8 @@ static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
 		struct content_place at = {.owner = layer->id, .block = base + i};
 
 		if (place_is_pool(places[i])) {
-			at = (struct content_place){.pool = true, .block = place_to_slot(places[i])};
+			at = (struct content_place){
+				.pool = true, .block = place_to_slot(places[i])};
 			r = pool_read_sums(fs->pool, at.block, &sums[i], 1);
 		} else if (states_get(view->states, i) != GF_OVERLAY ||
 			   (view->journaled[i / 8] >> (i % 8) & 1)) {
@@ -338,64 +352,139 @@ void dedup_fill_table(struct fs *fs)
 
 /* ---- moving the other block ---- */
 
-/* Under the block's range. 1: done or not to be done any more, 0: later. */
-static int move_locked(struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
+enum move_result { MOVE_LATER, MOVE_NEVER, MOVE_DONE };
+
+/* Under the block's range. */
+static enum move_result move_locked(
+	struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
 {
 	uint64_t place = place_from_slot(m->slot);
 	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
 
 	if (layer_is_at_rest(layer, m->block) != 1)
-		return 1;
+		return MOVE_NEVER;
 	/* A record that says the block is in place would be replayed. */
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
 		!MUTATED("move blocks of which the ring says that they are in place"))
-		return 0;
+		return MOVE_LATER;
 	if (!layer_ref_place(layer, place))
-		return 1;
+		return MOVE_NEVER;
 	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
 		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
+		dedup_remember_moved(fs, layer, m->block, place) == 0 &&
 		layer_set_shared(layer, m->block, 1, &place) == 0) {
 		COUNT(fs, dedup_pool_blocks, 1);
-		return 1;
+		return MOVE_DONE;
 	}
 	layer_unref_place(layer, place);
-	return 1;
+	return MOVE_NEVER;
 }
 
-static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
+static enum move_result move_one(struct fs *fs, const struct move *m, uint64_t tail)
 {
 	struct layer *layer = layer_hold(fs, m->layer);
+	enum move_result result = MOVE_NEVER;
 	struct range range;
-	int done = 1;
 
 	if (!layer)
-		return true;
+		return MOVE_NEVER;
 	if (!atomic_load(&layer->failed) && !layer->left_out) {
 		rangelock_lock(&layer->ranges, &range, m->block, m->block);
-		done = move_locked(fs, layer, m, tail);
+		result = move_locked(fs, layer, m, tail);
 		rangelock_unlock(&layer->ranges, &range);
 	}
 	atomic_fetch_sub(&layer->users, 1);
-	return done;
+	return result;
+}
+
+int dedup_remember_moved(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t place)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (d->moved_count == d->moved_capacity) {
+		size_t capacity = max_u64(256, 2 * d->moved_capacity);
+		struct moved *moved = realloc(d->moved, capacity * sizeof(*moved));
+
+		if (!moved)
+			return -ENOMEM;
+		d->moved = moved;
+		d->moved_capacity = capacity;
+	}
+	d->moved[d->moved_count++] = (struct moved){layer->id, block, place};
+	return 0;
 }
 
 void dedup_move(struct fs *fs, uint64_t tail)
 {
 	CLEANUP_FREE struct move *moves = NULL;
+	struct dedup_state *d = fs->dedup;
 	size_t count;
 
-	if (!fs->dedup)
+	if (!d)
 		return;
-	pthread_mutex_lock(&fs->dedup->lock);
-	moves = steal_pointer(&fs->dedup->moves);
-	count = fs->dedup->count;
-	fs->dedup->count = fs->dedup->capacity = 0;
-	pthread_mutex_unlock(&fs->dedup->lock);
+	pthread_mutex_lock(&d->lock);
+	moves = steal_pointer(&d->moves);
+	count = d->count;
+	d->count = d->capacity = 0;
+	pthread_mutex_unlock(&d->lock);
 	for (size_t i = 0; i < count; i++)
-		if (!move_one(fs, &moves[i], tail))
+		if (move_one(fs, &moves[i], tail) == MOVE_LATER)
 			note_move(fs, &moves[i]);
 	if (count)
 		figures_changed(fs);
+}
+
+/* Whether the block reads as what stands in its layer. Somebody may have written to it since. */
+static bool is_in_place(struct fs *fs, struct layer *layer, uint64_t block)
+{
+	uint8_t in_layer[GF_BLOCK_SIZE], seen[GF_BLOCK_SIZE];
+	unsigned token = drain_enter(&fs->readers);
+	int r = volume_read_blocks(fs, layer, seen, block, 1, READ_HELD);
+
+	drain_leave(&fs->readers, token);
+	return !r && layer_read_data(layer, in_layer, GF_BLOCK_SIZE, block * GF_BLOCK_SIZE) == 0 &&
+	       is_equal(in_layer, seen);
+}
+
+/* The bytes are still in place: nothing is punched before the checkpoint counts. */
+static void move_back(struct fs *fs, const struct moved *m)
+{
+	struct layer *layer = layer_hold(fs, m->layer);
+	struct range range;
+	uint64_t place;
+	int r;
+
+	if (!layer)
+		return;
+	pthread_rwlock_rdlock(&fs->sharing);
+	rangelock_lock(&layer->ranges, &range, m->block, m->block);
+	r = layer_read_places(layer, m->block, &place, 1);
+	if (!r && place == m->place && is_in_place(fs, layer, m->block))
+		r = layer_set_state(layer, m->block, 1, GF_OVERLAY);
+	rangelock_unlock(&layer->ranges, &range);
+	pthread_rwlock_unlock(&fs->sharing);
+	if (r)
+		fs_fail(fs, r);
+	else if (place_is_pool(m->place))
+		note_move(fs, &(struct move){m->layer, m->block, place_to_slot(m->place)});
+	else
+		dedup_owe(fs, layer, m->block, 1);
+	atomic_fetch_sub(&layer->users, 1);
+}
+
+void dedup_moved(struct fs *fs, bool durable)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (!d)
+		return;
+	if (!durable && !MUTATED("what was moved stays when the checkpoint fails"))
+		for (size_t i = 0; i < d->moved_count; i++)
+			move_back(fs, &d->moved[i]);
+	if (d->moved_count)
+		figures_changed(fs);
+	d->moved_count = d->moved_capacity = 0;
+	free(steal_pointer(&d->moved));
 }
 
 bool dedup_has_moves(struct fs *fs)
@@ -440,8 +529,9 @@ static bool places_are_lost(struct fs *fs)
 		lost = layer_lost_places(entry->layer);
 	pthread_rwlock_unlock(&fs->tree);
 	if (lost && !atomic_exchange(&fs->places_lost, true))
-		log_error(0, "what some blocks shared is lost to damage; nothing of the pool is freed "
-			     "until \"goldfs check --repair\" was run");
+		log_error(0,
+			"what some blocks shared is lost to damage; nothing of the pool is freed "
+			"until \"goldfs check --repair\" was run");
 	return lost;
 }
 
@@ -461,8 +551,9 @@ int dedup_count(struct fs *fs)
 		atomic_fetch_sub(&layer->users, 1);
 	}
 	if (r)
-		return log_error(r, "cannot count what blocks are shared; nothing of the pool is freed "
-				    "until the next mount");
+		return log_error(r,
+			"cannot count what blocks are shared; nothing of the pool is freed "
+			"until the next mount");
 	if (places_are_lost(fs))
 		return 0;
 	if (pool_is_counting(fs->pool))

@@ -38,6 +38,10 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32
 /* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
  * a record from number tail on may say something else of them. */
 void dedup_move(struct fs *fs, uint64_t tail);
+/* The checkpoint had a block share this place, to be remembered for dedup_moved(). -ENOMEM. */
+int dedup_remember_moved(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t place);
+/* The end of both, on any way: the checkpoint counts, or the blocks are where they were. */
+void dedup_moved(struct fs *fs, bool durable);
 bool dedup_has_moves(struct fs *fs);
 
 /* They may come to be known elsewhere later, and are to be looked at again. */

@@ -2,18 +2,18 @@
 /*
  * Looking once more at blocks that stand in their layers.
  *
- * Content is looked for when it is stored (dedup.c). That misses what came to be known later: two who
- * wrote the same at the same time, a golden image that had no content index yet, what was stored
- * while dedup was off or before the table of content was made by this process. So regions into which
- * something large was written are remembered (layer_set_unexamined()), and looked at when the store
- * settles; `goldfs dedup` has all regions of a file looked at.
+ * Content is looked for when it is stored (dedup.c). That misses what came to be known later: two
+ * who wrote the same at the same time, a golden image that had no content index yet, what was
+ * stored while dedup was off or before the table of content was made by this process. So regions
+ * into which something large was written are remembered (layer_set_unexamined()), and looked at
+ * when the store settles; `goldfs dedup` has all regions of a file looked at.
  *
- * It is done by a checkpoint, under the rule of dedup_move(): no record says what is found, so none in
- * the ring may speak of the block.
+ * It is done by a checkpoint, under the rule of dedup_move(): no record says what is found, so none
+ * in the ring may speak of the block.
  *
- * An image that nothing was cloned from has no pin and no index. When a sample of its blocks is among
- * what was written, as it is when somebody copied it into the mount, it gets both for as long as they
- * are of use: an image to which nothing refers loses them at the next checkpoint.
+ * An image that nothing was cloned from has no pin and no index. When a sample of its blocks is
+ * among what was written, as it is when somebody copied it into the mount, it gets both for as long
+ * as they are of use: an image to which nothing refers loses them at the next checkpoint.
  */
 #include "core/fs_internal.h"
 
@@ -41,8 +41,8 @@
 struct examined {
 	struct fs *fs;
 	struct layer *layer;
-	uint8_t *data, *below; /* RUN_BLOCKS each */
-	bool images;	       /* an image was indexed since the blocks were looked for */
+	uint8_t *data; /* RUN_BLOCKS */
+	bool images;   /* an image was indexed since the blocks were looked for */
 };
 
 static bool is_at_rest(const struct region_view *view, uint32_t i)
@@ -65,12 +65,9 @@ static bool is_hinted_at(struct examined *e, uint64_t block, const uint32_t *sum
 static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count)
 {
 	struct layer *layer = e->layer;
-	bool same = false;
 	struct dedup d;
 	int r = 0;
 
-	if ((layer->parent || layer->image) && block * GF_BLOCK_SIZE < layer->bound)
-		same = !volume_read_blocks(e->fs, layer, e->below, block, count, READ_BELOW);
 	dedup_begin(&d, e->fs, layer, block, block + count - 1);
 	for (uint64_t i = 0; i < count && !r; i++) {
 		const uint8_t *bytes = e->data + i * GF_BLOCK_SIZE;
@@ -79,10 +76,13 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 		/* What is damaged stays where it is, and is shared with nobody. */
 		if (hash_block(e->fs->super.secret, bytes) != sums[i])
 			continue;
-		if (same && memcmp(bytes, e->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0)
-			r = layer_set_state(layer, block + i, 1, GF_PARENT);
-		else if (dedup_find(&d, bytes, sums[i], &place))
+		if (!dedup_find(&d, bytes, sums[i], &place))
+			continue;
+		r = dedup_remember_moved(e->fs, layer, block + i, place);
+		if (!r)
 			r = layer_set_shared(layer, block + i, 1, &place);
+		if (r)
+			layer_unref_place(layer, place);
 	}
 	dedup_end(&d);
 	return r;
@@ -182,8 +182,7 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 	if (!atomic_exchange(&fs->examine, false) || fs->options.dedup == FS_DEDUP_OFF)
 		return 0;
 	e.data = malloc(RUN_BLOCKS * GF_BLOCK_SIZE);
-	e.below = malloc(RUN_BLOCKS * GF_BLOCK_SIZE);
-	if (!e.data || !e.below)
+	if (!e.data)
 		r = -ENOMEM;
 	while (!r && (e.layer = layer_hold_next(fs, id)) != NULL) {
 		id = e.layer->id;
@@ -192,7 +191,6 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 		atomic_fetch_sub(&e.layer->users, 1);
 	}
 	free(e.data);
-	free(e.below);
 	return r;
 }
 
@@ -215,8 +213,8 @@ static bool is_sampled(struct fs *fs, uint64_t ino, uint64_t size)
 		if (at < 0)
 			break;
 		block = max_u64(block, round_up((uint64_t)at, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
-		if (block >= blocks ||
-			fs_read(fs, ino, bytes, sizeof(bytes), block * GF_BLOCK_SIZE) != sizeof(bytes))
+		if (block >= blocks || fs_read(fs, ino, bytes, sizeof(bytes),
+					       block * GF_BLOCK_SIZE) != sizeof(bytes))
 			break;
 		if (!is_zero(bytes, sizeof(bytes)) &&
 			dedup_is_known(fs, hash_block(fs->super.secret, bytes)))
@@ -230,7 +228,8 @@ static bool is_beside_the_store(struct fs *fs, uint64_t dev)
 {
 	struct stat st;
 
-	return fs->options.store_fd >= 0 && fstat(fs->options.store_fd, &st) == 0 && st.st_dev == dev;
+	return fs->options.store_fd >= 0 && fstat(fs->options.store_fd, &st) == 0 &&
+	       st.st_dev == dev;
 }
 
 static void wait_for_index(struct fs *fs, struct golden *g)
@@ -317,7 +316,8 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 {
 	struct dedup_images *images;
 
-	if (fs->options.dedup == FS_DEDUP_OFF || fs->options.read_only || !something_is_unexamined(fs))
+	if (fs->options.dedup == FS_DEDUP_OFF || fs->options.read_only ||
+		!something_is_unexamined(fs))
 		return NULL;
 	images = calloc(1, sizeof(*images));
 	if (images && fs->options.images && fs->golden_runs)

@@ -35,6 +35,7 @@ bool layer_trim_runs_locked(struct layer *layer, struct region *region);
 /* What run_locked() says of a run of SHARED blocks. 1, or -EUCLEAN: their content is lost. */
 int layer_shared_run_locked(struct layer *layer, uint32_t number, const struct region *region,
 	uint32_t i, struct extent *x);
+/* Of a list of runs that was just read: what names slots that are not there is lost. */
 /* Those of the blocks that are SHARED will not be any more: gives their references up. -ENOMEM, or
  * the region's page cannot be read: nothing has changed. */
 int layer_leave_shared_locked(struct layer *layer, uint32_t number, struct region *region,

@@ -6,10 +6,10 @@
  * generation, so the two always fit each other, and an older page finds its older runs. What they
  * name must be durable before: checkpoints sync the pool first.
  *
- * References: whoever makes a block SHARED has taken one to its place, and whoever makes it something
- * else gives it up. After a mount they are counted region by region (`uncounted`), in the background
- * or when a region is first changed; until all are, the pool frees nothing, so it does not matter
- * what the others see meanwhile.
+ * References: whoever makes a block SHARED has taken one to its place, and whoever makes it
+ * something else gives it up. After a mount they are counted region by region (`uncounted`), in the
+ * background or when a region is first changed; until all are, the pool frees nothing, so it does
+ * not matter what the others see meanwhile.
  *
  * A block that is SHARED and in no run is lost: its page, or the list of its region's runs, was
  * damaged, or a repair gave it up.
@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "image/image.h"
 #include "store/layer_internal.h"
@@ -42,12 +43,14 @@ uint64_t place_from_slot(uint64_t slot)
 
 static int lost(struct layer *l, uint64_t block)
 {
-	return log_error(-EUCLEAN, "block %" PRIu64 " of layer %" PRIu64 " is lost to damage; write it "
-		"anew, or restore the clone", block, l->id);
+	return log_error(-EUCLEAN,
+		"block %" PRIu64 " of layer %" PRIu64 " is lost to damage; write it "
+		"anew, or restore the clone",
+		block, l->id);
 }
 
-int layer_shared_run_locked(struct layer *l, uint32_t number, const struct region *r, uint32_t i,
-	struct extent *x)
+int layer_shared_run_locked(
+	struct layer *l, uint32_t number, const struct region *r, uint32_t i, struct extent *x)
 {
 	uint64_t block = (uint64_t)number * GF_REGION_BLOCKS + i;
 	uint32_t count;
@@ -72,7 +75,8 @@ static bool is_shared(const struct region *r, uint32_t i)
 	return region_state(r, i) == GF_SHARED && !region_journaled(r, i);
 }
 
-static void read_places_locked(const struct region *r, uint32_t first, uint64_t *places, uint32_t count)
+static void read_places_locked(
+	const struct region *r, uint32_t first, uint64_t *places, uint32_t count)
 {
 	for (uint32_t i = 0, n; i < count; i += n) {
 		uint64_t place = runs_find(&r->runs, first + i, count - i, &n);
@@ -241,19 +245,21 @@ static int count_region_locked(struct layer *l, uint32_t number, struct region *
 	return 0;
 }
 
-/* Before anybody sees them: what stood behind the end of the pool at the mount is lost, on the disk too
- * with the next checkpoint, since somebody else's bytes come to stand there. */
+/* Before anybody sees them: what stood behind the end of the pool at the mount is lost, on the disk
+ * too with the next checkpoint, since somebody else's bytes come to stand there. */
 bool layer_trim_runs_locked(struct layer *l, struct region *r)
 {
 	uint32_t kept = 0;
 	bool trimmed = false;
 
-	if (!r->uncounted || !l->env->pool)
+	if (!r->uncounted || !l->env->pool || MUTATED("slots that are not there may be another's"))
 		return false;
 	for (uint32_t i = 0; i < r->runs.count; i++) {
 		struct run run = r->runs.list[i];
-		uint64_t there = place_is_pool(run.place) ?
-			pool_found(l->env->pool, place_to_slot(run.place)) : run.count;
+		uint64_t there =
+			place_is_pool(run.place)
+				? pool_found(l->env->pool, place_to_slot(run.place), run.count)
+				: run.count;
 
 		trimmed |= there < run.count;
 		run.count = min_u64(run.count, there);
@@ -281,8 +287,8 @@ int layer_count_shared(struct layer *l)
 	return 0;
 }
 
-int layer_leave_shared_locked(struct layer *l, uint32_t number, struct region *r, uint32_t first,
-	uint32_t count)
+int layer_leave_shared_locked(
+	struct layer *l, uint32_t number, struct region *r, uint32_t first, uint32_t count)
 {
 	int e = count_region_locked(l, number, r);
 
@@ -334,7 +340,8 @@ static uint32_t follow(const uint64_t *places, uint32_t count)
 }
 
 /* Within one region; all of it or, when it fails, nothing. */
-static int set_shared_locked(struct layer *l, uint64_t block, uint32_t count, const uint64_t *places)
+static int set_shared_locked(
+	struct layer *l, uint64_t block, uint32_t count, const uint64_t *places)
 {
 	uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS, n;
 	struct region *r;

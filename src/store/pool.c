@@ -167,6 +167,8 @@ int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *go
 	struct pool_run run;
 
 	MUTEX_GUARD(&pool->lock);
+	if (pool->shortened)
+		return -ENOSPC;
 	run = find_run_locked(pool, want);
 	if (!run.count)
 		return -ENOSPC;

@@ -51,7 +51,7 @@ void pool_free(struct pool *pool);
 /* ---- slots ---- */
 
 /* Claims up to `want` consecutive slots: *got >= 1 of them, from *slot on. -ENOMEM, or -ENOSPC when
- * the pool has 256 TiB. */
+ * the pool has 256 TiB; also when it lost slots, until no map on the disk names those any more. */
 int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *got);
 /* Gives back claimed slots to which no reference was made; they take no space afterwards. They are
  * dying if they were written, so that a crash does not find them in use. */
@@ -63,10 +63,11 @@ int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count);
 /* Recovery: the bytes of a slot as they were found, once more: a sync of the process that wrote them
  * may have failed, and the kernel tells only once. */
 int pool_write_again(struct pool *pool, uint64_t slot, const void *bytes, uint32_t sum);
-/* How many slots of that file, from this one on, it had at the mount. */
-uint64_t pool_found(struct pool *pool, uint64_t slot);
 /* Checksums of slots; 0: none is known. */
 int pool_read_sums(struct pool *pool, uint64_t slot, uint32_t *sums, uint64_t count);
+/* How many of these slots, which are in one file, the mount found, from the first one on. What a map
+ * on the disk says of others is damage. */
+uint64_t pool_found(struct pool *pool, uint64_t slot, uint64_t count);
 /* Makes all bytes that were written durable, and the files' names. An error stays: every later call
  * returns it, and pool_failed() is true. Nothing to do: no call is made below. */
 int pool_sync(struct pool *pool);

@@ -74,17 +74,19 @@ static int open_path(struct io *io, const char *path, int flags)
 
 /* ---- opening ---- */
 
-/* Whether it is the name of one of our files. */
+/* Whether it is the name of one of our files, of either sort. */
 static bool parse_name(const char *name, uint64_t *number)
 {
-	char path[40];
+	char path[40], sums[40];
 	char *end;
 
 	*number = strtoull(name, &end, 10);
 	if (end == name || *number >= POOL_FILES)
 		return false;
 	file_path(path, *number);
-	return strcmp(path + strlen("pool/"), name) == 0;
+	sum_path(sums, *number);
+	return strcmp(path + strlen("pool/"), name) == 0 ||
+	       strcmp(sums + strlen("pool/"), name) == 0;
 }
 
 /* All that the file has room for may be known to the disk. */
@@ -99,9 +101,55 @@ static int note_slots_locked(struct pool *pool, uint64_t number, uint64_t slots)
 		pool_set_state_locked(pool, first + whole, slots - whole, SLOT_LIVE);
 	}
 	pool->files[number]->slots = slots;
-	pool->files[number]->found = slots;
 	if (slots)
 		pool->lowest = max_u64(pool->lowest, first + slots);
+	return 0;
+}
+
+struct room {
+	uint64_t found; /* slots whose bytes are there */
+	uint64_t slots; /* that either file has room for */
+	bool shortened;
+};
+
+/* What the bytes end before was lost, or never durable. In the first case maps name it still, and
+ * nobody else may come to stand there, nor behind it, which would make a hole of it: not before a
+ * checkpoint has written them anew (pool_release_dying()). */
+static int measure(struct pool *pool, int fd, int sum_fd, struct room *room)
+{
+	struct io *io = pool->io;
+	struct io_stat data = {0}, sums = {0};
+	uint64_t begun;
+	int e = fd < 0 ? 0 : io->ops->stat(io, fd, &data);
+
+	if (!e && sum_fd >= 0)
+		e = io->ops->stat(io, sum_fd, &sums);
+	begun = round_up(data.size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+	room->found = min_u64(data.size / GF_BLOCK_SIZE, POOL_FILE_SLOTS);
+	room->slots = min_u64(max_u64(begun, sums.size / sizeof(uint32_t)), POOL_FILE_SLOTS);
+	room->shortened = room->slots > begun &&
+			  !MUTATED("slots that the pool lost are given to others");
+	return e;
+}
+
+static int note_file(struct pool *pool, uint64_t number, int fd, int sum_fd)
+{
+	struct pool_file *f;
+	struct room room;
+	int e = measure(pool, fd, sum_fd, &room);
+
+	MUTEX_GUARD(&pool->lock);
+	f = e ? NULL : pool_make_file_locked(pool, number);
+	if (!f)
+		return e ? e : -ENOMEM;
+	f->found = room.found;
+	pool->shortened |= room.shortened;
+	e = note_slots_locked(pool, number, room.slots);
+	if (e)
+		return e;
+	atomic_store(&f->sum_fd, sum_fd);
+	atomic_store(&f->fd, fd);
+	atomic_store(&f->dirty, fd >= 0);
 	return 0;
 }
 
@@ -109,42 +157,26 @@ static int open_file(void *arg, const char *name)
 {
 	struct pool *pool = arg;
 	struct io *io = pool->io;
-	struct pool_file *f;
-	struct io_stat st = {0};
 	uint64_t number;
 	char path[40];
 	int fd, sum_fd, e;
 
-	if (!parse_name(name, &number))
+	if (!parse_name(name, &number) || file_of(pool, number))
 		return 0;
 	file_path(path, number);
 	fd = open_path(io, path, 0);
-	if (fd < 0)
+	if (fd < 0 && fd != -ENOENT)
 		return log_error(fd, "cannot open '%s'", path);
 	sum_path(path, number);
 	sum_fd = open_path(io, path, 0);
-	e = io->ops->stat(io, fd, &st);
-	MUTEX_GUARD(&pool->lock);
-	f = e ? NULL : pool_make_file_locked(pool, number);
-	if (!f) {
+	fd = fd < 0 ? -1 : fd;
+	sum_fd = sum_fd < 0 ? -1 : sum_fd;
+	e = note_file(pool, number, fd, sum_fd);
+	if (e && fd >= 0)
 		io->ops->close(io, fd);
-		if (sum_fd >= 0)
-			io->ops->close(io, sum_fd);
-		return e ? e : -ENOMEM;
-	}
-	atomic_store(&f->sum_fd, sum_fd < 0 ? -1 : sum_fd);
-	atomic_store(&f->fd, fd);
-	atomic_store(&f->dirty, true);
-	return note_slots_locked(pool, number,
-		min_u64(round_up(st.size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE, POOL_FILE_SLOTS));
-}
-
-uint64_t pool_found(struct pool *pool, uint64_t slot)
-{
-	uint64_t number = slot / POOL_FILE_SLOTS, at = slot % POOL_FILE_SLOTS;
-	const struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
-
-	return f && f->found > at ? f->found - at : 0;
+	if (e && sum_fd >= 0)
+		io->ops->close(io, sum_fd);
+	return e;
 }
 
 int pool_open(struct pool **pool, struct io *io)
@@ -350,6 +382,14 @@ int pool_read(struct pool *pool, uint64_t slot, void *bytes, uint64_t count)
 	return 0;
 }
 
+uint64_t pool_found(struct pool *pool, uint64_t slot, uint64_t count)
+{
+	uint64_t number = slot / POOL_FILE_SLOTS, first = slot % POOL_FILE_SLOTS;
+	const struct pool_file *f = number < POOL_FILES ? file_of(pool, number) : NULL;
+
+	return !f || first >= f->found ? 0 : min_u64(count, f->found - first);
+}
+
 /* ---- syncing ---- */
 
 static int sync_file_locked(struct pool *pool, struct pool_file *f)
@@ -505,6 +545,9 @@ void pool_release_dying(struct pool *pool, struct pool_dying *list)
 	}
 	for (uint64_t n = 0; n < POOL_FILES; n++)
 		cut_off_tail(pool, n);
+	pthread_mutex_lock(&pool->lock);
+	pool->shortened = false;
+	pthread_mutex_unlock(&pool->lock);
 	free(list);
 }
 

@@ -49,7 +49,7 @@ struct pool_file {
 	atomic_bool dirty;  /* written since its last sync */
 	bool sync_failed;   /* pool.io_lock */
 	uint64_t slots;	    /* pool.lock; its size */
-	uint64_t found;	    /* what that was at the mount */
+	uint64_t found;	    /* slots of which the mount found the bytes; does not change */
 	struct chunk_head heads[FILE_CHUNKS]; /* pool.lock */
 };
 
@@ -72,6 +72,7 @@ struct pool {
 	uint64_t lowest;
 	uint64_t counted_upto;	   /* lock; slots below it have all their references */
 	bool miscounted;	   /* lock; memory was short: counting never ends */
+	bool shortened;		   /* lock; maps on the disk may name slots that are lost */
 	uint64_t live, dying;	   /* lock; slots */
 	int64_t refs;		   /* lock */
 	struct pool_layer *layers; /* lock; those of which any figure is not 0 */

@@ -61,6 +61,7 @@ static const struct {
 	{.path = "test_repair"},
 	{.path = "test_limits"},
 	{.path = "test_steps"},
+	{.path = "test_shared"},
 	{.path = "test_restart"},
 	{.path = "../unit/test_pin_order"},
 	{.path = "../unit/test_superblock"},
