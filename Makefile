@@ -192,11 +192,16 @@ check-corruption: $(corrupt_bins)
 check-crash-long: $(BIN)/tests/crash/test_crash
 	STATES=$(or $(STATES),200000) $<
 
-.PHONY: check-crash-long check-mutations mutation-programs
+## check-ledger: the accounting, to the byte, over 50 seeds of 10,000 operations; SEEDS=, OPS=, SEED=
+check-ledger: $(BIN)/tests/crash/test_ledger
+	SEEDS=$(or $(SEEDS),50) OPS=$(or $(OPS),10000) JOBS=$(or $(JOBS),$(shell nproc)) $<
+
+.PHONY: check-crash-long check-ledger check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
-mutation_tests := superblock catalog_file journal layer image pin pin_order figures
-mutation_crash := crash threads faults limits restart repair meetings steps
+mutation_tests := superblock catalog_file journal layer image pin pin_order figures content_index \
+	pool
+mutation_crash := crash threads faults limits restart repair meetings steps shared
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
 	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'
 mutation_bins = $(filter $(mutation_tests:%=$(BIN)/tests/unit/test_%),$(unit_bins)) \

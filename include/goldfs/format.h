@@ -17,10 +17,12 @@
  *                         stands in ID.sum behind the last checksum: ext4's files end before it)
  *   layer/ID.map          states of blocks, one page per region in one of two slots
  *   layer/ID.sum          one 32-bit checksum per block at block * 4; never 0 for an OVERLAY block
- *   layer/ID.loc          reserved for SHARED blocks: one struct gf_disk_location per block
+ *   layer/ID.loc          where SHARED blocks stand, one list per region in one of two slots
  *   golden/ID             the pinned bytes of a golden image
  *   golden/ID.sums        sums of its chunks, for linked ones
- *   pool/N.data, index/ID reserved for content dedup
+ *   pool/N.data           blocks that several layers show; whatever no list names is free
+ *   pool/N.sum            one 32-bit checksum per block of it, as in layer/ID.sum
+ *   index/ID              where which block of a golden image stands, by content; a hint
  *
  * The same ops stand in journal records and in the catalog, so that one decoder and one apply
  * function serve running, checkpoint and recovery.
@@ -56,7 +58,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define GF_PAGE_MAGIC 0x50414d47u   /* "GMAP" */
 #define GF_SYNCED_MAGIC 0x4e595347u /* "GSYN" */
 
-#define GF_INCOMPAT_KNOWN UINT64_C(0)
+/* incompatible: blocks may be SHARED with a location */
+#define GF_INCOMPAT_SHARED UINT64_C(1)
+#define GF_INCOMPAT_KNOWN GF_INCOMPAT_SHARED
 #define GF_COMPAT_KNOWN UINT64_C(0)
 #define GF_AUTOCLEAR_KNOWN UINT64_C(0)
 
@@ -143,19 +147,45 @@ struct gf_disk_page {
 	uint32_t region;
 	uint64_t layer;
 	uint64_t generation; /* the catalog names the one that counts */
-	uint8_t reserved[32];
+	uint32_t runs;	     /* of SHARED blocks, in the location file */
+	uint8_t reserved[28];
 	uint64_t sum; /* of the whole page with this field zero */
 	uint8_t states[GF_STATE_BYTES];
 	uint8_t padding[4096 - 64 - GF_STATE_BYTES];
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_disk_page) == 4096, "page");
 
-struct gf_disk_location {
-	uint64_t place; /* bit 63: pool; 40..62: pool file or golden id; 0..39: block there */
-	uint32_t block_sum;
-	uint32_t sum; /* low half of XXH3-64 over layer id, block number and the fields before */
+/*
+ * Where the SHARED blocks of region R stand, generation G, that of its page: at
+ * (R * 2 + G % 2) * GF_RUNS_SLOT of the location file. The page says how many runs there are; without
+ * any there is no list. SHARED blocks in none of the runs are lost to damage. Runs ascend.
+ */
+struct gf_disk_runs {
+	uint32_t magic;
+	uint32_t region;
+	uint64_t layer;
+	uint64_t generation;
+	uint32_t count; /* of the runs that follow */
+	uint8_t reserved[28];
+	uint64_t sum; /* of two sums: of this with the field zero, and of the runs */
 } GF_PACKED;
-_Static_assert(sizeof(struct gf_disk_location) == 16, "location");
+_Static_assert(sizeof(struct gf_disk_runs) == 64, "runs");
+
+struct gf_disk_run {
+	uint64_t place; /* of its first block, the others follow: bit 63: pool; 40..62: pool file or
+			   golden id; 0..39: block there */
+	uint16_t first; /* block in the region */
+	uint16_t count;
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_run) == 16, "run");
+
+#define GF_RUNS_MAGIC 0x4e555247u /* "GRUN" */
+#define GF_RUNS_SLOT UINT64_C(135168) /* a multiple of 4096 that holds a run per block */
+_Static_assert(GF_RUNS_SLOT >= 64 + GF_REGION_BLOCKS * 16 && GF_RUNS_SLOT % 4096 == 0, "slot");
+
+#define GF_PLACE_POOL (UINT64_C(1) << 63)
+#define GF_PLACE_SHIFT 40
 
 enum gf_op_type {
 	GF_OP_PAD = 1,
@@ -168,6 +198,7 @@ enum gf_op_type {
 	GF_OP_COMMIT = 18, /* LARGE ops of a layer up to a sequence number are in place, synced */
 	GF_OP_CLEAR = 19,  /* blocks become ZERO or PARENT */
 	GF_OP_INTENT = 20, /* blocks of a region may be overwritten in place unsynced */
+	GF_OP_SHARE = 21,  /* announces blocks that stand in the pool or in a golden image */
 	/* Catalog. */
 	GF_OP_INODE = 32,
 	GF_OP_ATTR = 33,
@@ -242,6 +273,16 @@ struct gf_op_blocks {
 	uint32_t reserved;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_blocks) == 56, "blocks");
+
+/*
+ * SHARE: the place of the first block, those of the others follow it one by one. Followed by count
+ * 32-bit checksums, padded to 8. Committed as LARGE is, and with the same flag.
+ */
+struct gf_op_share {
+	struct gf_op_blocks blocks;
+	uint64_t place;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_share) == 64, "share");
 
 struct gf_op_commit {
 	struct gf_disk_op op;
@@ -413,6 +454,9 @@ struct gf_op_golden {
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_golden) == 64, "golden");
 
+/* PAGES, flags: some of the blocks may be SHARED with a location. */
+#define GF_PAGES_SHARED 1
+
 /* Followed by count pairs of 32-bit region number and generation. */
 struct gf_op_pages {
 	struct gf_disk_op op;
@@ -444,5 +488,66 @@ _Static_assert(sizeof(struct gf_disk_sums) == 64, "sums");
 
 #define GF_SUMS_MAGIC "GOLDSUMS"
 #define GF_SUMS_CHUNK (1u << 20)
+
+/*
+ * index/ID: the blocks of a golden image by content. Of equal blocks the first is in it; zeros and
+ * a partial last block are not. A hint: rebuilt when missing or damaged; it may lack blocks, and
+ * whoever finds one compares the bytes.
+ *
+ *   0                  this header, padded to 4096 bytes
+ *   4096               `pages` pages with `count` entries, ascending by hash
+ *   then               the filter: `filter_blocks` of 32 bytes, ascending by the same hash
+ *   then               the first hash of each page, 8 bytes each
+ *
+ * The hash is the high half of XXH3-128 of the block, keyed with the secret.
+ */
+struct gf_disk_index {
+	uint8_t magic[8];
+	uint32_t version; /* 1 */
+	uint32_t reserved;
+	uint64_t golden;
+	uint64_t size; /* of the image, bytes; with the next two as in GF_OP_GOLDEN */
+	int64_t mtime_ns;
+	uint64_t sample;
+	uint64_t count;		/* of entries */
+	uint64_t pages;		/* of entries; all but the last are full */
+	uint64_t filter_blocks; /* GF_INDEX_FILTER_BITS per entry, rounded up */
+	uint64_t filter_sum;	/* of the filter */
+	uint64_t firsts_sum;	/* of the first hashes */
+	uint64_t key;		/* XXH3-64 of all bytes before, keyed: it is of this store */
+	uint64_t sum;		/* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_index) == 104, "index");
+
+#define GF_INDEX_MAGIC "GOLDINDX"
+#define GF_INDEX_PAGE_ENTRIES 340u
+
+struct gf_disk_index_entry {
+	uint64_t hash;
+	uint32_t block;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_index_entry) == 12, "index entry");
+_Static_assert((GF_MAX_SIZE >> GF_BLOCK_SHIFT) - 1 <= UINT32_MAX, "a block number has 32 bits");
+
+struct gf_disk_index_page {
+	struct gf_disk_index_entry entries[GF_INDEX_PAGE_ENTRIES]; /* unused ones are 0 */
+	uint32_t number;					   /* of the page, from 0 */
+	uint32_t count;						   /* of entries in it */
+	uint64_t sum;						   /* of all bytes before */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_disk_index_page) == 4096, "index page");
+
+/*
+ * The filter is a split block Bloom filter: an entry belongs to block (hash >> 32) * blocks >> 32
+ * and sets one bit in each of that block's eight words: bit ((uint32_t)hash * SALT[word]) >> 27.
+ * Salts as in the Parquet format.
+ */
+#define GF_INDEX_FILTER_BITS 12u
+#define GF_INDEX_FILTER_WORDS 8u
+#define GF_INDEX_FILTER_SALTS \
+	{ \
+		0x47b6137bu, 0x44974d91u, 0x8824ad5bu, 0xa2b7289du, 0x705495c7u, 0x2df1424bu, \
+			0x9efc4947u, 0x5c6bfb31u \
+	}
 
 #endif

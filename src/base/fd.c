@@ -18,6 +18,10 @@
 
 #include "base/cleanup.h"
 
+#ifndef RWF_DONTCACHE /* Linux 6.14 */
+#define RWF_DONTCACHE 0x80
+#endif
+
 #define WINDOW 64 /* iovecs per call; far below IOV_MAX, small enough for the stack */
 
 __thread void (*blocking_hook)(void *arg);
@@ -64,6 +68,18 @@ int fd_pread_full(int fd, void *buf, size_t len, uint64_t off)
 		return (int)n;
 	memset((char *)buf + n, 0, len - (size_t)n);
 	return 0;
+}
+
+int fd_pread_past_cache(int fd, void *buf, size_t len, uint64_t off)
+{
+	struct iovec iov = {.iov_base = buf, .iov_len = len};
+	ssize_t n = len ? preadv2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE) : 0;
+
+	if (n < 0)
+		n = 0; /* not supported, or an error that the plain read will meet again */
+	if ((size_t)n == len)
+		return 0;
+	return fd_pread_full(fd, (char *)buf + n, len - (size_t)n, off + (uint64_t)n);
 }
 
 /* Fills window with what is left of iov after its first skip bytes; returns how many it took. */

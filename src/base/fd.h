@@ -15,6 +15,9 @@
 ssize_t fd_pread(int fd, void *buf, size_t len, uint64_t off);
 /* Reads exactly len bytes; what lies behind the end of the file reads as zeros. 0 or -errno. */
 int fd_pread_full(int fd, void *buf, size_t len, uint64_t off);
+/* The same, without leaving the bytes in the page cache where the kernel can do that: for those who
+ * read a whole image once and must not push out what guests use. */
+int fd_pread_past_cache(int fd, void *buf, size_t len, uint64_t off);
 /* Writes everything or fails. 0 or -errno. */
 int fd_pwritev(int fd, const struct iovec *iov, int count, uint64_t off);
 int fd_pwrite(int fd, const void *buf, size_t len, uint64_t off);

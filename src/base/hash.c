@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * XXH3 behind three names, one per use, so that no caller picks the wrong key or width.
+ * XXH3 behind a few names, one per use, so that no caller picks the wrong key or width.
  *
  * hash_block() is the low half of hash_content(): four bytes per block keep the sums of a 400 GiB
  * disk at 400 MiB, and its use is to tell an old block from a new one, not to prove identity.
@@ -27,6 +27,39 @@ uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block)
 	uint32_t sum = (uint32_t)hash_content(secret, block, GF_BLOCK_SIZE);
 
 	return sum ? sum : 1;
+}
+
+struct hash128 hash_block128(const uint8_t secret[HASH_SECRET_LEN], const void *block)
+{
+	const XXH128_hash_t hash =
+		XXH3_128bits_withSecret(block, GF_BLOCK_SIZE, secret, HASH_SECRET_LEN);
+
+	return (struct hash128){.low = hash.low64, .high = hash.high64};
+}
+
+/* The library's state by another name. */
+struct hash_stream *hash_stream_new(void)
+{
+	XXH3_state_t *state = XXH3_createState();
+
+	if (state)
+		XXH3_64bits_reset(state);
+	return (struct hash_stream *)state;
+}
+
+void hash_stream_add(struct hash_stream *stream, const void *buf, size_t len)
+{
+	XXH3_64bits_update((XXH3_state_t *)stream, buf, len);
+}
+
+uint64_t hash_stream_value(const struct hash_stream *stream)
+{
+	return XXH3_64bits_digest((const XXH3_state_t *)stream);
+}
+
+void hash_stream_free(struct hash_stream *stream)
+{
+	XXH3_freeState((XXH3_state_t *)stream);
 }
 
 static uint64_t word_at(const void *buf, size_t off)

@@ -19,6 +19,24 @@ uint64_t hash_struct(const void *buf, size_t len);
 uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block);
 uint64_t hash_content(const uint8_t secret[HASH_SECRET_LEN], const void *buf, size_t len);
 
+/*
+ * By which equal blocks are found. It proves nothing: whoever shares a block compares its bytes. The
+ * low half says what hash_block() says; `high` is independent of that.
+ */
+struct hash128 {
+	uint64_t low;
+	uint64_t high;
+};
+struct hash128 hash_block128(const uint8_t secret[HASH_SECRET_LEN], const void *block);
+
+/* hash_struct() of bytes that come piece by piece. NULL: no memory. */
+struct hash_stream;
+struct hash_stream *hash_stream_new(void);
+void hash_stream_add(struct hash_stream *stream, const void *buf, size_t len);
+/* Of all that was added. */
+uint64_t hash_stream_value(const struct hash_stream *stream);
+void hash_stream_free(struct hash_stream *stream);
+
 /* Non-zero when len bytes are all zero. len is a multiple of 8. */
 int is_zero(const void *buf, size_t len);
 

@@ -32,6 +32,8 @@ static const char *sentence(int number)
 		return "the journal's tail, head and reservations fit the ring";
 	case INVARIANT_CATALOG:
 		return "names, files, layers and images refer to each other";
+	case INVARIANT_POOL:
+		return "the pool's slots, counts and figures agree";
 	default:
 		return "?";
 	}

@@ -24,6 +24,7 @@ enum {
 	INVARIANT_LAYER = 11,	/* store/layer.h */
 	INVARIANT_JOURNAL = 12, /* store/journal.c */
 	INVARIANT_CATALOG = 13, /* core/invariants.c */
+	INVARIANT_POOL = 14,	/* store/pool.h */
 };
 
 #ifdef GF_INVARIANTS

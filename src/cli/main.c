@@ -127,6 +127,12 @@ static const struct verb verbs[] = {
 		"Columns: severity state structure place offset length problem files action\n"
 		"Exit status: 0 no damage, 1 it could not be checked, 2 usage, 3 damage\n",
 		{"goldfs check /var/lib/goldfs", "goldfs check --repair /srv/gi/.goldfs"}},
+	{"dedup", verb_dedup, "look for content that is stored elsewhere, too",
+		"dedup [--background] PATH…",
+		"Compares what the clones named, or all below a folder, hold of their own with golden\n"
+		"images, the pool and all other clones, keeps equal blocks once, and settles. What is\n"
+		"written while goldfs runs is compared by itself. For root and the owner of the mount.\n",
+		{"goldfs dedup /mnt/vms/imported", "goldfs dedup --background /mnt/vms"}},
 	{"limit", verb_limit, "limit what a folder, or a clone, may hold of its own",
 		"limit FOLDER SIZE|none",
 		"Writes that would exceed it fail as on a full disk. For root and the owner of the\n"
@@ -139,7 +145,6 @@ static const struct verb verbs[] = {
 	{.name = "refresh"},
 	{.name = "upgrade-base"},
 	{.name = "convert"},
-	{.name = "dedup"},
 	{.name = "scrub"},
 	{.name = NULL},
 };

@@ -16,6 +16,7 @@ int verb_stat(int argc, char **argv);
 int verb_df(int argc, char **argv);
 int verb_top(int argc, char **argv);
 int verb_settle(int argc, char **argv);
+int verb_dedup(int argc, char **argv);
 int verb_scrub(int argc, char **argv);
 int verb_job(int argc, char **argv);
 int verb_golden(int argc, char **argv);

@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "store/pool.h"
 
 static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
 {
@@ -322,7 +323,7 @@ static int apply_pages(struct fs *fs, const struct gf_op_pages *op)
 		memcpy(&generation, pair + 2 * i + 1, sizeof(generation));
 		if (region >= GF_MAX_SIZE / GF_REGION_SIZE || !generation)
 			return -EUCLEAN;
-		r = layer_add_page(layer, region, generation);
+		r = layer_add_page(layer, region, generation, op->op.flags & GF_PAGES_SHARED);
 		if (r)
 			return r;
 	}
@@ -437,6 +438,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:
+	case GF_OP_SHARE:
 		apply_write_meta(fs, p);
 		return 0;
 	case GF_OP_REQUEST:
@@ -666,6 +668,93 @@ static int recall_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	return r;
 }
 
+/* ---- blocks that are announced as SHARED ---- */
+
+/* As write_again(), for the pool. */
+static int write_place_again(struct fs *fs, uint64_t place, const uint8_t *bytes, uint32_t sum)
+{
+	int r;
+
+	if (fs->options.read_only || fs->options.takeover || !place_is_pool(place))
+		return 0;
+	r = pool_write_again(fs->pool, place_to_slot(place), bytes, sum);
+	return r == -EIO || r == -ENOSPC ? 0 : r;
+}
+
+/*
+ * Whether what stands there is what was announced, with its checksum. A place that is gone holds it no
+ * longer. alive: the machine lives since; the bytes and their checksum were written before the record
+ * was, so when only one of the two is not as announced, it is damaged: what is damaged in place, and
+ * not the block's older version, is what there is then.
+ */
+static bool is_shared_there(struct fs *fs, uint64_t place, uint32_t sum, bool alive)
+{
+	uint8_t bytes[GF_BLOCK_SIZE];
+	uint32_t stored = sum;
+	bool right;
+
+	if (place_is_pool(place) && pool_read_sums(fs->pool, place_to_slot(place), &stored, 1))
+		return false;
+	right = shared_read(fs, place, bytes) == 0 && hash_block(fs->super.secret, bytes) == sum;
+	if (right && stored == sum)
+		return write_place_again(fs, place, bytes, sum) == 0;
+	return alive && (right || stored == sum);
+}
+
+static bool place_is_gone(struct fs *fs, uint64_t place, bool recalling)
+{
+	if (!place_is_pool(place))
+		return !tree_golden_image(fs, place_to_golden(place));
+	return !recalling && !pool_found(fs->pool, place_to_slot(place), 1);
+}
+
+/* Where there is no such place it is lost, if nothing newer follows. */
+static int replay_shared_block(struct fs *fs, struct layer *layer, uint64_t block, uint64_t place,
+	bool recalling)
+{
+	if (place_is_gone(fs, place, recalling) || !layer_ref_place(layer, place))
+		return layer_set_state(layer, block, 1, GF_SHARED);
+	return layer_set_shared(layer, block, 1, &place);
+}
+
+/*
+ * Of blocks announced as SHARED, those that count: all when a commit record covers them, otherwise
+ * those whose place holds the announced bytes. The others keep their older version. Nothing was
+ * overwritten in place, so none of them is in doubt.
+ */
+static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_share *op,
+	const struct apply *how)
+{
+	const uint8_t *sums = tail_of(&op->blocks.op, sizeof(*op));
+	bool committed = how->recalling || op->blocks.op.flags & GF_LARGE_SYNCED ||
+			 is_committed(how, op->blocks.layer);
+	bool whole = true;
+	int r = 0;
+
+	for (uint32_t i = 0; i < op->blocks.count && !r; i++) {
+		uint64_t place = op->place + i;
+		uint32_t sum;
+
+		memcpy(&sum, sums + (size_t)i * sizeof(sum), sizeof(sum));
+		if (committed || is_shared_there(fs, place, sum, how->alive))
+			r = replay_shared_block(fs, layer, op->blocks.block + i, place,
+				how->recalling);
+		else
+			whole = false;
+	}
+	if (r || how->recalling)
+		return r;
+	if (!committed) {
+		layer->large_seq = max_u64(layer->large_seq, how->seq);
+		layer->recovered = !fs->options.takeover;
+	}
+	if (!whole) {
+		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
+		layer_note_large_failure(layer, how->seq, true);
+	}
+	return 0;
+}
+
 /* Over a hole of the golden image PARENT says zero as well as ZERO does, and takes no map page:
  * a guest that discards its whole disk costs nothing. */
 static int clear_over_image(struct layer *layer, uint64_t block, uint64_t end)
@@ -709,9 +798,10 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:
+	case GF_OP_SHARE:
 	case GF_OP_CLEAR:
 	case GF_OP_SIZE:
-		/* ino, then layer, in all four. */
+		/* ino, then layer, in all of them. */
 		id = ((const struct gf_op_clear *)p)->layer;
 		break;
 	case GF_OP_INTENT:
@@ -732,6 +822,8 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 	case GF_OP_LARGE:
 		return how->recalling ? recall_large(fs, layer, p, how) :
 			how->replaying ? replay_large(fs, layer, p, how) : 0;
+	case GF_OP_SHARE:
+		return how->recalling || how->replaying ? replay_share(fs, layer, p, how) : 0;
 	case GF_OP_CLEAR:
 		return apply_clear(layer, p);
 	case GF_OP_SIZE:
@@ -818,7 +910,8 @@ static int serialize_pages(struct opbuf *buf, struct layer *layer)
 	int r = layer_each_page(layer, add_page, &list);
 
 	if (!r && list.count) {
-		if (OPBUF_ADD(buf, GF_OP_PAGES, 0, op, (size_t)list.count * 8)) {
+		if (OPBUF_ADD(buf, GF_OP_PAGES, layer->may_share ? GF_PAGES_SHARED : 0, op,
+			    (size_t)list.count * 8)) {
 			op->layer = layer->id;
 			op->overlay_blocks = layer->left_out ? layer->page_overlay_blocks[0] :
 				layer->overlay_blocks;

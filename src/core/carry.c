@@ -25,9 +25,11 @@
 #include "core/fs_internal.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 
 struct carry {
@@ -48,6 +50,7 @@ static uint64_t layer_of(const struct gf_disk_op *op)
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:
+	case GF_OP_SHARE:
 		return ((const struct gf_op_blocks *)p)->layer;
 	case GF_OP_CLEAR:
 		return ((const struct gf_op_clear *)p)->layer;
@@ -180,6 +183,23 @@ static void copy_large(struct opbuf *buf, const struct layer *layer,
 	memcpy(copy + 1, op + 1, tail);
 }
 
+static void copy_share(struct opbuf *buf, const struct layer *layer, const struct gf_op_share *op,
+	uint64_t seq)
+{
+	bool committed = op->blocks.op.flags & GF_LARGE_SYNCED ||
+			 seq <= atomic_load(&layer->committed_seq);
+	size_t tail = op->blocks.op.length - sizeof(*op);
+	struct gf_op_share *copy;
+
+	if (!OPBUF_ADD(buf, GF_OP_SHARE, committed ? GF_LARGE_SYNCED : 0, copy, tail))
+		return;
+	copy->blocks.layer = op->blocks.layer;
+	copy->blocks.block = op->blocks.block;
+	copy->blocks.count = op->blocks.count;
+	copy->place = op->place;
+	memcpy(copy + 1, op + 1, tail);
+}
+
 static void copy_clear(struct opbuf *buf, uint64_t layer, unsigned state, uint64_t block,
 	uint64_t count)
 {
@@ -210,6 +230,9 @@ static int carry_other(struct carry *c, struct layer *layer, const struct gf_dis
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_LARGE:
 		copy_large(&buf, layer, p, seq);
+		break;
+	case GF_OP_SHARE:
+		copy_share(&buf, layer, p, seq);
 		break;
 	case GF_OP_CLEAR:
 		copy_clear(&buf, layer->id, op->flags, clear->block, clear->count);
@@ -284,7 +307,58 @@ int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail)
 struct recall {
 	struct apply how;
 	struct carried_list carried;
+	uint64_t *places; /* the layer has one reference more to each */
+	size_t count;
+	size_t capacity;
 };
+
+/* An older record comes first and makes the block something else: what it is now, and will be again,
+ * would be nobody's in between, and a slot that is dying is not used again. */
+static int hold_place(struct recall *recall, uint64_t place)
+{
+	struct layer *layer = recall->how.only;
+
+	if (recall->count == recall->capacity) {
+		size_t capacity = max_u64(256, 2 * recall->capacity);
+		uint64_t *places = realloc(recall->places, capacity * sizeof(*places));
+
+		if (!places)
+			return -ENOMEM;
+		recall->places = places;
+		recall->capacity = capacity;
+	}
+	if (!MUTATED("recall gives up slots that it needs again") && layer_ref_place(layer, place))
+		recall->places[recall->count++] = place;
+	return 0;
+}
+
+static int hold_places(void *arg, const struct journal_mark *next, uint64_t seq, uint64_t ops_pos,
+	const void *ops, size_t len)
+{
+	struct recall *recall = arg;
+	const struct gf_disk_op *op;
+	size_t pos = 0;
+	int r;
+
+	while ((op = ops_next(ops, len, &pos, &r)) != NULL) {
+		const struct gf_op_share *share = (const void *)op;
+
+		if (op->type != GF_OP_SHARE || share->blocks.layer != recall->how.only->id)
+			continue;
+		for (uint32_t i = 0; i < share->blocks.count && !r; i++)
+			r = hold_place(recall, share->place + i);
+		if (r)
+			return r;
+	}
+	return r;
+}
+
+static void let_places_go(struct recall *recall)
+{
+	for (size_t i = 0; i < recall->count; i++)
+		layer_unref_place(recall->how.only, recall->places[i]);
+	free(recall->places);
+}
 
 static int recall_carried(void *arg, const struct journal_mark *next, uint64_t seq,
 	uint64_t ops_pos, const void *ops, size_t len)
@@ -320,13 +394,16 @@ int carry_recall(struct fs *fs, struct layer *layer)
 	 * and none is added. */
 	rangelock_lock(&layer->ranges, &range, 0, UINT64_MAX);
 	upto = journal_last_seq(fs->journal) + 1;
-	r = journal_walk(fs->journal, fs->tail, upto, recall_carried, &recall);
+	r = journal_walk(fs->journal, fs->tail, upto, hold_places, &recall);
+	if (!r)
+		r = journal_walk(fs->journal, fs->tail, upto, recall_carried, &recall);
 	if (!r)
 		r = carried_apply(fs, &recall.carried, fs->tail.seq, &recall.how);
 	if (!r)
 		r = journal_walk(fs->journal, fs->tail, upto, recall_record, &recall);
 	if (!r)
 		r = doubt_resolve(fs);
+	let_places_go(&recall);
 	rangelock_unlock(&layer->ranges, &range);
 	carried_release(&recall.carried);
 	return r;

@@ -19,6 +19,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/pool.h"
 
 #define MAX_PATHS 1000 /* named per finding */
 
@@ -32,9 +34,11 @@ static bool stands_on(const struct layer *top, const struct layer *layer)
 }
 
 /* Whether the file shows any of the blocks as the layer has them in place. */
-static bool shows_blocks(struct inode *inode, struct layer *layer, uint64_t block, uint64_t count)
+static bool shows_blocks(struct inode *inode, const struct about *about)
 {
-	uint64_t end = min_u64(block + count, round_up(inode->size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
+	uint64_t block = about->block;
+	uint64_t end = min_u64(block + about->count,
+		round_up(inode->size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
 	struct layer *top = atomic_load(&inode->layer);
 
 	while (block < end) {
@@ -42,7 +46,9 @@ static bool shows_blocks(struct inode *inode, struct layer *layer, uint64_t bloc
 		int r = layer_resolve(top, block, end - block, false, &x);
 
 		/* An error is about the layer at which the search ended. */
-		if (x.layer == layer && (r || x.kind == EXTENT_DATA) &&
+		if (x.layer == about->layer &&
+			(r || x.kind == EXTENT_POOL || x.kind == EXTENT_GOLDEN ||
+				(x.kind == EXTENT_DATA && !about->shared_only)) &&
 			block * GF_BLOCK_SIZE < x.limit)
 			return true;
 		block += max_u64(x.count, 1);
@@ -65,7 +71,12 @@ static bool concerns(const struct about *about, struct inode *inode)
 		return false;
 	if (about->layer)
 		return stands_on(top, about->layer) &&
-		       (!about->count || shows_blocks(inode, about->layer, about->block, about->count));
+		       (!about->count || shows_blocks(inode, about));
+	if (about->shown_at)
+		return inode_shows_place(inode, about->shown_at, 1);
+	if (about->golden && inode_shows_place(inode, place_from_golden(about->golden, 0),
+				     UINT64_C(1) << GF_PLACE_SHIFT))
+		return true;
 	while (about->golden && top->parent)
 		top = top->parent;
 	return about->golden && top->golden == about->golden;
@@ -105,8 +116,8 @@ static void add_paths(struct check *c, struct check_finding *f, const struct abo
 {
 	struct inode *inode, *next;
 
-	if (!c->fs || (!about->layer && !about->golden && !about->inode && !about->inos &&
-			      !about->names))
+	if (!c->fs || (!about->layer && !about->golden && !about->shown_at && !about->inode &&
+			      !about->inos && !about->names))
 		return;
 	for (size_t i = 0; i < about->name_count; i++)
 		add_name(f, strdup(about->names[i]));
@@ -284,8 +295,11 @@ static uint64_t bytes_to_read(struct fs *fs)
 {
 	struct layer_entry *entry, *next;
 	struct golden *g, *next_golden;
-	uint64_t bytes = 0;
+	struct pool_figures pool;
+	uint64_t bytes;
 
+	pool_figures(fs->pool, &pool);
+	bytes = pool.live_slots * GF_BLOCK_SIZE;
 	HASH_ITER (hh, fs->layers, entry, next)
 		bytes += entry->layer->overlay_blocks * GF_BLOCK_SIZE;
 	HASH_ITER (hh, fs->goldens, g, next_golden)
@@ -295,12 +309,15 @@ static uint64_t bytes_to_read(struct fs *fs)
 
 static int walk_open(struct check *c)
 {
-	int r;
+	int r = dedup_count(c->fs) == -ENOMEM ? -ENOMEM : 0;
 
 	c->total = bytes_to_read(c->fs);
-	r = check_tree(c);
+	if (!r)
+		r = check_tree(c);
 	if (!r)
 		r = check_journal(c);
+	if (!r)
+		r = check_pool(c);
 	if (!r)
 		r = check_layers(c);
 	if (!r)
@@ -326,6 +343,7 @@ static int walk(struct check *c)
 	if (c->fs)
 		fs_abandon(c->fs);
 	c->fs = NULL;
+	slot_set_release(&c->bad_slots);
 	return r;
 }
 

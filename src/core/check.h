@@ -3,8 +3,9 @@
  * Checking a store that is not in use, and mending what can be mended without doubt.
  *
  * The check reads everything that counts: superblock, both copies of the catalog, the journal
- * (replayed in memory), the tree and its references, every map page, every block at rest against
- * its checksum, the golden images that the store keeps. It writes nothing, and needs no right to.
+ * (replayed in memory), the tree and its references, every map page and list of places, every block
+ * at rest and every slot of the pool in use against its checksum, the golden images that the store
+ * keeps. It writes nothing, and needs no right to.
  *
  * Each finding names the structure, where it stands, and the files whose content it concerns. A
  * note is something worth knowing that costs nobody a byte: space that nothing refers to, what a

@@ -13,8 +13,10 @@
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "store/region.h"
+#include "store/runs.h"
 
 #define READ_BLOCKS 256
+#define MEND_LIST_BYTES (64 * KIB) /* longer ones take too long to try all bits of */
 
 static const char lost_advice[] =
 	"restore the file from a backup, or write these blocks anew in the guest; nothing else is concerned";
@@ -38,21 +40,30 @@ static void file_name(char path[64], const struct layer *layer, const char *endi
 
 /* ---- damage, run by run ---- */
 
+static int lose_blocks(struct layer_check *lc, uint64_t block, uint64_t count)
+{
+	struct mend *m = check_mend(lc->c, MEND_LOSE);
+
+	if (!m)
+		return -ENOMEM;
+	m->layer = lc->layer->id;
+	m->block = block;
+	m->count = count;
+	return 0;
+}
+
 static int tell_bad(struct layer_check *lc)
 {
-	struct mend *m;
 	char path[64];
 	uint64_t block = lc->bad, count = lc->bad_count;
+	int r;
 
 	lc->bad_count = 0;
 	if (!count)
 		return 0;
-	m = check_mend(lc->c, MEND_LOSE);
-	if (m) {
-		m->layer = lc->layer->id;
-		m->block = block;
-		m->count = count;
-	}
+	r = lose_blocks(lc, block, count);
+	if (r)
+		return r;
 	file_name(path, lc->layer, "data");
 	return check_find(lc->c, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
 		.place = path, .offset = block * GF_BLOCK_SIZE, .length = count * GF_BLOCK_SIZE,
@@ -73,13 +84,6 @@ static int add_bad(struct layer_check *lc, uint64_t block)
 		lc->bad = block;
 	lc->bad_count++;
 	return r;
-}
-
-/* The recorded checksum is off by one bit: the chance for that with bytes that are wrong is below
- * one in a hundred million. */
-static bool is_flipped(uint32_t recorded, uint32_t computed)
-{
-	return __builtin_popcount(recorded ^ computed) == 1;
 }
 
 static int tell_bad_sum(struct layer_check *lc, uint64_t block, uint32_t right)
@@ -118,7 +122,7 @@ static int check_block(struct layer_check *lc, uint64_t block, const uint8_t *by
 		lc->c->report->suspect_blocks++;
 		return 0;
 	}
-	return is_flipped(sum, is) ? tell_bad_sum(lc, block, is) : add_bad(lc, block);
+	return mend_is_flipped(sum, is) ? tell_bad_sum(lc, block, is) : add_bad(lc, block);
 }
 
 static int unreadable(struct layer_check *lc, uint64_t block, uint64_t count, int why)
@@ -195,7 +199,7 @@ static bool page_is_whole(const void *arg, const uint8_t *bytes)
 	const struct page_id *id = arg;
 	uint8_t states[GF_STATE_BYTES];
 
-	return page_decode(bytes, id->layer, id->region, id->generation, states) == 0;
+	return page_decode(bytes, id->layer, id->region, id->generation, states, NULL) == 0;
 }
 
 /* A page that is not whole because of one bit. */
@@ -279,10 +283,118 @@ static int check_overlay(struct layer_check *lc, uint64_t block, uint32_t count)
 	return r;
 }
 
+/* ---- blocks that stand elsewhere ---- */
+
+static int tell_bad_shared(struct layer_check *lc, uint64_t block, uint64_t count, const char *why,
+	bool lose)
+{
+	char path[64];
+	int r = lose ? lose_blocks(lc, block, count) : 0;
+
+	file_name(path, lc->layer, "data");
+	return r ? r : check_find(lc->c, &(struct about){.severity = CHECK_DAMAGE,
+		.structure = "data", .place = path, .offset = block * GF_BLOCK_SIZE,
+		.length = count * GF_BLOCK_SIZE, .layer = lc->layer, .block = block,
+		.count = count, .shared_only = true,
+		.advice = lose ? "restore the file from a backup; --repair makes reading these "
+				 "blocks an error instead of a wrong answer" : lost_advice},
+		"%" PRIu64 " shared block%s %s", count, count == 1 ? " is" : "s are", why);
+}
+
+struct list_id {
+	uint64_t layer;
+	uint32_t region, generation, count;
+	const uint8_t *states;
+};
+
+static bool list_is_whole(const void *arg, const uint8_t *bytes)
+{
+	const struct list_id *id = arg;
+	struct runs runs;
+	int r = runs_decode(&runs, bytes, runs_length(id->count), id->layer, id->region,
+		id->generation, id->count, id->states);
+
+	runs_release(&runs);
+	return r == 0;
+}
+
+/* A list that is not whole because of one bit. */
+static bool mend_list(struct layer_check *lc, uint32_t region, uint32_t generation)
+{
+	uint8_t page[sizeof(struct gf_disk_page)], states[GF_STATE_BYTES];
+	struct list_id id = {lc->layer->id, region, generation, 0, states};
+	CLEANUP_FREE uint8_t *list = NULL;
+	struct mend *m;
+	uint64_t place;
+	size_t len;
+
+	if (layer_read_page(lc->layer, region, generation, page, &place) ||
+		page_decode(page, id.layer, region, generation, states, &id.count))
+		return false;
+	len = runs_length(id.count);
+	list = len <= MEND_LIST_BYTES ? malloc(len) : NULL;
+	if (!list || layer_read_list(lc->layer, region, generation, list, len, &place) ||
+		!mend_one_bit(list, len, list_is_whole, &id))
+		return false;
+	m = check_mend(lc->c, MEND_FILE_BYTES);
+	if (!m)
+		return false;
+	file_name(m->path, lc->layer, "loc");
+	m->off = place;
+	m->len = len;
+	m->bytes = steal_pointer(&list);
+	return true;
+}
+
+/* What stands in the list is lost with it, and told block by block; if it is. */
+static int tell_lost_list(struct layer_check *lc, uint32_t region, uint32_t generation, bool *mendable)
+{
+	char path[64];
+
+	*mendable = mend_list(lc, region, generation);
+	file_name(path, lc->layer, "loc");
+	return check_find(lc->c, &(struct about){.severity = CHECK_DAMAGE, .structure = "map",
+		.place = path, .offset = (region * UINT64_C(2) + generation % 2) * GF_RUNS_SLOT,
+		.layer = lc->layer, .block = (uint64_t)region * GF_REGION_BLOCKS,
+		.count = GF_REGION_BLOCKS, .shared_only = true, .repairable = *mendable,
+		.unseen_is_note = true,
+		.advice = *mendable ? "--repair writes it anew" : lost_advice},
+		"the list of region %u is damaged: nobody knows where its shared blocks stand",
+		region);
+}
+
+/* Blocks that are SHARED: those without a place are lost, the places of the others must be good. */
+static int check_shared(struct layer_check *lc, uint64_t block, uint32_t count, bool runs_lost)
+{
+	CLEANUP_FREE uint64_t *places = malloc(count * sizeof(*places));
+	int r = places ? layer_read_places(lc->layer, block, places, count) : -ENOMEM;
+
+	for (uint32_t i = 0, n; i < count && !r; i += n) {
+		const struct slot_set *bad = &lc->c->bad_slots;
+		bool lose, other;
+		const char *why = places[i] ? place_is_bad(lc->c->fs, bad, places[i], &lose) : NULL;
+
+		for (n = 1; i + n < count && !places[i + n] == !places[i]; n++)
+			if (places[i] && place_is_bad(lc->c->fs, bad, places[i + n], &other) != why)
+				break;
+		if (!places[i])
+			r = tell_lost_blocks(lc, block + i, n);
+		else if (why)
+			r = tell_bad_shared(lc, block + i, n, why, lose);
+		/* So that the list is written anew, without them. */
+		if (!places[i] && runs_lost && !r)
+			r = lose_blocks(lc, block + i, n);
+	}
+	return r;
+}
+
+/* ---- a region ---- */
+
 static int check_region(struct layer_check *lc, uint32_t region)
 {
 	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
 	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
+	bool list_mendable = false;
 	int r = view ? layer_view_region(lc->layer, region, view) : -ENOMEM;
 
 	if (r == -ENOMEM)
@@ -301,6 +413,8 @@ static int check_region(struct layer_check *lc, uint32_t region)
 	if (view->lost) {
 		lc->lost = true;
 		r = tell_lost_page(lc, region, view->generation);
+	} else if (view->runs_lost) {
+		r = tell_lost_list(lc, region, view->generation, &list_mendable);
 	}
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		enum gf_state state = states_get(view->states, i);
@@ -315,8 +429,8 @@ static int check_region(struct layer_check *lc, uint32_t region)
 			continue;
 		if (state == GF_OVERLAY)
 			r = check_overlay(lc, base + i, n);
-		else if (state == GF_SHARED && !view->lost)
-			r = tell_lost_blocks(lc, base + i, n);
+		else if (state == GF_SHARED && !view->lost && !list_mendable)
+			r = check_shared(lc, base + i, n, view->runs_lost);
 	}
 	return r;
 }

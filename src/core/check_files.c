@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "store/content_index.h"
 
 #define CATALOG_OPS_OFFSET 4096
 #define MEND_CATALOG_BYTES (64 * KIB) /* larger ones take too long to try all bits of */
@@ -98,6 +99,17 @@ static bool holds_anything(struct check *c, const char *folder)
 	return any;
 }
 
+/* Whether the copy, which is whole, lacks features that the file has, and nothing else. */
+static bool super_features_only(const struct super_file *file, const struct super_file *copy)
+{
+	struct superblock other = copy->super;
+
+	if (file->result || other.incompat & ~file->super.incompat)
+		return false;
+	other.incompat = file->super.incompat;
+	return memcmp(&file->super, &other, sizeof(other)) == 0;
+}
+
 /* The copy is not what the file says, or is not there. */
 static int check_super_copy(struct check *c, const struct super_file *file,
 	const struct super_file *copy)
@@ -107,6 +119,9 @@ static int check_super_copy(struct check *c, const struct super_file *file,
 	write_super(c, SUPER_COPY_PATH, file->bytes);
 	/* Stores that were made before there was a copy get it with their next mount. */
 	if (copy->result == -ENOENT)
+		return 0;
+	/* The same store when it could do less: a crash came between the file and its copy. */
+	if (!copy->result && super_features_only(file, copy))
 		return 0;
 	return check_find(c, &(struct about){.severity = CHECK_DAMAGE, .structure = "superblock",
 		.place = SUPER_COPY_PATH, .length = sizeof(struct gf_disk_super),
@@ -477,11 +492,62 @@ static int check_golden_name(void *arg, const char *name)
 	return orphan(c, path);
 }
 
+/* A file of data is there as long as it is used, its sums may be made before it. */
+static int check_pool_name(void *arg, const char *name)
+{
+	struct check *c = arg;
+	char data[80], *end;
+	struct io_stat st = {0};
+	uint64_t number = strtoull(name, &end, 10);
+	int fd;
+
+	snprintf(data, sizeof(data), "pool/%" PRIu64 "%.16s", number, end);
+	if (strcmp(data + strlen("pool/"), name) != 0 ||
+		(strcmp(end, ".data") != 0 && strcmp(end, ".sum") != 0))
+		return strange(c, "pool", name);
+	if (strcmp(end, ".data") == 0)
+		return 0;
+	fd = c->io->ops->open(c->io, data, O_RDONLY);
+	if (fd >= 0) {
+		c->io->ops->stat(c->io, fd, &st);
+		c->io->ops->close(c->io, fd);
+	}
+	if (!st.size)
+		return 0;
+	snprintf(data, sizeof(data), "pool/%" PRIu64 ".data", number);
+	fd = c->io->ops->open(c->io, data, O_RDONLY);
+	if (fd >= 0)
+		c->io->ops->close(c->io, fd);
+	if (fd != -ENOENT)
+		return 0;
+	snprintf(data, sizeof(data), "pool/%" PRIu64 ".sum", number);
+	return orphan(c, data);
+}
+
+static int check_index_name(void *arg, const char *name)
+{
+	struct check *c = arg;
+	bool unfinished;
+	uint64_t id = content_index_name(name, &unfinished);
+	char path[64];
+
+	if (!id)
+		return strange(c, "index", name);
+	if (tree_find_golden(c->fs, id) && !unfinished)
+		return 0;
+	snprintf(path, sizeof(path), "index/%s", name);
+	return orphan(c, path);
+}
+
 int check_leftovers(struct check *c)
 {
 	int r = c->io->ops->list(c->io, "layer", check_layer_name, c);
 
 	if (!r || r == -ENOENT)
 		r = c->io->ops->list(c->io, "golden", check_golden_name, c);
+	if (!r || r == -ENOENT)
+		r = c->io->ops->list(c->io, "index", check_index_name, c);
+	if (!r || r == -ENOENT)
+		r = c->io->ops->list(c->io, "pool", check_pool_name, c);
 	return r == -ENOENT ? 0 : r;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "image/pin.h"
+#include "store/content_index.h"
 
 static int bad_pin(struct check *c, const struct golden *g, const char *what, const char *advice)
 {
@@ -59,6 +60,30 @@ static int check_sums(struct check *c, const struct golden *g, int result)
 		"checksums of golden image \"%s\" are damaged", g->path);
 }
 
+/* So is the content index; what is wrong with it costs nobody a byte. */
+static int check_index(struct check *c, const struct golden *g, const struct pin_print *print)
+{
+	struct content_index *index = NULL;
+	int r = content_index_open(&index, c->io, c->super.secret, g->id, print);
+	char path[CONTENT_PATH_MAX];
+	struct mend *m;
+
+	if (!r)
+		r = content_index_verify(index);
+	content_index_free(index);
+	if (r != -EUCLEAN)
+		return 0;
+	content_path(path, g->id, CONTENT_FILE);
+	m = check_mend(c, MEND_REMOVE);
+	if (m)
+		snprintf(m->path, sizeof(m->path), "%s", path);
+	return check_find(c, &(struct about){.severity = CHECK_NOTE, .structure = "index",
+		.place = path, .repairable = true,
+		.advice = "--repair removes it, and the next mount makes it anew"},
+		"the content index of golden image \"%s\" is damaged or of something else",
+		g->path);
+}
+
 static int check_kept(struct check *c, struct golden *g)
 {
 	struct pin_print print = g->print;
@@ -73,7 +98,9 @@ static int check_kept(struct check *c, struct golden *g)
 		r = -EUCLEAN;
 	image_free(image);
 	r = check_opening(c, g, r);
-	return r ? r : check_sums(c, g, sums);
+	if (!r)
+		r = check_sums(c, g, sums);
+	return r ? r : check_index(c, g, &print);
 }
 
 static int check_golden(struct check *c, struct golden *g)

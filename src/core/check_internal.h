@@ -27,6 +27,16 @@ struct mend {
 	struct mend *next;
 };
 
+/* Slots of the pool that are not what was written, ascending. All zero: empty. */
+struct slot_set {
+	uint64_t *slots;
+	size_t count, capacity;
+};
+/* Each more than the last. 0 or -ENOMEM. */
+int slot_set_add(struct slot_set *set, uint64_t slot);
+bool slot_set_has(const struct slot_set *set, uint64_t slot);
+void slot_set_release(struct slot_set *set);
+
 struct check {
 	const struct check_options *options;
 	struct check_report *report;
@@ -34,6 +44,7 @@ struct check {
 	struct fs *fs; /* the store in memory, once it could be opened */
 	bool hole;     /* only without records that were durable once */
 	struct superblock super;
+	struct slot_set bad_slots;
 	struct mend *mends;
 	uint64_t done, total; /* bytes, for progress */
 	char said[512];	      /* the last message of the code that was called */
@@ -51,7 +62,9 @@ struct about {
 	/* Files that show any of the blocks as this layer has them; count 0: all that stand on it. */
 	struct layer *layer;
 	uint64_t block, count;
-	uint64_t golden; /* or files that stand on this image */
+	bool shared_only; /* of these, the SHARED ones */
+	uint64_t golden; /* or files that stand on this image, or share blocks with it */
+	uint64_t shown_at; /* or files with a SHARED block in that place */
 	struct inode *inode; /* or this one */
 	const uint64_t *inos; /* or these, and files that are not in the tree */
 	size_t ino_count;
@@ -79,12 +92,20 @@ int check_leftovers(struct check *c);
 
 /* The rest needs the store open. */
 int check_tree(struct check *c);
+int check_pool(struct check *c);
 int check_layers(struct check *c);
 int check_goldens(struct check *c);
+/* check_pool.c; both before the layers, which tell whom it concerns. */
+/* Why a place that a layer names is no good, as the end of a sentence; NULL: it is. *lose: who reads it
+ * is to get an error. */
+const char *place_is_bad(struct fs *fs, const struct slot_set *bad_slots, uint64_t place, bool *lose);
 /* check_journal.c */
 int check_journal(struct check *c);
 
 /* check_mend.c */
+/* The recorded checksum of a block is off by one bit: the chance for that with bytes that are wrong is
+ * below one in a hundred million. */
+bool mend_is_flipped(uint32_t recorded, uint32_t computed);
 /* Finds the one bit that makes the bytes whole again, and flips it. Pure. */
 bool mend_one_bit(uint8_t *bytes, size_t len, bool (*whole)(const void *arg, const uint8_t *bytes),
 	const void *arg);

@@ -167,6 +167,7 @@ static void note_op(struct beyond *b, const struct gf_disk_op *op)
 	switch ((enum gf_op_type)op->type) {
 	case GF_OP_WRITE:
 	case GF_OP_LARGE:
+	case GF_OP_SHARE:
 	case GF_OP_CLEAR:
 	case GF_OP_SIZE:
 		add_ino(b, ((const struct gf_op_clear *)p)->ino);

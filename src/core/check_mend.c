@@ -21,3 +21,8 @@ bool mend_one_bit(uint8_t *bytes, size_t len, bool (*whole)(const void *arg, con
 	}
 	return false;
 }
+
+bool mend_is_flipped(uint32_t recorded, uint32_t computed)
+{
+	return __builtin_popcount(recorded ^ computed) == 1;
+}

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
 
 /* ---- copies of what is replaced ---- */
 
@@ -118,6 +119,9 @@ static int save_all(struct check *c)
 			continue;
 		snprintf(path, sizeof(path), "layer/%llu.map", (unsigned long long)m->layer);
 		r = save(c, path);
+		snprintf(path, sizeof(path), "layer/%llu.loc", (unsigned long long)m->layer);
+		if (!r)
+			r = save(c, path);
 	}
 	if (!r)
 		r = SITE("repair: sync names of saved copies",
@@ -212,9 +216,13 @@ static int rewrite(struct check *c, bool give_up)
 	if (r)
 		return r == -EUCLEAN ? 0 : r;
 	r = mend_states(c, fs);
+	/* What was given up may be all that somebody has of a file, in the pool, too. */
+	if (!r && !give_up)
+		r = dedup_count(fs);
 	if (!r)
 		r = checkpoint_run(fs);
-	/* What was given up may be all that somebody has of a file. */
+	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
+		r = checkpoint_run(fs);
 	if (!r && !give_up)
 		checkpoint_reclaim(fs);
 	closed = fs_close(fs);

@@ -35,6 +35,8 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/pool.h"
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
@@ -51,6 +53,7 @@ struct batch {
 	uint8_t *data;	 /* count * 4096 */
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
+	uint64_t places[DESTAGE_BLOCKS]; /* of SHARED ones */
 	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
 	uint64_t *budget; /* bytes that new blocks may take below */
@@ -121,6 +124,28 @@ static int batch_classify(struct batch *b)
 	return 0;
 }
 
+/* Of what would be stored, what stands somewhere already. */
+static void batch_share(struct batch *b)
+{
+	uint64_t first = b->entries[0].block;
+	struct dedup d;
+
+	dedup_begin(&d, b->fs, b->layer, first, first + b->count - 1);
+	for (size_t i = 0; i < b->count && d.enabled; i++)
+		if (b->current[i] && b->right[i] && b->kinds[i] == GF_OVERLAY &&
+			dedup_find(&d, b->data + i * GF_BLOCK_SIZE, b->entries[i].sum, &b->places[i]))
+			b->kinds[i] = GF_SHARED;
+	dedup_end(&d);
+}
+
+/* References to places that were not used, from the i-th block on. */
+static void batch_unshare(struct batch *b, size_t i)
+{
+	for (; i < b->count; i++)
+		if (b->current[i] && b->kinds[i] == GF_SHARED)
+			layer_unref_place(b->layer, b->places[i]);
+}
+
 static size_t batch_run(const struct batch *b, size_t i)
 {
 	size_t n = 1;
@@ -148,7 +173,14 @@ static int batch_store(struct batch *b, size_t i, size_t n)
 {
 	int r = batch_place(b, i, n);
 
-	return r ? r : layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
+	if (!r)
+		r = layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
+	for (size_t k = i; k < i + n && !r; k++)
+		if (b->right[k])
+			dedup_note(b->fs, b->layer, b->entries[k].block, &b->entries[k].sum, 1);
+	if (!r)
+		dedup_owe(b->fs, b->layer, b->entries[i].block, n);
+	return r;
 }
 
 /* Blocks that are to stand in place. Without space for new ones, those that overwrite. */
@@ -190,14 +222,21 @@ static int batch_destage_locked(struct batch *b)
 	r = batch_read(b);
 	if (!r)
 		r = batch_classify(b);
+	if (!r)
+		batch_share(b);
 	for (size_t i = 0; i < b->count && !r; i += n) {
 		n = batch_run(b, i);
 		if (!b->current[i])
 			continue;
 		if (b->kinds[i] == GF_OVERLAY)
 			r = batch_store_run(b, i, n);
+		else if (b->kinds[i] == GF_SHARED)
+			r = layer_set_shared(b->layer, b->entries[i].block, n, b->places + i);
 		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
+		/* Of the run that failed some may be in use by now. */
+		if (r)
+			batch_unshare(b, i + n);
 		if (r)
 			break;
 		COUNT(b->fs, destaged_blocks, n);
@@ -242,6 +281,7 @@ static int destage_run(struct fs *fs, struct batch *b)
 	r = batch_destage_locked(b);
 	rangelock_unlock(&b->layer->ranges, &range);
 	pthread_rwlock_unlock(&fs->sharing);
+	figures_changed(fs);
 	/* The blocks stay in the ring, and the other layers go on. */
 	if (r && !is_passing(r) && !fs_writable(fs)) {
 		layer_fail(fs, b->layer, r, "write the data");
@@ -290,6 +330,7 @@ struct picture {
 	struct opbuf catalog;
 	struct catalog_head head;
 	struct dead *dead;
+	struct pool_dying *dying; /* slots to which the picture does not refer */
 	struct journal_mark tail; /* T */
 	uint64_t upto;		  /* S */
 	uint64_t given_up;	  /* punches and dead in it */
@@ -309,7 +350,7 @@ static int picture_layer(struct layer_picture *lp, struct layer *layer)
 /* Whether nothing is left to be punched or removed: the next mount need not look. */
 static bool picture_is_last(const struct picture *p)
 {
-	bool last = p->fs->closing && !p->dead && !p->fs->reclaim_wanted;
+	bool last = p->fs->closing && !p->dead && !p->dying && !p->fs->dying && !p->fs->reclaim_wanted;
 
 	for (size_t i = 0; i < p->count; i++)
 		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
@@ -330,6 +371,7 @@ static int picture_take_locked(struct picture *p)
 	HASH_ITER (hh, fs->layers, entry, next)
 		if (!r)
 			r = picture_layer(&p->layers[p->count++], entry->layer);
+	p->dying = pool_take_dying(fs->pool);
 	if (!r)
 		r = catalog_serialize(fs, &p->catalog);
 	p->upto = journal_last_seq(fs->journal);
@@ -392,6 +434,14 @@ static int picture_sync(struct fs *fs, struct layer *layer)
 	return r ? -EAGAIN : 0;
 }
 
+/* Step 5, what the pages call SHARED. */
+static int picture_pool(struct fs *fs)
+{
+	int r = SITE("checkpoint: sync the pool before the pages", pool_sync(fs->pool));
+
+	return r ? fs_fail_because(fs, r, "cannot sync the pool") : 0;
+}
+
 /* Step 6. */
 static int picture_pages(struct fs *fs, struct layer_picture *lp)
 {
@@ -438,10 +488,29 @@ static int picture_write(struct picture *p)
 	for (size_t i = 0; i < p->count && (!r || r == -EAGAIN); i++)
 		if (!p->layers[i].layer->left_out && picture_sync(fs, p->layers[i].layer))
 			r = -EAGAIN;
+	if (!r)
+		r = picture_pool(fs);
 	for (size_t i = 0; i < p->count && !r; i++)
 		if (!p->layers[i].layer->left_out)
 			r = picture_pages(fs, &p->layers[i]);
 	return r ? r : picture_catalog(p);
+}
+
+static int remove_golden(struct fs *fs, struct golden *golden)
+{
+	const bool is_pinned = fs->options.store_fd >= 0 && !fs->options.golden_test;
+	const uint64_t id = golden->id;
+	int r = 0;
+
+	if (is_pinned && fs->guard)
+		pin_guard_remove(fs->guard, id);
+	if (is_pinned)
+		r = pin_remove(fs->options.store_fd, id);
+	golden_release(golden);
+	/* Images of tests have one only if it is asked for; others may have one of an earlier mount. */
+	if (is_pinned || fs->options.dedup != FS_DEDUP_OFF)
+		golden_index_remove(fs, id);
+	return r;
 }
 
 /* Whose files may go now. Those that somebody still holds wait for the next checkpoint. */
@@ -467,14 +536,12 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			if (atomic_load(&dead->layer->failed))
 				atomic_fetch_sub(&fs->failed_layers, 1);
 			r = layer_unlink_files(&fs->env, dead->layer->id);
+			layer_drop_shared(dead->layer);
 			layer_free(dead->layer);
-		} else if (fs->options.store_fd >= 0 && !fs->options.golden_test) {
-			if (fs->guard)
-				pin_guard_remove(fs->guard, dead->golden->id);
-			r = pin_remove(fs->options.store_fd, dead->golden->id);
-			golden_release(dead->golden);
+			figures_changed(fs);
+			atomic_store(&fs->changed, true);
 		} else {
-			golden_release(dead->golden);
+			r = remove_golden(fs, dead->golden);
 		}
 		if (r)
 			log_error(r, "cannot remove files of a removed clone from the store");
@@ -498,6 +565,33 @@ static bool nothing_before(struct fs *fs, uint64_t seq)
 	return true;
 }
 
+/* What the picture does not refer to waits; what waited long enough is free. */
+static void release_dying(struct picture *p)
+{
+	struct dying *fresh = p->dying ? malloc(sizeof(*fresh)) : NULL, **d = &p->fs->dying;
+
+	if (fresh) {
+		*fresh = (struct dying){.slots = steal_pointer(&p->dying), .upto = p->upto, .next = *d};
+		*d = fresh;
+	}
+	/* Without memory they go on dying. */
+	pool_give_back_dying(p->fs->pool, steal_pointer(&p->dying));
+	while (*d) {
+		struct dying *one = *d;
+
+		if (one->upto >= p->tail.seq &&
+			!MUTATED("slots are free while the ring may refer to them")) {
+			d = &one->next;
+			continue;
+		}
+		pool_release_dying(p->fs->pool, one->slots);
+		*d = one->next;
+		free(one);
+	}
+	if (p->fs->dying)
+		atomic_store(&p->fs->changed, true);
+}
+
 /* Step 8. */
 static void picture_finish(struct picture *p)
 {
@@ -506,6 +600,7 @@ static void picture_finish(struct picture *p)
 	INVARIANT(1, nothing_before(fs, p->tail.seq));
 	fs->generation = p->head.generation;
 	fs->tail = p->tail;
+	atomic_store(&fs->tail_seq, p->tail.seq);
 	if (!MUTATED("reuse places in the ring while readers are there"))
 		drain_wait(&fs->readers);
 	journal_set_tail(fs->journal, p->tail);
@@ -525,6 +620,7 @@ static void picture_finish(struct picture *p)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
 		layer_punch(layer, steal_pointer(&p->layers[i].punches));
 	}
+	release_dying(p);
 	space_given_back(fs);
 	COUNT(fs, checkpoints, 1);
 }
@@ -539,6 +635,7 @@ static void picture_failed(struct picture *p)
 		layer_pages_failed(p->layers[i].layer, p->layers[i].pages);
 		layer_give_back_punches(p->layers[i].layer, steal_pointer(&p->layers[i].punches));
 	}
+	pool_give_back_dying(fs->pool, steal_pointer(&p->dying));
 	pthread_rwlock_wrlock(&fs->tree);
 	while (p->dead) {
 		struct dead *next = p->dead->next;
@@ -630,11 +727,20 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = destage(fs, MUTATED("the tail passes blocks that were not destaged") ?
 					0 : p.tail.seq - 1, &out->full);
+	if (!r) {
+		dedup_drop_dead(fs);
+		tree_sweep_goldens(fs);
+	}
 	/* A layer that failed on the way is left out from the next round on. */
 	if (!r && atomic_load(&fs->recalls))
 		r = -EAGAIN;
 	if (!r)
 		r = picture_tail(&p, out);
+	/* Not before it is known how far the tail goes: what it does not pass is replayed. */
+	if (!r) {
+		dedup_move(fs, p.tail.seq);
+		r = dedup_examine(fs, p.tail.seq);
+	}
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {
@@ -646,6 +752,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = picture_write(&p);
 	fs->picture_failed = r;
+	dedup_moved(fs, r == 0);
 	if (r) {
 		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));
 		picture_failed(&p);
@@ -699,6 +806,9 @@ static int forget_unseen(struct fs *fs)
 		r = picture_write(&p);
 	if (r)
 		figures_remember(fs, &forgotten);
+	else
+		figures_forgotten(&forgotten);
+	figures_changed(fs);
 	pthread_rwlock_unlock(&fs->sharing);
 	free(forgotten.blocks);
 	if (r)
@@ -828,6 +938,7 @@ static void *worker_main(void *arg)
 	struct fs *fs = arg;
 	int pause = IDLE_SECONDS;
 
+	dedup_count(fs);
 	while (wait_for_work(fs, pause)) {
 		pause = IDLE_SECONDS;
 		/* Every lap costs then: let more come together. */
@@ -875,20 +986,44 @@ void checkpoint_stop(struct fs *fs)
 	fs->worker_runs = false;
 }
 
+bool checkpoint_is_owed(struct fs *fs)
+{
+	struct pool_figures figures;
+
+	pool_figures(fs->pool, &figures);
+	return figures.dying_slots || dedup_has_moves(fs);
+}
+
 int fs_settle(struct fs *fs)
 {
+	struct dedup_images *images;
 	int r = fs_writable(fs);
 
 	if (r)
 		return r;
 	takeover_settle(fs);
+	r = dedup_count(fs);
+	if (!r)
+		r = golden_index_make_all(fs);
+	if (r)
+		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
+	images = r ? NULL : dedup_examine_begin(fs);
+	if (images)
+		r = checkpoint_run(fs);
+	dedup_examine_end(fs, images);
 	while (!r && (r = forget_unseen(fs)) == -EAGAIN)
 		r = fs_writable(fs);
 	if (!r && fs->reclaim_wanted) {
 		fs->reclaim_wanted = false;
 		checkpoint_reclaim(fs);
 	}
-	return r ? r : checkpoint_run(fs);
+	if (!r)
+		r = checkpoint_run(fs);
+	/* What a layer's end or a move gave up is free with the next one. */
+	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
+		r = checkpoint_run(fs);
+	figures_expire(fs);
+	return r;
 }

@@ -60,11 +60,37 @@ int plane_image(struct plane *p, struct image *image, uint32_t region)
 	return 0;
 }
 
+uint64_t file_end(struct inode *inode)
+{
+	uint64_t size = atomic_load(&inode->size);
+
+	/* Long after the copy it may have become longer than what was copied. */
+	return atomic_load(&inode->copy_task) ? max_u64(size, inode->copy_limit) : size;
+}
+
 uint64_t file_limit(struct inode *inode)
 {
-	uint64_t size = atomic_load(&inode->copy_task) ? inode->copy_limit : inode->size;
+	return round_up(file_end(inode), GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+}
 
-	return round_up(size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+long family_owner(const struct family *f, long k, uint32_t i)
+{
+	while (k >= 0 && plane_get(&f->nodes[k].below, i))
+		k = f->nodes[k].parent;
+	return k;
+}
+
+uint64_t family_shown(const struct family *f, long k, uint32_t i)
+{
+	uint64_t start = ((uint64_t)f->region * GF_REGION_BLOCKS + i) * GF_BLOCK_SIZE, most = 0;
+
+	for (size_t m = 0; m < f->count && most < GF_BLOCK_SIZE; m++) {
+		const struct family_node *n = &f->nodes[m];
+
+		if (n->file && n->marked && file_end(n->file) > start && family_owner(f, (long)m, i) == k)
+			most = max_u64(most, min_u64(file_end(n->file) - start, GF_BLOCK_SIZE));
+	}
+	return most;
 }
 
 /* ---- one region of one family ---- */
@@ -78,16 +104,42 @@ static uint64_t shown_limit(const struct family_node *n)
 	return round_up(bound, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
 }
 
+static void plane_clear(struct plane *p, uint64_t i)
+{
+	p->words[i / 64] &= ~(UINT64_C(1) << (i % 64));
+}
+
+/* Where the SHARED blocks of a region stand; those that are lost count as the layer's own. */
+static int load_places(struct family *f, struct family_node *n)
+{
+	int r;
+
+	n->places = malloc(GF_REGION_BLOCKS * sizeof(*n->places));
+	if (!n->places)
+		return -ENOMEM;
+	r = layer_read_places(n->layer, (uint64_t)f->region * GF_REGION_BLOCKS, n->places,
+		GF_REGION_BLOCKS);
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
+		if (!n->places[i])
+			continue;
+		plane_clear(&n->own, i);
+		plane_set(place_is_pool(n->places[i]) ? &n->pooled : &n->golden, i);
+	}
+	return r;
+}
+
 /* What the layer itself says. */
 static int load_node(struct family *f, struct family_node *n, bool *any)
 {
 	uint8_t states[GF_STATE_BYTES];
-	bool has;
+	bool has, shared = false;
 	int r = layer_region_states(n->layer, f->region, states, &has);
 
 	if (r)
 		return r;
 	memset(&n->own, 0, sizeof(n->own));
+	memset(&n->pooled, 0, sizeof(n->pooled));
+	memset(&n->golden, 0, sizeof(n->golden));
 	plane_limit(&n->below, f->region, shown_limit(n));
 	if (!has)
 		return 0;
@@ -99,8 +151,9 @@ static int load_node(struct family *f, struct family_node *n, bool *any)
 			n->below.words[i / 64] &= ~(UINT64_C(1) << (i % 64));
 		if (state == GF_OVERLAY || state == GF_SHARED)
 			plane_set(&n->own, i);
+		shared |= state == GF_SHARED;
 	}
-	return 0;
+	return shared ? load_places(f, n) : 0;
 }
 
 static void start_planes(struct family *f, struct family_node *n, bool by_set)
@@ -132,7 +185,7 @@ static void pass_down(struct family_node *n, struct family_node *to, bool by_set
 	}
 }
 
-static int look_at_region(struct family *f, const struct family_walk *walk)
+static int look_at_loaded(struct family *f, const struct family_walk *walk)
 {
 	bool by_set = walk->set != NULL, any = false;
 	int r;
@@ -149,6 +202,17 @@ static int look_at_region(struct family *f, const struct family_walk *walk)
 	for (size_t i = f->count; i-- > 1;)
 		pass_down(&f->nodes[i], &f->nodes[f->nodes[i].parent], by_set);
 	return walk->region(walk->arg, f);
+}
+
+static int look_at_region(struct family *f, const struct family_walk *walk)
+{
+	int r = look_at_loaded(f, walk);
+
+	for (size_t i = 0; i < f->count; i++) {
+		free(f->nodes[i].places);
+		f->nodes[i].places = NULL;
+	}
+	return r;
 }
 
 /* The next region in which some layer of the family has something. */
@@ -281,7 +345,8 @@ int family_walk(struct fs *fs, const struct family_walk *walk)
 	for (size_t i = 0; i < l.count && !r; i++) {
 		struct family f = {0};
 
-		if (l.root[i] != i || l.members[i] < 2)
+		if (l.root[i] != i ||
+			(l.members[i] < 2 && !(walk->singles && l.layers[i]->may_share)))
 			continue;
 		r = family_make(fs, &l, i, walk, &f);
 		if (!r)

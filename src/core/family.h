@@ -27,7 +27,9 @@ struct family_node {
 	long parent;	    /* index, -1: root */
 	bool marked;	    /* one of the set that is asked about */
 	uint32_t next;	    /* first region not looked at in which the layer has something */
-	struct plane own;   /* data that stands in this layer */
+	struct plane own;   /* data that stands in this layer, or is lost */
+	struct plane pooled, golden; /* SHARED blocks */
+	uint64_t *places; /* of those, by block in the region; NULL: there are none */
 	struct plane below; /* blocks that show what is below */
 	struct plane first, second; /* who comes here from above */
 };
@@ -44,6 +46,9 @@ struct family_walk {
 	/* A set is asked about: planes are set/others instead of one/two. */
 	const uint64_t *set;
 	size_t set_count;
+	/* Families of a single layer that has SHARED blocks, too. The others are left out always: all
+	 * that such a file owns is its own. */
+	bool singles;
 	/* Called once per family, before its regions. May be NULL. */
 	void (*begin)(void *arg, struct family *family);
 	/* Called for each region in which some layer of the family has something. */
@@ -51,7 +56,6 @@ struct family_walk {
 	void *arg;
 };
 
-/* Families of a single layer are left out: all that such a file owns is its own. */
 int family_walk(struct fs *fs, const struct family_walk *walk);
 
 uint64_t plane_count(const struct plane *p);
@@ -64,6 +68,13 @@ static inline bool plane_get(const struct plane *p, uint32_t i)
 	return p->words[i / 64] >> (i % 64) & 1;
 }
 
+/* The layer of a family, by index, at which lookups of a file (whose layer is k) for block i of the
+ * region end; -1: they go through all of them. */
+long family_owner(const struct family *f, long k, uint32_t i);
+/* How many bytes of that block, which layer k owns, the files of the set show at most. */
+uint64_t family_shown(const struct family *f, long k, uint32_t i);
+/* Where a file ends, were its copy complete: bytes. */
+uint64_t file_end(struct inode *inode);
 /* Blocks of a file's view at most, and of what its layer shows: a copy that is still growing
  * counts as what it will be. */
 uint64_t file_limit(struct inode *inode);

@@ -19,8 +19,11 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/dedup.h"
 #include "core/family.h"
+#include "core/figures_pool.h"
 #include "image/folder.h"
+#include "store/pool.h"
 
 /* ---- golden data ---- */
 
@@ -73,7 +76,11 @@ static uint64_t image_limit(struct inode *inode)
 
 /* ---- shared layers: one walk for all files ---- */
 
-enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN };
+/* What one walk gathers. */
+struct account {
+	struct slot_list slots;
+	bool pool; /* slots are wanted */
+};
 
 /* What reaches a file of one class of blocks, in the region being looked at. For others a copy
  * that is growing counts as what it will be, for itself as far as it has come. */
@@ -174,16 +181,33 @@ static void attribute_frozen(struct family *f, struct plane *flow, enum tail_cla
 	attribute(f, flow, class);
 }
 
+/* SHARED with a golden image, whoever's. */
+static void attribute_golden(struct family *f, struct plane *flow)
+{
+	memset(flow, 0, f->count * sizeof(*flow));
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		if (n->file)
+			count_for_file(f, n->file, &n->golden, TAIL_GOLDEN);
+		for (int i = 0; !n->file && i < REGION_WORDS; i++)
+			flow[k].words[i] = n->golden.words[i] & n->first.words[i];
+	}
+	attribute(f, flow, TAIL_GOLDEN);
+}
+
 static int account_region(void *arg, struct family *f)
 {
 	CLEANUP_FREE struct plane *flow = malloc(f->count * sizeof(*flow));
+	struct account *a = arg;
 
 	if (!flow)
 		return -ENOMEM;
 	attribute_image(f, flow);
 	attribute_frozen(f, flow, TAIL_UNIQUE);
 	attribute_frozen(f, flow, TAIL_CLONE);
-	return 0;
+	attribute_golden(f, flow);
+	return a->pool ? pool_figures_region(f, flow, &a->slots) : 0;
 }
 
 /* ---- blocks that nobody sees any more ---- */
@@ -202,10 +226,9 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 		list->blocks = blocks;
 		list->capacity = capacity;
 	}
-	r = layer_forget_block(layer, block);
-	if (r > 0)
-		list->blocks[list->count++] =
-			(struct forgotten_block){.layer = layer, .block = block};
+	list->blocks[list->count] = (struct forgotten_block){.layer = layer, .block = block};
+	r = layer_forget_block(layer, block, &list->blocks[list->count].place);
+	list->count += r > 0;
 	return r < 0 ? r : 0;
 }
 
@@ -218,7 +241,8 @@ static int free_unseen(void *arg, struct family *f)
 		struct family_node *n = &f->nodes[k];
 
 		for (uint32_t i = 0; !n->file && i < GF_REGION_BLOCKS && !r; i++)
-			if (plane_get(&n->own, i) && !plane_get(&n->first, i))
+			if ((plane_get(&n->own, i) || plane_get(&n->pooled, i) ||
+				    plane_get(&n->golden, i)) && !plane_get(&n->first, i))
 				r = forget(arg, n->layer, base + i);
 	}
 	return r;
@@ -235,18 +259,42 @@ int figures_free_unseen(struct fs *fs, struct forgotten *forgotten)
 void figures_remember(struct fs *fs, struct forgotten *list)
 {
 	for (size_t i = 0; i < list->count; i++) {
-		int r = layer_set_state(
-			list->blocks[i].layer, list->blocks[i].block, 1, GF_OVERLAY);
+		const struct forgotten_block *f = &list->blocks[i];
+		int r;
 
+		if (f->place)
+			r = layer_set_shared(f->layer, f->block, 1, &f->place);
+		else
+			r = layer_set_state(f->layer, f->block, 1, GF_OVERLAY);
 		if (r)
 			fs_fail(fs, r);
 	}
 }
 
+void figures_forgotten(struct forgotten *list)
+{
+	for (size_t i = 0; i < list->count; i++)
+		if (list->blocks[i].place)
+			layer_unref_place(list->blocks[i].layer, list->blocks[i].place);
+}
+
+void figures_changed(struct fs *fs)
+{
+	atomic_fetch_add(&fs->change_count, 1);
+}
+
+void figures_expire(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->figures_lock);
+	fs->figures_valid = false;
+}
+
 /* figures_lock and tree (shared) held. */
 static void refresh_locked(struct fs *fs, bool exact)
 {
-	struct family_walk walk = {.begin = begin_family, .region = account_region};
+	struct account account = {.pool = pool_needs_walk(fs)};
+	struct family_walk walk = {.begin = begin_family, .region = account_region,
+		.singles = account.pool, .arg = &account};
 	uint64_t now_count = atomic_load(&fs->change_count);
 	int64_t start = times_now(CLOCK_MONOTONIC);
 
@@ -257,6 +305,10 @@ static void refresh_locked(struct fs *fs, bool exact)
 		return;
 	if (family_walk(fs, &walk))
 		log_warning("cannot compute what clones share");
+	fs->figures_pool = account.pool;
+	if (account.pool)
+		slot_list_account(fs, &account.slots);
+	slot_list_release(&account.slots);
 	fs->figures_valid = true;
 	fs->figures_count = now_count;
 	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
@@ -326,9 +378,45 @@ static uint64_t simple_golden_quick(
 }
 
 struct block_figures {
-	uint64_t unique, shared_clone, golden;
+	uint64_t unique, shared_clone, golden, self;
 	enum tail_class tail;
 };
+
+/* What of the file stands in the pool. */
+static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct block_figures *b)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+	struct pool_layer_figures f;
+
+	if (layer->parent || pool_figure_is_walked(fs, layer)) {
+		MUTEX_GUARD(&fs->figures_lock);
+		refresh_locked(fs, exact);
+		if (!fs->figures_pool)
+			return;
+		b->unique += inode->fig.pool_unique;
+		b->self += inode->fig.pool_self;
+		b->shared_clone += inode->fig.pool_shared;
+	} else if (layer->may_share) {
+		/* With a layer of its own, and no frozen one with anything in the pool, the pool's
+		 * own counts are right at any moment. */
+		pool_layer_figures(fs->pool, layer->id, &f);
+		b->unique += f.exclusive;
+		b->self += f.self_refs;
+		b->shared_clone += f.refs - f.exclusive - f.self_refs;
+	}
+}
+
+/* A last block in the pool, where nobody sees blocks of other files' layers. */
+static enum tail_class class_of_slot(struct fs *fs, uint64_t slot, uint64_t layer)
+{
+	uint64_t id;
+	bool one;
+	uint32_t refs = pool_slot_refs(fs->pool, slot, &one, &id);
+
+	if (!refs || !one || id != layer)
+		return TAIL_CLONE;
+	return refs == 1 ? TAIL_UNIQUE : TAIL_SELF;
+}
 
 /* Whether the file ends within a block of its own layer. */
 static bool owns_tail(struct inode *inode, struct layer *layer)
@@ -337,10 +425,10 @@ static bool owns_tail(struct inode *inode, struct layer *layer)
 
 	return inode->size % GF_BLOCK_SIZE &&
 	       layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
-	       x.kind != EXTENT_ZERO && x.layer == layer;
+	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL) && x.layer == layer;
 }
 
-static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
+static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct layer *layer)
 {
 	uint64_t block = inode->size / GF_BLOCK_SIZE, start, end;
 	struct extent x;
@@ -349,6 +437,12 @@ static enum tail_class class_of_tail(struct inode *inode, struct layer *layer)
 		return TAIL_NONE;
 	if (x.kind == EXTENT_ZERO)
 		return TAIL_NONE;
+	if (x.kind == EXTENT_GOLDEN)
+		return TAIL_GOLDEN;
+	if (x.kind == EXTENT_POOL && !layer->parent && !pool_figure_is_walked(fs, layer))
+		return class_of_slot(fs, x.pos, layer->id);
+	if (x.kind == EXTENT_POOL)
+		return inode->fig.tail;
 	if (x.kind != EXTENT_IMAGE)
 		return x.layer == layer ? TAIL_UNIQUE : inode->fig.tail;
 	if (x.image->ops->next_data(x.image, block * GF_BLOCK_SIZE, &start, &end) ||
@@ -365,6 +459,7 @@ static void count_blocks(
 	uint64_t limit = image_limit(inode);
 
 	*b = (struct block_figures){.unique = layer->owned_blocks};
+	count_pooled(fs, inode, !budget_ns, b);
 	if (layer->parent) {
 		struct layer *root = layer;
 
@@ -373,54 +468,68 @@ static void count_blocks(
 		while (root->parent)
 			root = root->parent;
 		b->unique += inode->fig.frozen_unique;
-		b->shared_clone = inode->fig.shared_clone;
+		b->shared_clone += inode->fig.shared_clone;
 		b->golden = inode->fig.golden - inode->fig.golden_untouched;
 		if (root->image)
 			b->golden += image_data_blocks(root->image, limit);
-	} else if (layer->image && budget_ns) {
-		b->golden = simple_golden_quick(fs, inode, layer, limit, budget_ns);
-	} else if (layer->image) {
-		b->golden = simple_golden(layer, limit);
+	} else {
+		b->golden = layer->golden_blocks;
+		if (layer->image && budget_ns)
+			b->golden += simple_golden_quick(fs, inode, layer, limit, budget_ns);
+		else if (layer->image)
+			b->golden += simple_golden(layer, limit);
 	}
-	b->tail = class_of_tail(inode, layer);
+	b->tail = class_of_tail(fs, inode, layer);
 }
 
+/* Up to `bytes` of what is left of a file's size. */
+static uint64_t part_of(uint64_t *left, uint64_t bytes)
+{
+	bytes = min_u64(bytes, *left);
+	*left -= bytes;
+	return bytes;
+}
+
+/*
+ * Figures that are not of one instant may come to more than there can be, and so may blocks on their
+ * way from the journal to where they are SHARED, or in the journal over one that is. Nothing of that
+ * may show: a file is not more than its size.
+ */
 static void file_figures(
 	struct fs *fs, struct inode *inode, int64_t *budget_ns, struct fs_figures *out)
 {
-	uint64_t size = atomic_load(&inode->size);
+	uint64_t size = atomic_load(&inode->size), left = size;
 	uint64_t cut = size % GF_BLOCK_SIZE ? GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
 	struct block_figures b;
+	uint64_t cuts[TAIL_SELF + 1] = {0};
 
 	count_blocks(fs, inode, budget_ns, &b);
-	*out = (struct fs_figures){
-		.virtual_bytes = size,
-		.unique_bytes = b.unique * GF_BLOCK_SIZE,
-		.shared_clone_bytes = b.shared_clone * GF_BLOCK_SIZE,
-		.shared_golden_bytes = b.golden * GF_BLOCK_SIZE,
-	};
-	if (b.tail == TAIL_UNIQUE)
-		out->unique_bytes -= cut;
-	else if (b.tail == TAIL_CLONE)
-		out->shared_clone_bytes -= cut;
-	else if (b.tail == TAIL_GOLDEN)
-		out->shared_golden_bytes -= cut;
-	out->data_bytes = out->unique_bytes + out->shared_clone_bytes + out->shared_golden_bytes;
-	/* Figures that are not of one instant may come to more than there can be. */
-	out->zero_bytes = budget_ns ? less_u64(size, out->data_bytes) : size - out->data_bytes;
+	cuts[b.tail] = cut;
+	*out = (struct fs_figures){.virtual_bytes = size};
+	out->unique_bytes = part_of(&left, less_u64(b.unique * GF_BLOCK_SIZE, cuts[TAIL_UNIQUE]));
+	out->shared_golden_bytes =
+		part_of(&left, less_u64(b.golden * GF_BLOCK_SIZE, cuts[TAIL_GOLDEN]));
+	out->shared_clone_bytes =
+		part_of(&left, less_u64(b.shared_clone * GF_BLOCK_SIZE, cuts[TAIL_CLONE]));
+	out->shared_self_bytes = part_of(&left, less_u64(b.self * GF_BLOCK_SIZE, cuts[TAIL_SELF]));
+	out->data_bytes = size - left;
+	out->zero_bytes = left;
 }
 
 uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t blocks = layer->owned_blocks;
+	struct block_figures b = {0};
 
+	count_pooled(fs, inode, false, &b);
+	blocks += b.unique;
 	if (layer->parent) {
 		MUTEX_GUARD(&fs->figures_lock);
 		refresh_locked(fs, false);
 		blocks += inode->fig.frozen_unique;
 	}
-	if (!blocks && inode->size && (layer->parent || layer->image))
+	if (!blocks && inode->size && (layer->parent || layer->image || layer->shared_blocks))
 		blocks = 1;
 	return blocks * (GF_BLOCK_SIZE / 512);
 }
@@ -461,32 +570,87 @@ static uint64_t pin_bytes(struct fs *fs, uint64_t id)
 	return st.allocated;
 }
 
+/* Whether the image cannot go as long as the file is there: it stands on it, or some of its
+ * blocks were found in it. */
+static bool needs_golden(struct inode *inode, const struct golden *g)
+{
+	bool shared = atomic_load(&g->shared) != 0;
+	struct layer *layer = atomic_load(&inode->layer);
+
+	for (; layer; layer = layer->parent)
+		if ((!layer->parent && layer->golden == g->id) ||
+			(shared && layer_uses_golden(layer, g->id)))
+			return true;
+	return false;
+}
+
+static bool set_needs_golden(struct fs *fs, const uint64_t *set, size_t count,
+	const struct golden *g)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct inode *inode = tree_find(fs, set[i]);
+
+		if (inode && needs_golden(inode, g))
+			return true;
+	}
+	return false;
+}
+
+static bool is_in_set(const uint64_t *set, size_t count, uint64_t ino)
+{
+	for (size_t i = 0; i < count; i++)
+		if (set[i] == ino)
+			return true;
+	return false;
+}
+
+static bool others_need_golden(struct fs *fs, const uint64_t *set, size_t count,
+	const struct golden *g)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next)
+		if (needs_golden(inode, g) && !is_in_set(set, count, inode->ino))
+			return true;
+	return false;
+}
+
 /* Bytes of images that go with this set: not in the folder any more, and no other file's. */
 static uint64_t pinned_by_set(struct fs *fs, const uint64_t *set, size_t count)
 {
-	struct golden *g, *next_golden;
+	struct golden *g, *next;
 	uint64_t bytes = 0;
 
-	HASH_ITER (hh, fs->goldens, g, next_golden) {
-		struct inode *inode, *next;
-		bool used = false, others = false;
-
-		if (is_live(fs, g))
-			continue;
-		HASH_ITER (by_ino, fs->inodes, inode, next) {
-			bool member = false;
-
-			if (!atomic_load(&inode->layer) || golden_below(fs, inode) != g)
-				continue;
-			for (size_t i = 0; i < count; i++)
-				member |= set[i] == inode->ino;
-			used |= member;
-			others |= !member;
-		}
-		if (used && !others)
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (set_needs_golden(fs, set, count, g) &&
+			!others_need_golden(fs, set, count, g) && !is_live(fs, g))
 			bytes += pin_bytes(fs, g->id);
-	}
 	return bytes;
+}
+
+static bool is_fenced(const struct golden *g)
+{
+	return g->failed || atomic_load(&g->pin) == GF_PIN_FENCED;
+}
+
+/* One whose bytes are not served any more, and which the file needs. */
+static const struct golden *fenced_below(struct fs *fs, struct inode *inode)
+{
+	struct golden *g, *next;
+
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (is_fenced(g) && needs_golden(inode, g))
+			return g;
+	return NULL;
+}
+
+static int fenced_state(const struct golden *g, struct fs_info *info)
+{
+	info->state = "fenced";
+	if (info->reason)
+		return 0;
+	return asprintf(&info->reason, "golden image \"%s\", in which blocks of it are, has changed "
+		"or is gone", g->path) < 0 ? -ENOMEM : 0;
 }
 
 static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
@@ -524,6 +688,8 @@ static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
 static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info *info)
 {
 	struct golden *g = golden_below(fs, inode);
+	const struct golden *fenced = fenced_below(fs, inode);
+	int r = 0;
 
 	info->kind = FS_KIND_CLONE;
 	info->mode = "snapshot";
@@ -533,13 +699,12 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->damaged_bytes = damage_count(fs, inode) * GF_BLOCK_SIZE;
 	if (info->damaged_bytes && !info->reason)
 		info->state = "damaged";
-	if (!g)
-		return 0;
-	if (!is_live(fs, g))
-		info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
-	if (g->failed || g->pin == GF_PIN_FENCED)
-		info->state = "fenced";
-	else if (g->pin == GF_PIN_COPYING && !info->damaged_bytes)
+	info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
+	if (fenced)
+		r = fenced_state(fenced, info);
+	if (r || !g)
+		return r;
+	if (!fenced && g->pin == GF_PIN_COPYING && !info->damaged_bytes)
 		info->state = "copying";
 	free(info->base);
 	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;
@@ -554,6 +719,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 	*info = (struct fs_info){.kind = FS_KIND_FOLDER, .mode = "", .format = "raw",
 		.base = strdup(""), .state = "ok"};
 	failing_state(fs, NULL, info);
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
@@ -598,56 +764,28 @@ int fs_figures_quick(struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_
 }
 
 struct freed {
+	struct slot_list slots; /* of blocks that nobody but the set sees */
 	uint64_t blocks;
 	uint64_t cut; /* bytes of them that lie past the end of every file */
 };
 
-/* The layer of a family in which a file of it finds a block, -1: in none. */
-static long owner_of(const struct family *f, long k, uint32_t i)
-{
-	for (; k >= 0 && !plane_get(&f->nodes[k].own, i); k = f->nodes[k].parent)
-		if (!plane_get(&f->nodes[k].below, i))
-			return -1;
-	return k;
-}
-
-/* Where a file of a set ends, were its copy complete. */
-static uint64_t end_of(struct inode *inode)
-{
-	return atomic_load(&inode->copy_task) ? inode->copy_limit : atomic_load(&inode->size);
-}
-
-/* How much of a block of layer k the files of the set show, at most. */
-static uint64_t shown_by_set(const struct family *f, long k, uint32_t i)
-{
-	uint64_t start = ((uint64_t)f->region * GF_REGION_BLOCKS + i) * GF_BLOCK_SIZE, most = 0;
-
-	for (size_t m = 0; m < f->count && most < GF_BLOCK_SIZE; m++) {
-		const struct family_node *n = &f->nodes[m];
-
-		if (n->file && n->marked && end_of(n->file) > start && owner_of(f, m, i) == k)
-			most = max_u64(most, min_u64(end_of(n->file) - start, GF_BLOCK_SIZE));
-	}
-	return most;
-}
-
 /* A block in which a file ends counts as far as it is shown, as it does in unique_bytes. */
 static void cut_tail(struct family *f, size_t m, struct freed *freed)
 {
-	uint64_t end = end_of(f->nodes[m].file), block = end / GF_BLOCK_SIZE;
+	uint64_t end = file_end(f->nodes[m].file), block = end / GF_BLOCK_SIZE;
 	uint32_t i = block % GF_REGION_BLOCKS;
 	struct family_node *owner;
 	long k;
 
 	if (end % GF_BLOCK_SIZE == 0 || block / GF_REGION_BLOCKS != f->region)
 		return;
-	k = owner_of(f, m, i);
+	k = family_owner(f, (long)m, i);
 	if (k < 0 || f->nodes[k].file)
 		return;
 	owner = &f->nodes[k];
-	if (!plane_get(&owner->first, i) || plane_get(&owner->second, i))
+	if (!plane_get(&owner->own, i) || !plane_get(&owner->first, i) || plane_get(&owner->second, i))
 		return;
-	freed->cut += GF_BLOCK_SIZE - shown_by_set(f, k, i);
+	freed->cut += GF_BLOCK_SIZE - family_shown(f, k, i);
 	owner->first.words[i / 64] &= ~(UINT64_C(1) << (i % 64)); /* once */
 }
 
@@ -667,7 +805,7 @@ static int freed_region(void *arg, struct family *f)
 	for (size_t k = 0; k < f->count; k++)
 		if (f->nodes[k].file && f->nodes[k].marked)
 			cut_tail(f, k, freed);
-	return 0;
+	return slot_list_add_set(&freed->slots, f);
 }
 
 static int compare_inos(const void *a, const void *b)
@@ -682,7 +820,9 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 	CLEANUP_FREE uint64_t *sorted = NULL;
 	struct freed freed = {0};
 	struct family_walk walk = {
-		.set = inos, .set_count = count, .region = freed_region, .arg = &freed};
+		.set = inos, .set_count = count, .region = freed_region, .singles = true,
+		.arg = &freed};
+	uint64_t slots, cut;
 	int r = 0;
 
 	*bytes = 0;
@@ -693,6 +833,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 		return -ENOMEM;
 	memcpy(sorted, inos, count * sizeof(*sorted));
 	qsort(sorted, count, sizeof(*sorted), compare_inos);
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	for (size_t i = 0; i < count; i++) {
 		struct inode *inode = tree_find(fs, sorted[i]);
@@ -705,7 +846,9 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 			freed.cut += GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
 	}
 	r = family_walk(fs, &walk);
-	*bytes = freed.blocks * GF_BLOCK_SIZE - freed.cut;
+	slot_list_freed(fs, &freed.slots, &slots, &cut);
+	slot_list_release(&freed.slots);
+	*bytes = (freed.blocks + slots) * GF_BLOCK_SIZE - freed.cut - cut;
 	if (pins)
 		*bytes += pinned_by_set(fs, inos, count);
 	pthread_rwlock_unlock(&fs->tree);
@@ -727,7 +870,7 @@ int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *b
 struct usage {
 	struct fs *fs;
 	const char *folder;
-	uint64_t data, metadata, pins, shared_pins;
+	uint64_t data, metadata, pins, shared_pins, pool;
 };
 
 static uint64_t allocated(struct fs *fs, const char *path)
@@ -753,6 +896,29 @@ static int add_layer_file(void *arg, const char *name)
 		u->data += allocated(u->fs, path);
 	else
 		u->metadata += allocated(u->fs, path);
+	return 0;
+}
+
+static int add_pool_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+
+	snprintf(path, sizeof(path), "pool/%s", name);
+	if (strstr(name, ".data"))
+		u->pool += allocated(u->fs, path);
+	else
+		u->metadata += allocated(u->fs, path);
+	return 0;
+}
+
+static int add_index_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+
+	snprintf(path, sizeof(path), "index/%s", name);
+	u->metadata += allocated(u->fs, path);
 	return 0;
 }
 
@@ -784,8 +950,7 @@ static void add_pins(struct usage *u)
 	}
 }
 
-static void add_files(
-	struct fs *fs, int64_t *budget_ns, struct fs_store_figures *out, uint64_t *shared)
+static void add_files(struct fs *fs, int64_t *budget_ns, struct fs_store_figures *out)
 {
 	struct inode *inode, *next;
 
@@ -800,19 +965,24 @@ static void add_files(
 		out->data_bytes += f.data_bytes;
 		out->unique_bytes += f.unique_bytes;
 		out->saved_zero_bytes += f.zero_bytes;
-		*shared += f.shared_clone_bytes + f.shared_golden_bytes;
 	}
 }
 
-/* Bytes that layers hold, each once. */
-static uint64_t stored_bytes(struct fs *fs)
+/* Bytes that layers and the pool hold, each once; and those that did not have to be stored because
+ * a block of a layer was found elsewhere. */
+static uint64_t stored_bytes(struct fs *fs, uint64_t *saved)
 {
 	struct layer_entry *entry, *next;
-	uint64_t blocks = 0;
+	struct pool_figures pool;
+	uint64_t blocks = 0, golden = 0;
 
-	HASH_ITER (hh, fs->layers, entry, next)
+	HASH_ITER (hh, fs->layers, entry, next) {
 		blocks += entry->layer->owned_blocks;
-	return blocks * GF_BLOCK_SIZE;
+		golden += entry->layer->golden_blocks;
+	}
+	pool_figures(fs->pool, &pool);
+	*saved = (golden + less_u64(pool.refs, pool.live_slots)) * GF_BLOCK_SIZE;
+	return (blocks + pool.live_slots) * GF_BLOCK_SIZE;
 }
 
 int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
@@ -823,15 +993,18 @@ int fs_store_figures(struct fs *fs, struct fs_store_figures *out)
 int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_figures *out)
 {
 	struct usage u = {.fs = fs};
-	uint64_t shared = 0, stored, total;
+	uint64_t stored, total;
 
 	memset(out, 0, sizeof(*out));
+	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
-	add_files(fs, budget_ns, out, &shared);
+	add_files(fs, budget_ns, out);
 	add_pins(&u);
-	stored = stored_bytes(fs);
+	stored = stored_bytes(fs, &out->saved_dedup_bytes);
 	pthread_rwlock_unlock(&fs->tree);
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
+	fs->io->ops->list(fs->io, "pool", add_pool_file, &u);
+	fs->io->ops->list(fs->io, "index", add_index_file, &u);
 	fs->io->ops->list(fs->io, ".", add_top_file, &u);
 	space_look(fs, &total, &out->free_bytes);
 	out->state = !fs->options.read_only && fs_writable(fs) ? "read-only" :
@@ -839,10 +1012,11 @@ int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_fi
 	out->journal_bytes = allocated(fs, "journal/0");
 	out->golden_bytes = u.pins;
 	out->metadata_bytes = u.metadata;
-	out->physical_bytes = u.data + u.metadata + out->journal_bytes + u.pins - u.shared_pins;
-	/* What is shared is kept once: in a layer, or in the image. */
-	out->saved_clone_bytes = shared > stored - min_u64(stored, out->unique_bytes) ?
-		shared - (stored - min_u64(stored, out->unique_bytes)) : 0;
+	out->pool_bytes = u.pool;
+	out->physical_bytes = u.data + u.pool + u.metadata + out->journal_bytes + u.pins -
+			      u.shared_pins;
+	/* What is shown and not stored was found by content, or is seen through layers. */
+	out->saved_clone_bytes = less_u64(less_u64(out->data_bytes, stored), out->saved_dedup_bytes);
 	/* Nothing stored at all is not the same as nothing saved. */
 	out->ratio = out->data_bytes ?
 		(double)out->data_bytes / max_u64(stored, GF_BLOCK_SIZE) : 1.0;

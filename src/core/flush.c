@@ -16,6 +16,7 @@
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
+#include "store/pool.h"
 
 /* written: what the layer's data had come to when everything up to that number was in place. */
 static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto, uint64_t written)
@@ -82,6 +83,8 @@ static int flush_layer(struct fs *fs, struct layer *layer)
 	if (MUTATED("commit record before the sync of the data"))
 		add_commit(fs, layer, upto, written);
 	r = SITE("flush: sync data before the commit record", layer_sync_data(layer));
+	if (!r)
+		r = SITE("flush: sync the pool before the commit record", pool_sync(fs->pool));
 	if (r) {
 		/* The pages are gone: what was acknowledged may not be what is there. */
 		layer_fail(fs, layer, r, "sync the data");

@@ -67,6 +67,7 @@ struct fs_options {
 	bool verify_reads;
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;
+	uint64_t dedup_memory; /* bytes for the table of content; 0: 256 MiB */
 	struct fs_hooks hooks;
 	/*
 	 * Where golden images come from. images is the live folder (may be NULL: no golden tree);
@@ -341,6 +342,8 @@ int fs_store_figures_quick(
 	X(destaged_blocks, "Blocks moved from the journal to their place") \
 	X(zero_blocks, "Written blocks found to be all zero and not stored") \
 	X(parent_blocks, "Written blocks found equal to what is below and not stored") \
+	X(dedup_golden_blocks, "Written blocks found in a golden image and not stored") \
+	X(dedup_pool_blocks, "Written blocks found in the pool or in another clone") \
 	X(checkpoints, "Checkpoints of maps and catalog") \
 	X(clones_made, "Clones made") \
 	X(checksum_errors, "Blocks found not to be what was written") \
@@ -398,6 +401,11 @@ int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes);
 /* The limit, 0: none, and how much of it is used. */
 int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used);
 
+/* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
+ * what was written lately, and settles. progress (may be NULL) is told bytes, and stops it by true.
+ * -EOPNOTSUPP: dedup is off. */
+int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
+	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Destages and reclaims everything; figures are exact when it returns. */
 int fs_settle(struct fs *fs);
 
@@ -406,6 +414,20 @@ void fs_takeover_served(struct fs *fs);
 /* Gives up removed files that the kernel has closed without our knowing. Call it every two seconds
  * or so from a thread that serves no request; it asks the kernel. */
 void fs_tick(struct fs *fs);
+
+/* What is done in the background that takes long, or was done last. */
+struct fs_background {
+	uint64_t serial; /* counts them, from 1 */
+	const char *kind; /* "index" */
+	char *path;	  /* what it concerns, below the mount point; malloc'ed, owned by the caller */
+	uint64_t done_bytes;
+	uint64_t total_bytes; /* 0: not known yet */
+	bool running;
+	int result; /* when it does not run: 0, or a negative errno */
+};
+/* 0, -ENOENT: nothing yet, or -ENOMEM. */
+int fs_background(struct fs *fs, struct fs_background *work);
+void fs_background_cancel(struct fs *fs, uint64_t serial);
 
 /* 16 bytes. */
 void fs_uuid(struct fs *fs, uint8_t uuid[16]);

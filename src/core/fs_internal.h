@@ -14,6 +14,7 @@
  *   layer.lock, then the locks inside the store
  *   fs.tables    the hash tables by number: a record is applied with the tree not locked when it
  *                concerns content only, and finds its layer and inode then
+ *   fs.index_lock  which content indexes are open; taken last, with anything held
  * Readers of content take none of the upper ones: they enter fs.readers, and whatever they may
  * have found is not reused before they left.
  */
@@ -39,6 +40,9 @@
 #include "store/layer.h"
 #include "store/ops.h"
 #include "store/superblock.h"
+
+struct content_index;
+struct pin_progress;
 
 struct xattr {
 	char *name;
@@ -100,6 +104,9 @@ struct inode {
 	/* Blocks, from the last walk over shared layers (figures.c). fs.figures_lock. */
 	struct {
 		uint64_t frozen_unique;	   /* in frozen layers, seen by this file only */
+		uint64_t pool_unique;	   /* slots that only this file shows, each once */
+		uint64_t pool_self;	   /* further blocks of it that stand in those */
+		uint64_t pool_shared;	   /* blocks in slots that others show too */
 		uint64_t shared_clone;	   /* in frozen layers, seen by others too */
 		uint64_t golden;	   /* of the image, in regions that some layer touches */
 		uint64_t golden_untouched; /* what those regions would show without layers */
@@ -131,6 +138,9 @@ struct golden {
 	_Atomic uint32_t pin; /* enum gf_pin_kind */
 	struct pin_print print;
 	uint64_t refs; /* tree; layers that stand on it */
+	_Atomic int64_t shared; /* SHARED blocks that refer to it, as far as they are counted */
+	atomic_bool was_shared; /* a record in the ring may refer to it */
+	_Atomic uint64_t idle_seq; /* the last record when nothing referred to it, 0: not so */
 	uint64_t counted_refs; /* for assertions; with the gate closed */
 	unsigned users; /* tree; calls that hold on to it beyond the lock */
 	pthread_rwlock_t lock;
@@ -144,6 +154,13 @@ struct golden {
 	pthread_mutex_t check_lock;
 	struct golden_checks *checks; /* check_lock; sums, when reads are checked */
 	bool no_sums;		      /* check_lock; there are none, when it was looked last */
+	struct content_index *index;  /* fs.index_lock; NULL: it is not in fs.indexed */
+	struct golden *index_next;    /* fs.index_lock */
+	atomic_bool index_bad;	      /* it is to be made anew */
+	atomic_bool gone;	      /* no layer stands on it any more */
+	bool index_looked;	      /* golden thread, as the next two; for the file */
+	bool index_missing;
+	unsigned index_tries;
 	UT_hash_handle hh;
 };
 
@@ -171,6 +188,24 @@ struct dead {
 	struct dead *next;
 };
 
+/*
+ * Slots of the pool to which a picture did not refer. A record that does may still be in the ring, and
+ * what follows it there may be torn by the next loss of power: then its block is SHARED again. So they
+ * are free when the tail has passed what there was when the picture was taken.
+ */
+struct dying {
+	struct pool_dying *slots;
+	uint64_t upto; /* the last record of the picture */
+	struct dying *next;
+};
+
+struct examine_progress {
+	bool (*cb)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+	uint64_t done, total; /* bytes */
+	bool stopped;
+};
+
 /* Where the blocks of large writes are verified during recovery. */
 struct commit_point {
 	uint64_t layer;
@@ -184,6 +219,14 @@ struct fs {
 	struct superblock super;
 	struct journal *journal;
 	struct jindex *jindex;
+	struct pool *pool;
+	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
+	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
+	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
+	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
+	_Atomic uint64_t indexes_opened; /* counts content indexes that came to be known */
+	atomic_bool golden_counting; /* not all references to golden images are counted yet */
+	atomic_bool places_lost; /* nor can they be; that was told */
 	struct layer_env env;
 	struct drain readers;
 	uint64_t reserve_bytes;	       /* kept back from clones */
@@ -215,6 +258,7 @@ struct fs {
 	uint8_t boot_found[16]; /* recovery: the last that wrote to the store */
 	uint64_t lost_upto;	/* recovery: the last record that must be there; see journal_lost() */
 	struct journal_mark tail; /* of the last checkpoint; checkpoint only */
+	_Atomic uint64_t tail_seq; /* its number, for anybody */
 
 	/* Background work. */
 	pthread_mutex_t work_lock;
@@ -256,6 +300,18 @@ struct fs {
 	pthread_cond_t golden_work;
 	bool golden_wanted; /* golden_lock */
 	atomic_bool golden_stopping;
+	struct pin_progress *golden_progress; /* while it runs; NULL: none */
+	/* What it does that takes long, and did last: fs_background(). */
+	struct {
+		uint64_t serial; /* golden_lock, as the others; 0: nothing yet */
+		char *path;
+		bool running;
+		bool cancelled;
+		int result;
+		uint64_t golden; /* golden thread; id, 0: it does nothing of the sort */
+	} background;
+	pthread_rwlock_t index_lock; /* taken last; see golden_index.c */
+	struct golden *indexed;	     /* index_lock; those with an open index, last asked first */
 
 	/* Free space below, looked up at most every so often. */
 	_Atomic uint64_t space_free;
@@ -271,7 +327,8 @@ struct fs {
 
 	/* Figures of frozen layers are computed when wanted and kept until something changes. */
 	pthread_mutex_t figures_lock;
-	bool figures_valid;	  /* figures_lock, as the next three */
+	bool figures_valid;	  /* figures_lock, as the next four */
+	bool figures_pool;	  /* the walk counted what stands in the pool, too */
 	uint64_t figures_count;	  /* change_count they belong to */
 	int64_t figures_time_ns;
 	int64_t figures_cost_ns;
@@ -292,6 +349,8 @@ struct fs {
 };
 
 #define COUNT(fs, name, n) atomic_fetch_add_explicit(&(fs)->counters.name, (n), memory_order_relaxed)
+
+struct dedup_state;
 
 /* ---- tree.c: tables in memory ---- */
 
@@ -316,6 +375,13 @@ void tree_layer_get(struct layer *layer);
 /* One reference less; without any the layer dies, and what it stands on loses one. */
 void tree_layer_put(struct fs *fs, struct layer *layer);
 int tree_add_golden(struct fs *fs, const struct gf_op_golden *op);
+/* For layers: the image of a golden id, NULL: there is none; and references of SHARED blocks. */
+struct image *tree_golden_image(void *fs, uint64_t id);
+void tree_golden_ref(void *fs, uint64_t id, int64_t count);
+/* Buries images to which nothing refers any more. No lock is held. */
+void tree_sweep_goldens(struct fs *fs);
+/* Whether there are any, as far as references are counted. */
+bool tree_has_idle_golden(struct fs *fs);
 void tree_free(struct fs *fs);
 /* As fs_path(), with tree held. */
 int tree_path(struct fs *fs, struct inode *inode, char **path);
@@ -501,6 +567,10 @@ struct pinned {
  */
 int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *buf,
 	struct pinned *pinned);
+/* Pins a golden node's bytes, with a record of their own, although nothing stands on them yet. */
+int golden_keep(struct fs *fs, uint64_t ino, uint64_t *id);
+/* A golden node, which stays as long as the caller has a reference, and the device of its file. */
+int golden_device(struct fs *fs, uint64_t ino, struct inode **node, uint64_t *dev);
 /* After the record, with tree held exclusively: keeps or undoes a fresh pin. */
 void golden_pinned(struct fs *fs, struct pinned *pinned, int result);
 /* Keeps it from being freed. NULL: there is none of this id. */
@@ -513,7 +583,32 @@ int golden_switch_to_copy(struct fs *fs, struct golden *golden);
 /* The bytes are not what they were: no clone of it is served any more. */
 void golden_fence(struct fs *fs, struct golden *golden, int why);
 
-/* ---- pin_work.c: copies and sums of pins, in the background ---- */
+/* ---- golden_index.c ---- */
+
+/*
+ * Looks for a block with this hash in all images that are served. 1: block *block of image *id is
+ * likely to be the same; the caller finds the image in the tables, where it may be missing by now,
+ * and compares the bytes. 0: none. Any lock may be held but fs.index_lock and fs.golden_lock.
+ */
+int golden_index_find(struct fs *fs, const struct hash128 *hash, uint64_t *id, uint64_t *block);
+/* Whether there is any to ask. */
+bool golden_index_any(struct fs *fs);
+/* Makes those that are missing, where no thread does (tests). */
+int golden_index_make_all(struct fs *fs);
+/* Opens the index of an image that is held, in place of the one that is open. 0, -ENOENT, -EUCLEAN,
+ * or another -errno. */
+int golden_index_open(struct fs *fs, struct golden *golden);
+/* Makes one, and opens it, in the calling thread. */
+int golden_index_make(struct fs *fs, struct golden *golden);
+void golden_index_close(struct golden *golden);
+/* Golden thread: whether it is to be looked for, or to be made. */
+bool golden_index_is_due(struct fs *fs, struct golden *golden);
+/* Removes the files. */
+void golden_index_remove(struct fs *fs, uint64_t id);
+/* Removes those of images that are not there, and what was not finished. Nothing else runs yet. */
+void golden_index_sweep(struct fs *fs);
+
+/* ---- pin_work.c: copies, sums and indexes of pins, in the background ---- */
 int pin_work_start(struct fs *fs);
 void pin_work_stop(struct fs *fs);
 void pin_work_want(struct fs *fs);
@@ -552,6 +647,15 @@ void remove_orphan_files(struct fs *fs);
  * next one stands elsewhere by now. -EUCLEAN: the next one is damaged, which has been noted.
  */
 int64_t verify_extent(struct fs *fs, const struct extent *x, void *buf, uint64_t block, bool held);
+/* Whether a SHARED block has its bytes where it stands. SHARED_MOVED: it is not SHARED any more, or
+ * its newest version is in the journal. */
+enum shared_verdict { SHARED_RIGHT, SHARED_LOST, SHARED_DAMAGED, SHARED_MOVED };
+enum shared_verdict shared_judge(struct fs *fs, struct layer *layer, uint64_t block);
+/* Whether the file shows any of the blocks in so many places from this one on as SHARED ones. tree is
+ * held. */
+bool inode_shows_place(struct inode *inode, uint64_t place, uint64_t count);
+/* The bytes that stand in a place, one block. */
+int shared_read(struct fs *fs, uint64_t place, uint8_t bytes[GF_BLOCK_SIZE]);
 /* A damaged block was met; damage_report() tells the log. Any lock may be held. */
 void damage_note(struct fs *fs, uint64_t owner, uint64_t block);
 /* Of a golden image, instead of a layer's id. */
@@ -612,6 +716,8 @@ void undo_large(struct fs *fs, const struct undo *undo);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);
+/* Whether another one would give space back that this one could not yet. */
+bool checkpoint_is_owed(struct fs *fs);
 int checkpoint_start(struct fs *fs);
 void checkpoint_stop(struct fs *fs);
 void checkpoint_want(struct fs *fs);
@@ -625,17 +731,24 @@ void checkpoint_pressure(void *fs);
 /* What removing these files frees, without golden images. The numbers are sorted on the way. */
 int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);
 uint64_t figures_blocks(struct fs *fs, struct inode *inode);
+/* Blocks went elsewhere, without a record that says so: what was kept is not right any more. */
+void figures_changed(struct fs *fs);
+/* From now on even those who take what was kept a moment ago get the truth. */
+void figures_expire(struct fs *fs);
 /* Gives up blocks of frozen layers that no file sees any more, in memory. tree is held shared,
  * sharing exclusively, until that is durable. */
 struct forgotten {
 	struct forgotten_block {
 		struct layer *layer;
 		uint64_t block;
+		uint64_t place; /* where it was SHARED; 0: it was OVERLAY */
 	} *blocks; /* malloc'ed, owned by the caller */
 	size_t count;
 	size_t capacity;
 };
 int figures_free_unseen(struct fs *fs, struct forgotten *forgotten);
+/* It is durable: what they referred to is given up, too. */
+void figures_forgotten(struct forgotten *forgotten);
 /* Takes it back, when that could not be made durable. */
 void figures_remember(struct fs *fs, struct forgotten *forgotten);
 

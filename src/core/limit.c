@@ -30,6 +30,7 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "store/pool.h"
 
 #define EXACT_INTERVAL_NS INT64_C(1000000000)
 
@@ -61,6 +62,21 @@ struct usage {
 	size_t count;
 };
 
+/* What stands in the pool: of this layer alone, and with others, who may be within the folder too. */
+static void add_pooled(struct fs *fs, const struct layer *layer, struct usage *u)
+{
+	struct pool_layer_figures f;
+
+	if (!layer->may_share)
+		return;
+	pool_layer_figures(fs->pool, layer->id, &f);
+	if (layer->head_of)
+		u->own += f.exclusive * GF_BLOCK_SIZE;
+	else
+		u->frozen += f.exclusive * GF_BLOCK_SIZE;
+	u->frozen += (f.refs - f.exclusive - f.self_refs) * GF_BLOCK_SIZE;
+}
+
 /* tree (shared) and limit_lock held. */
 static int add_up(struct fs *fs, const struct inode *top, struct usage *u, bool list)
 {
@@ -77,11 +93,13 @@ static int add_up(struct fs *fs, const struct inode *top, struct usage *u, bool 
 		if (!layer || !is_within(fs, inode, top))
 			continue;
 		u->own += atomic_load(&layer->owned_blocks) * GF_BLOCK_SIZE;
+		add_pooled(fs, layer, u);
 		/* Who stands on a layer that was counted stands on counted ones only. */
 		for (layer = layer->parent; layer && layer->limit_stamp != fs->limit_stamp;
 			layer = layer->parent) {
 			layer->limit_stamp = fs->limit_stamp;
 			u->frozen += atomic_load(&layer->owned_blocks) * GF_BLOCK_SIZE;
+			add_pooled(fs, layer, u);
 		}
 		if (list)
 			u->inos[u->count++] = inode->ino;

@@ -24,6 +24,8 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/pool.h"
 
 #define MIN_JOURNAL (1 * MIB)
 
@@ -137,6 +139,7 @@ static int make_store(struct fs *fs)
 		return r;
 	size = max_u64(round_up(size ? size : default_journal_size(fs), 4096), MIN_JOURNAL);
 	r = superblock_generate(&fs->super, size);
+	fs->super.incompat |= GF_INCOMPAT_SHARED;
 	for (size_t i = 0; i < ARRAY_SIZE(folders) && !r; i++)
 		r = fs->io->ops->mkdir(fs->io, folders[i]);
 	if (!r)
@@ -325,6 +328,7 @@ static int load_catalog(struct fs *fs, struct catalog_head *head, bool *fallback
 		return log_error(-EUCLEAN, "the catalog belongs to another store");
 	fs->generation = head->generation;
 	fs->tail = head->tail;
+	atomic_store(&fs->tail_seq, head->tail.seq);
 	fs->next_ino = max_u64(head->next_ino, FS_INO_FIRST);
 	fs->next_layer = max_u64(head->next_layer, 1);
 	fs->next_golden = max_u64(head->next_golden, 1);
@@ -560,6 +564,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlock_init(&fs->sharing, &attr);
 	pthread_rwlock_init(&fs->tables, NULL);
 	pthread_rwlock_init(&fs->tree, &attr);
+	pthread_rwlock_init(&fs->index_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->work_lock, NULL);
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
@@ -577,12 +582,21 @@ static void init_locks(struct fs *fs)
 
 static void destroy(struct fs *fs)
 {
+	while (fs->dying) {
+		struct dying *next = fs->dying->next;
+
+		pool_give_back_dying(fs->pool, fs->dying->slots);
+		free(fs->dying);
+		fs->dying = next;
+	}
 	golden_stop(fs);
 	damage_free(fs);
 	tree_free(fs);
 	requests_free(fs);
+	dedup_stop(fs);
 	journal_close(fs->journal);
 	jindex_free(fs->jindex);
+	pool_free(fs->pool);
 	drain_release(&fs->readers);
 	pthread_cond_destroy(&fs->golden_work);
 	pthread_mutex_destroy(&fs->golden_lock);
@@ -596,6 +610,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
 	pthread_rwlock_destroy(&fs->tree);
+	pthread_rwlock_destroy(&fs->index_lock);
 	pthread_rwlock_destroy(&fs->tables);
 	pthread_rwlock_destroy(&fs->sharing);
 	pthread_rwlock_destroy(&fs->gate);
@@ -613,6 +628,31 @@ static int read_or_make_super(struct fs *fs)
 	return make_store(fs);
 }
 
+static bool something_may_be_shared(const struct fs *fs)
+{
+	const struct layer_entry *entry;
+
+	for (entry = fs->layers; entry; entry = entry->hh.next)
+		if (entry->layer->may_share)
+			return true;
+	return false;
+}
+
+/* Blocks that are SHARED would be lost ones to an older version. */
+static int allow_sharing(struct fs *fs)
+{
+	int r;
+
+	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF ||
+		fs->super.incompat & GF_INCOMPAT_SHARED || fs_writable(fs))
+		return 0;
+	fs->super.incompat |= GF_INCOMPAT_SHARED;
+	r = superblock_write(fs->io, &fs->super);
+	if (!r)
+		r = superblock_complete(fs->io, &fs->super);
+	return r ? log_error(r, "cannot write the superblock") : 0;
+}
+
 int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 {
 	struct fs *fs = calloc(1, sizeof(*fs));
@@ -626,20 +666,34 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	if (io->ops->boot && io->ops->boot(io, fs->boot))
 		memset(fs->boot, 0, sizeof(fs->boot));
 	r = jindex_new(&fs->jindex);
-	fs->env = (struct layer_env){
-		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
-		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
-		.given_up = &fs->given_up};
 	if (!r)
 		r = read_or_make_super(fs);
 	if (!r)
+		r = pool_open(&fs->pool, io);
+	atomic_store(&fs->golden_counting, true);
+	fs->env = (struct layer_env){
+		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
+		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
+		.given_up = &fs->given_up, .pool = fs->pool,
+		.golden = tree_golden_image, .golden_ref = tree_golden_ref, .arg = fs};
+	if (!r)
 		r = recover(fs);
+	if (!r)
+		r = allow_sharing(fs);
+	if (!r)
+		r = dedup_start(fs);
 	if (!r) {
 		space_start(fs);
 		journal_set_pressure(fs->journal, checkpoint_pressure, fs);
 		journal_set_failing(fs->journal, note_journal_failed, fs);
 		r = golden_start(fs);
 	}
+	/* Where nothing is shared that takes no time; otherwise the background does it. There is none
+	 * where nothing is written, and only figures and messages want it. */
+	if (!r && !something_may_be_shared(fs))
+		r = dedup_count(fs);
+	else if (!r && fs->options.read_only)
+		dedup_count(fs);
 	if (!r)
 		r = checkpoint_start(fs);
 	if (r) {
@@ -660,6 +714,8 @@ int fs_close(struct fs *fs)
 	checkpoint_stop(fs);
 	if (!fs->options.read_only) {
 		r = checkpoint_run(fs);
+		for (int i = 0; i < 3 && !r && checkpoint_is_owed(fs); i++)
+			r = checkpoint_run(fs);
 		/* The last one writes what the first made removable, and that all of it is done. */
 		fs->closing = true;
 		if (!r)

@@ -2,7 +2,7 @@
 /*
  * Work on pins that reads whole images: copying one whose pin cannot be a link, and computing the
  * sums by which a linked one is told from a changed one later (image/pin.h), and by which damage is
- * found in all of them.
+ * found in all of them; and the index that finds their blocks by content (golden_index.c).
  *
  * A process of its own does it (pin_process.h). Where it cannot be started the thread does the work
  * itself.
@@ -24,17 +24,38 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "core/pin_process.h"
+#include "store/content_index.h"
 
 #define NOTE_SECONDS 2
+#define INDEX_BYTES 32 /* per block of data: the index, and its temporary file */
 
-static int keep_going(void *arg, uint64_t done, uint64_t total)
+/* A piece of work on one image. */
+struct work {
+	enum pin_process_work what;
+	uint64_t id;
+	int fd; /* of the image, owned */
+	struct pin_print print;
+};
+
+/* Whether what is done now is wanted no more: the daemon ends; and with an index, somebody has
+ * cancelled it, or the image is gone. */
+static int is_cancelled(void *arg)
 {
 	struct fs *fs = arg;
+	bool cancelled, gone;
 
-	return atomic_load(&fs->golden_stopping);
+	if (atomic_load(&fs->golden_stopping) || !fs->background.golden)
+		return atomic_load(&fs->golden_stopping);
+	pthread_mutex_lock(&fs->golden_lock);
+	cancelled = fs->background.cancelled;
+	pthread_mutex_unlock(&fs->golden_lock);
+	pthread_rwlock_rdlock(&fs->tree);
+	gone = !tree_find_golden(fs, fs->background.golden);
+	pthread_rwlock_unlock(&fs->tree);
+	return cancelled || gone;
 }
 
-/* Waits for the process, or ends it when the daemon ends. 0, or its -errno. */
+/* Waits for the process, or ends it when its result is not wanted. 0, or its -errno. */
 static int await_process(struct fs *fs, pid_t pid)
 {
 	struct timespec pause = {.tv_nsec = 50000000};
@@ -42,7 +63,7 @@ static int await_process(struct fs *fs, pid_t pid)
 	pid_t r;
 
 	while ((r = waitpid(pid, &status, WNOHANG)) == 0 || (r < 0 && errno == EINTR)) {
-		if (atomic_load(&fs->golden_stopping))
+		if (is_cancelled(fs))
 			kill(pid, SIGKILL);
 		nanosleep(&pause, NULL);
 	}
@@ -51,39 +72,50 @@ static int await_process(struct fs *fs, pid_t pid)
 	return WIFEXITED(status) ? -WEXITSTATUS(status) : -ECANCELED;
 }
 
-static int work_on(struct fs *fs, enum gf_pin_kind kind, uint64_t id, int fd)
+static int work_on(struct fs *fs, const struct work *work)
 {
-	pid_t pid = pin_process_start(kind == GF_PIN_COPYING ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS,
-		fs->options.store_fd, id, fd);
+	const struct pin_process process = {
+		.work = work->what,
+		.store_fd = fs->options.store_fd,
+		.id = work->id,
+		.source_fd = work->fd,
+		.secret = fs->super.secret,
+		.print = &work->print,
+		.progress = fs->golden_progress,
+	};
+	pid_t pid = pin_process_start(&process);
 
-	if (pid > 0)
-		return await_process(fs, pid);
-	return kind == GF_PIN_COPYING ?
-		pin_copy(fs->options.store_fd, id, fd, keep_going, fs) :
-		pin_sums_make(fs->options.store_fd, id, fd, keep_going, fs);
+	return pid > 0 ? await_process(fs, pid) : pin_process_run(&process, is_cancelled, fs);
+}
+
+/* Describes work on g, which needs its bytes. */
+static bool take_work(struct golden *g, enum pin_process_work what, struct work *work)
+{
+	if (golden_acquire(g))
+		return false;
+	*work = (struct work){.what = what, .id = g->id, .print = g->print,
+		.fd = fcntl(image_raw_fd(g->backing), F_DUPFD_CLOEXEC, 0)};
+	pthread_rwlock_unlock(&g->lock);
+	return work->fd >= 0;
 }
 
 /* One image that needs work: a copy to be made, or one without sums. Only a linked one can be
  * changed by others, but all of them can be damaged. */
-static bool next_work(struct fs *fs, uint64_t *id, enum gf_pin_kind *kind, int *fd)
+static bool next_work(struct fs *fs, struct work *work)
 {
 	struct golden *g, *next;
 	bool found = false;
 
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->goldens, g, next) {
+		const bool copying = g->pin == GF_PIN_COPYING;
+
 		if (found || g->failed || g->worked || g->pin == GF_PIN_FENCED)
 			continue;
 		g->worked = true;
-		if (g->pin != GF_PIN_COPYING && pin_sums_exist(fs->options.store_fd, g->id) == 0)
+		if (!copying && pin_sums_exist(fs->options.store_fd, g->id) == 0)
 			continue;
-		if (golden_acquire(g))
-			continue;
-		*fd = fcntl(image_raw_fd(g->backing), F_DUPFD_CLOEXEC, 0);
-		pthread_rwlock_unlock(&g->lock);
-		*id = g->id;
-		*kind = g->pin;
-		found = *fd >= 0;
+		found = take_work(g, copying ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS, work);
 	}
 	pthread_rwlock_unlock(&fs->tree);
 	return found;
@@ -120,6 +152,158 @@ static void finish_sums(struct fs *fs, uint64_t id)
 	golden_sums_made(g);
 	golden_hold_end(fs, g);
 }
+
+/* ---- content indexes ---- */
+
+/* The first image whose index is due, held; looked: it was looked for before. */
+static struct golden *hold_due(struct fs *fs, bool looked)
+{
+	struct golden *g, *next;
+	uint64_t id = 0;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (!id && g->index_looked == looked && golden_index_is_due(fs, g))
+			id = g->id;
+	pthread_rwlock_unlock(&fs->tree);
+	return id ? golden_hold(fs, id) : NULL;
+}
+
+/* Opens the indexes that there are: that takes moments, and comes before what takes minutes. */
+static void open_indexes(struct fs *fs)
+{
+	struct golden *g;
+
+	while (!atomic_load(&fs->golden_stopping) && (g = hold_due(fs, false))) {
+		int r = golden_index_open(fs, g);
+
+		g->index_looked = true;
+		g->index_missing = r != 0;
+		if (r == -EUCLEAN)
+			log_info("the content index of golden image \"%s\" is damaged or of "
+				 "something else, and is made anew", g->path);
+		golden_hold_end(fs, g);
+	}
+}
+
+/* Whether there is room below for an index and what it takes to make one. */
+static bool has_room(struct fs *fs, int fd)
+{
+	uint64_t total, left;
+	struct stat st;
+
+	if (space_is_tight(fs) || fstat(fd, &st) || space_look(fs, &total, &left))
+		return false;
+	return left / 2 > (uint64_t)st.st_blocks * 512 / GF_BLOCK_SIZE * INDEX_BYTES;
+}
+
+/* One image that has no index, or a damaged one. */
+static bool next_index(struct fs *fs, struct work *work)
+{
+	struct golden *g = hold_due(fs, true);
+	bool found = false;
+
+	if (!g)
+		return false;
+	g->index_tries++;
+	if (take_work(g, PIN_PROCESS_INDEX, work)) {
+		found = has_room(fs, work->fd);
+		if (!found) {
+			close(work->fd);
+			log_warning("there is no room for the content index of golden image "
+				    "\"%s\"", g->path);
+		}
+	}
+	/* Of no use in this life. */
+	if (!found)
+		g->index_tries = UINT32_MAX;
+	golden_hold_end(fs, g);
+	return found;
+}
+
+static void finish_index(struct fs *fs, uint64_t id, int result)
+{
+	struct golden *g = golden_hold(fs, id);
+
+	if (result)
+		content_index_drop_unfinished(fs->io, id);
+	/* Its files were removed when it went, perhaps before this one had its name. */
+	if (!g) {
+		golden_index_remove(fs, id);
+		return;
+	}
+	if (!result)
+		result = golden_index_open(fs, g);
+	g->index_missing = result != 0;
+	if (result)
+		g->index_tries = UINT32_MAX;
+	if (result && result != -ECANCELED)
+		log_error(result, "golden image \"%s\" cannot be indexed by content; what equals it "
+				  "is stored once more", g->path);
+	golden_hold_end(fs, g);
+}
+
+/* ---- what others see of it ---- */
+
+static void begin_background(struct fs *fs, const struct work *work)
+{
+	struct golden *g;
+	char *path = NULL;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	g = tree_find_golden(fs, work->id);
+	if (g && asprintf(&path, "golden/%s", g->path) < 0)
+		path = NULL;
+	pthread_rwlock_unlock(&fs->tree);
+	if (fs->golden_progress) {
+		atomic_store(&fs->golden_progress->done, 0);
+		atomic_store(&fs->golden_progress->total, 0);
+	}
+	MUTEX_GUARD(&fs->golden_lock);
+	free(fs->background.path);
+	fs->background.path = path;
+	fs->background.golden = work->id;
+	fs->background.serial++;
+	fs->background.running = true;
+	fs->background.cancelled = false;
+	fs->background.result = 0;
+}
+
+static void end_background(struct fs *fs, int result)
+{
+	MUTEX_GUARD(&fs->golden_lock);
+	fs->background.golden = 0;
+	fs->background.running = false;
+	fs->background.result = result;
+}
+
+int fs_background(struct fs *fs, struct fs_background *work)
+{
+	MUTEX_GUARD(&fs->golden_lock);
+	*work = (struct fs_background){
+		.serial = fs->background.serial,
+		.kind = "index",
+		.running = fs->background.running,
+		.result = fs->background.result,
+	};
+	if (!work->serial)
+		return -ENOENT;
+	if (fs->golden_progress) {
+		work->done_bytes = atomic_load(&fs->golden_progress->done);
+		work->total_bytes = atomic_load(&fs->golden_progress->total);
+	}
+	work->path = strdup(fs->background.path ? fs->background.path : "");
+	return work->path ? 0 : -ENOMEM;
+}
+
+void fs_background_cancel(struct fs *fs, uint64_t serial)
+{
+	MUTEX_GUARD(&fs->golden_lock);
+	if (fs->background.serial == serial)
+		fs->background.cancelled = true;
+}
+
+/* ---- times of change ---- */
 
 /* A linked image whose time of change is not what the store says, and its id; guarded until now. */
 static bool next_unseen(struct fs *fs, uint64_t *id, int64_t *ctime_ns)
@@ -177,27 +361,40 @@ static void wait_for_work(struct fs *fs)
 	fs->golden_wanted = false;
 }
 
+static void work_until_done(struct fs *fs)
+{
+	struct work work;
+	int r;
+
+	open_indexes(fs);
+	/* What keeps images what they are comes first, also what came up meanwhile. */
+	while (!atomic_load(&fs->golden_stopping) &&
+		(next_work(fs, &work) || next_index(fs, &work))) {
+		if (work.what == PIN_PROCESS_INDEX)
+			begin_background(fs, &work);
+		r = work_on(fs, &work);
+		close(work.fd);
+		if (work.what == PIN_PROCESS_COPY)
+			finish_copy(fs, work.id, r);
+		else if (work.what == PIN_PROCESS_SUMS)
+			finish_sums(fs, work.id);
+		else
+			finish_index(fs, work.id, r);
+		if (work.what == PIN_PROCESS_INDEX)
+			end_background(fs, r);
+		open_indexes(fs);
+	}
+}
+
 static void *work_main(void *arg)
 {
 	struct fs *fs = arg;
 
 	pthread_mutex_lock(&fs->golden_lock);
 	while (!atomic_load(&fs->golden_stopping)) {
-		enum gf_pin_kind kind;
-		uint64_t id;
-		int fd;
-
 		pthread_mutex_unlock(&fs->golden_lock);
 		note_seen(fs);
-		while (!atomic_load(&fs->golden_stopping) && next_work(fs, &id, &kind, &fd)) {
-			int r = work_on(fs, kind, id, fd);
-
-			if (kind == GF_PIN_COPYING)
-				finish_copy(fs, id, r);
-			else
-				finish_sums(fs, id);
-			close(fd);
-		}
+		work_until_done(fs);
 		note_seen(fs);
 		pthread_mutex_lock(&fs->golden_lock);
 		wait_for_work(fs);
@@ -216,8 +413,10 @@ void pin_work_want(struct fs *fs)
 
 int pin_work_start(struct fs *fs)
 {
-	int r = pthread_create(&fs->golden_thread, NULL, work_main, fs);
+	int r;
 
+	fs->golden_progress = pin_progress_new();
+	r = pthread_create(&fs->golden_thread, NULL, work_main, fs);
 	fs->golden_runs = r == 0;
 	return -r;
 }
@@ -232,4 +431,6 @@ void pin_work_stop(struct fs *fs)
 	pthread_mutex_unlock(&fs->golden_lock);
 	pthread_join(fs->golden_thread, NULL);
 	fs->golden_runs = false;
+	pin_progress_free(steal_pointer(&fs->golden_progress));
+	free(steal_pointer(&fs->background.path));
 }

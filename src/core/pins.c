@@ -228,6 +228,7 @@ int golden_init(struct golden *g)
 
 void golden_release(struct golden *g)
 {
+	golden_index_close(g);
 	image_free(g->backing);
 	pthread_rwlock_destroy(&g->lock);
 	pthread_mutex_destroy(&g->sums_lock);
@@ -568,6 +569,61 @@ void golden_pinned(struct fs *fs, struct pinned *pinned, int result)
 	pin_remove(fs->options.store_fd, pinned->id);
 }
 
+int golden_device(struct fs *fs, uint64_t ino, struct inode **node, uint64_t *dev)
+{
+	struct inode *inode;
+	bool found;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	found = inode && inode->kind == GF_KIND_GOLDEN;
+	*node = inode;
+	if (found)
+		*dev = inode->golden_dev;
+	pthread_rwlock_unlock(&fs->tree);
+	return found ? 0 : -ESTALE;
+}
+
+/* The caller has opened the node, so it stays. pin_lock held. */
+static int keep_locked(struct fs *fs, struct inode *inode, uint64_t *id)
+{
+	struct pinned pinned = {0};
+	struct opbuf buf;
+	int r;
+
+	opbuf_init(&buf);
+	r = golden_pin(fs, inode, false, &buf, &pinned);
+	if (!r) {
+		pthread_rwlock_wrlock(&fs->tree);
+		if (pinned.fresh)
+			r = record_commit(fs, &buf, NULL);
+		golden_pinned(fs, &pinned, r);
+		pthread_rwlock_unlock(&fs->tree);
+	}
+	opbuf_release(&buf);
+	*id = pinned.id;
+	return r;
+}
+
+int golden_keep(struct fs *fs, uint64_t ino, uint64_t *id)
+{
+	int64_t room = record_reserve(fs, sizeof(struct gf_op_golden) + GF_PATH_MAX + 8);
+	struct inode *inode;
+	int r = -ESTALE;
+
+	if (room < 0)
+		return room;
+	pthread_mutex_lock(&fs->pin_lock);
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	pthread_rwlock_unlock(&fs->tree);
+	if (inode && inode->kind == GF_KIND_GOLDEN)
+		r = keep_locked(fs, inode, id);
+	pthread_mutex_unlock(&fs->pin_lock);
+	journal_unreserve(fs->journal, room);
+	return r;
+}
+
 const char *fs_golden_format(struct fs *fs, uint64_t ino)
 {
 	uint8_t head[IMAGE_PROBE_HEAD] = {0}, tail[IMAGE_PROBE_TAIL];
@@ -601,11 +657,19 @@ static int sweep_pin(void *arg, const char *name)
 	return 0;
 }
 
+static void sweep_pins(struct fs *fs)
+{
+	fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
+}
+
 int golden_start(struct fs *fs)
 {
 	struct golden *g, *next;
 	int r;
 
+	/* Hints: those of images that are about to go may go at once. */
+	if (!fs->options.read_only)
+		golden_index_sweep(fs);
 	if (fs->options.golden_test || !fs->options.images)
 		return 0;
 	if (!fs->options.read_only) {
@@ -614,7 +678,7 @@ int golden_start(struct fs *fs)
 			return log_error(r, "cannot watch golden images for changes in place");
 	}
 	if (!fs->options.read_only && !fs->dead)
-		fs->io->ops->list(fs->io, "golden", sweep_pin, fs);
+		sweep_pins(fs);
 	/* Linked images are looked at and guarded from the start. */
 	HASH_ITER (hh, fs->goldens, g, next) {
 		/* Recovery may have opened it when there was no guard yet. */

@@ -25,6 +25,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "store/pool.h"
+#include "store/runs.h"
 
 #define MAX_PAUSE_NS 50000000
 #define MAX_PATHS 1000
@@ -88,20 +90,29 @@ static bool stands_on(const struct layer *top, const struct about *about)
 	return top && (about->layer ? top == about->layer : top->golden == about->golden);
 }
 
+static bool is_concerned(const struct about *about, const struct extent *x)
+{
+	return about->shared_only ? x->kind == EXTENT_POOL || x->kind == EXTENT_GOLDEN :
+				    x->kind != EXTENT_ZERO;
+}
+
 /* Whether the file shows any of the blocks as their owner has them. */
 static bool shows(struct inode *inode, const struct about *about)
 {
+	const uint64_t place = place_from_golden(about->golden, about->block);
 	uint64_t last = round_up(atomic_load(&inode->size), GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
 	uint64_t block = about->block, end = min_u64(block + about->count, last);
 	struct layer *top = atomic_load(&inode->layer);
 
+	if (about->golden && inode_shows_place(inode, place, about->count))
+		return true;
 	if (!top || !stands_on(top, about))
 		return false;
 	while (block < end) {
 		struct extent x;
 		int r = layer_resolve(top, block, end - block, false, &x);
 
-		if (about->layer ? x.layer == about->layer && (r || x.kind != EXTENT_ZERO) :
+		if (about->layer ? x.layer == about->layer && (r || is_concerned(about, &x)) :
 				   !r && x.kind == EXTENT_IMAGE)
 			return block * GF_BLOCK_SIZE < x.limit;
 		block += max_u64(x.count, 1);
@@ -308,11 +319,42 @@ static int note_page(void *arg, uint32_t region, uint32_t generation)
 	return 0;
 }
 
+/* The list of a region's runs, of which its page says how many there are. */
+static int scrub_list(struct scrub *s, struct layer *layer, struct page_ref ref, uint32_t count,
+	const uint8_t states[GF_STATE_BYTES])
+{
+	size_t len = runs_length(min_u64(count, GF_REGION_BLOCKS));
+	CLEANUP_FREE void *buf = malloc(len);
+	struct runs runs = {0};
+	char path[40];
+	uint64_t place = 0;
+	int r = buf ? layer_read_list(layer, ref.region, ref.generation, buf, len, &place) : -ENOMEM;
+	struct about about = {.severity = CHECK_DAMAGE, .structure = "map", .place = path,
+		.offset = place, .length = len, .layer = layer,
+		.block = (uint64_t)ref.region * GF_REGION_BLOCKS, .count = GF_REGION_BLOCKS,
+		.shared_only = true, .unseen_is_note = true, .advice = lost_advice};
+
+	if (!r)
+		r = runs_decode(&runs, buf, len, layer->id, ref.region, ref.generation, count, states);
+	runs_release(&runs);
+	s->report->bytes_read += len;
+	if (!r || r == -ENOMEM)
+		return r;
+	snprintf(path, sizeof(path), "layer/%" PRIu64 ".loc", layer->id);
+	if (layer_rewrite_page(layer, ref.region)) {
+		s->rewrite = true;
+		return scrub_repaired(s, &about, "the list of region %u is damaged", ref.region);
+	}
+	return scrub_find(s, &about, "the list of region %u is damaged: nobody knows where its "
+		"shared blocks stand", ref.region);
+}
+
 static int scrub_page(struct scrub *s, struct layer *layer, struct page_ref ref)
 {
 	uint8_t page[sizeof(struct gf_disk_page)], states[GF_STATE_BYTES];
 	char path[40];
 	uint64_t place;
+	uint32_t runs = 0;
 	int r = layer_read_page(layer, ref.region, ref.generation, page, &place);
 	struct about about = {.severity = CHECK_DAMAGE, .structure = "map", .place = path,
 		.offset = place, .length = sizeof(page), .layer = layer,
@@ -320,9 +362,9 @@ static int scrub_page(struct scrub *s, struct layer *layer, struct page_ref ref)
 		.advice = lost_advice};
 
 	if (!r)
-		r = page_decode(page, layer->id, ref.region, ref.generation, states);
+		r = page_decode(page, layer->id, ref.region, ref.generation, states, &runs);
 	if (!r)
-		return 0;
+		return runs ? scrub_list(s, layer, ref, runs, states) : 0;
 	snprintf(path, sizeof(path), "layer/%" PRIu64 ".map", layer->id);
 	if (layer_rewrite_page(layer, ref.region)) {
 		s->rewrite = true;
@@ -341,6 +383,9 @@ static int scrub_map(struct scrub *s, struct layer *layer)
 
 	snprintf(path, sizeof(path), "layer/%" PRIu64 ".map", layer->id);
 	if (list.count)
+		media_forget(s->fs->io, path);
+	snprintf(path, sizeof(path), "layer/%" PRIu64 ".loc", layer->id);
+	if (list.count && layer->may_share)
 		media_forget(s->fs->io, path);
 	for (size_t i = 0; i < list.count && !r; i++)
 		r = scrub_page(s, layer, list.refs[i]);
@@ -460,8 +505,11 @@ static uint64_t bytes_to_read(struct fs *fs)
 {
 	struct layer_entry *entry, *next;
 	struct golden *g, *next_golden;
-	uint64_t bytes = 0;
+	struct pool_figures pool;
+	uint64_t bytes;
 
+	pool_figures(fs->pool, &pool);
+	bytes = pool.live_slots * GF_BLOCK_SIZE;
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->layers, entry, next)
 		bytes += entry->layer->overlay_blocks * GF_BLOCK_SIZE;
@@ -490,9 +538,12 @@ int scrub_run(struct fs *fs, const struct scrub_options *options, struct check_r
 	if (!r && !fs_writable(fs))
 		checkpoint_run(fs);
 	if (!r)
+		r = scrub_pool(&s);
+	if (!r)
 		r = scrub_layers(&s);
 	if (!r)
 		r = scrub_goldens(&s);
+	slot_set_release(&s.bad_slots);
 	atomic_store(&fs->scrubbing, false);
 	damage_report(fs);
 	return r;

@@ -3,8 +3,8 @@
  * Looking for damage in a store that is in use.
  *
  * A scrub reads what is on the disk, not what is cached of it: superblock, both copies of the
- * catalog, the live part of the journal, all map pages, every block at rest of every layer, and the
- * golden images that have sums. Guests go on meanwhile; it steps back while they are busy.
+ * catalog, the live part of the journal, all map pages and lists of places, the pool, every block at
+ * rest of every layer, and the golden images that have sums. Guests go on meanwhile; it steps back while they are busy.
  *
  * Where memory still has what the disk lost (metadata, cached blocks), it is written anew. A block
  * that may be old or new after a power loss gets the checksum of what is there. Anything else that

@@ -202,10 +202,15 @@ static bool is_at_rest(const struct region_view *view, uint32_t i)
 	       !(view->journaled[i / 8] >> (i % 8) & 1);
 }
 
-static bool is_lost(const struct region_view *view, uint32_t i)
+static bool is_shared(const struct region_view *view, uint32_t i)
 {
 	return states_get(view->states, i) == GF_SHARED &&
 	       !(view->journaled[i / 8] >> (i % 8) & 1);
+}
+
+static bool is_lost(struct walk *w, const struct region_view *view, uint64_t base, uint32_t i)
+{
+	return is_shared(view, i) && (view->lost || layer_is_lost(w->layer, base + i));
 }
 
 /* Whether the page of which nothing is known is still there, and so was named already. */
@@ -216,7 +221,58 @@ static bool page_was_named(struct walk *w, uint32_t region, const struct region_
 
 	return view->lost &&
 	       (layer_read_page(w->layer, region, view->generation, page, &place) ||
-		       page_decode(page, w->layer->id, region, view->generation, states));
+		       page_decode(page, w->layer->id, region, view->generation, states, NULL));
+}
+
+static int tell_bad_shared(struct walk *w, uint64_t block, uint64_t count, const char *why)
+{
+	char path[40];
+
+	file_name(path, w->layer, "data");
+	return scrub_find(w->s, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
+		.place = path, .offset = block * GF_BLOCK_SIZE, .length = count * GF_BLOCK_SIZE,
+		.layer = w->layer, .block = block, .count = count, .shared_only = true,
+		.unseen_is_note = true,
+		.advice = "restore the file from a backup, or write these blocks anew in the guest"},
+		"%" PRIu64 " shared block%s %s", count, count == 1 ? " is" : "s are", why);
+}
+
+/* Why the place of a block is no good. NULL: it is, or the block changed meanwhile. */
+static const char *judge_shared(struct walk *w, uint64_t block, uint64_t place)
+{
+	bool lose;
+	const char *why = place ?
+		place_is_bad(w->s->fs, &w->s->bad_slots, place, &lose) : NULL;
+
+	/* A slot may have become free and another one since the pool was looked at. */
+	if (!why || shared_judge(w->s->fs, w->layer, block) != SHARED_DAMAGED)
+		return NULL;
+	damage_note(w->s->fs, w->layer->id, block);
+	return why;
+}
+
+/* Blocks that are SHARED: in a place that has their bytes? */
+static int scrub_shared(struct walk *w, uint32_t region, const struct region_view *view)
+{
+	CLEANUP_FREE uint64_t *places = malloc(GF_REGION_BLOCKS * sizeof(*places));
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS, first = base, count = 0;
+	const char *why = NULL;
+	int r = places ? 0 : -ENOMEM;
+
+	if (!r && layer_read_places(w->layer, base, places, GF_REGION_BLOCKS))
+		return 0; /* its page was named already */
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
+		const char *is = is_shared(view, i) ? judge_shared(w, base + i, places[i]) : NULL;
+
+		if (is != why || first + count != base + i) {
+			r = why ? tell_bad_shared(w, first, count, why) : 0;
+			first = base + i;
+			count = 0;
+			why = is;
+		}
+		count++;
+	}
+	return r || !why ? r : tell_bad_shared(w, first, count, why);
 }
 
 /* Blocks that a repair gave up, or that stood on a page which was damaged and written anew. */
@@ -229,9 +285,9 @@ static int tell_lost(struct walk *w, uint32_t region, const struct region_view *
 	file_name(path, w->layer, "data");
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
-		if (!is_lost(view, i))
+		if (!is_lost(w, view, base, i))
 			continue;
-		while (i + n < GF_REGION_BLOCKS && is_lost(view, i + n))
+		while (i + n < GF_REGION_BLOCKS && is_lost(w, view, base, i + n))
 			n++;
 		r = scrub_find(w->s, &(struct about){.severity = CHECK_DAMAGE, .structure = "data",
 			.place = path, .offset = (base + i) * GF_BLOCK_SIZE,
@@ -258,6 +314,8 @@ static int scrub_region(struct walk *w, uint32_t region)
 		return 0; /* its page was named already */
 	if (!page_was_named(w, region, view))
 		r = tell_lost(w, region, view);
+	if (!r && !view->lost && w->layer->may_share)
+		r = scrub_shared(w, region, view);
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
 		if (!is_at_rest(view, i))

@@ -14,6 +14,7 @@ struct scrub {
 	uint64_t done, total; /* bytes */
 	uint64_t seen_ops;    /* requests of clients, when it was looked last */
 	uint64_t checkpoints; /* made by this process before */
+	struct slot_set bad_slots;
 	bool rewrite; /* something that the next checkpoints write anew is damaged on the disk */
 };
 
@@ -40,6 +41,8 @@ int scrub_repaired(struct scrub *s, const struct about *about, const char *fmt, 
 /* Says how far it is and steps back when clients are busy. took_ns: how long the last piece took. */
 int scrub_progress(struct scrub *s, uint64_t bytes, int64_t took_ns);
 
+/* Before the layers, which tell whom it concerns. */
+int scrub_pool(struct scrub *s);
 int scrub_layers(struct scrub *s);
 int scrub_goldens(struct scrub *s);
 

@@ -51,15 +51,19 @@ struct layer *tree_find_layer(struct fs *fs, uint64_t id)
 	return layer;
 }
 
+/* Dedup asks with blocks locked: without the tree's lock. Who takes a layer out of the table looks
+ * at its users afterwards. */
 struct layer *layer_hold(struct fs *fs, uint64_t id)
 {
+	struct layer_entry *entry;
 	struct layer *layer;
 
-	pthread_rwlock_rdlock(&fs->tree);
-	layer = tree_find_layer(fs, id);
+	pthread_rwlock_rdlock(&fs->tables);
+	HASH_FIND(hh, fs->layers, &id, sizeof(id), entry);
+	layer = entry ? entry->layer : NULL;
 	if (layer)
 		atomic_fetch_add(&layer->users, 1);
-	pthread_rwlock_unlock(&fs->tree);
+	pthread_rwlock_unlock(&fs->tables);
 	return layer;
 }
 
@@ -300,16 +304,105 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 	atomic_fetch_add(&fs->given_up, 1);
 }
 
+/* Whether a layer, a block that is SHARED, or a record in the ring refers to it. */
+static bool is_needed(struct fs *fs, struct golden *golden)
+{
+	uint64_t last = journal_last_seq(fs->journal);
+
+	if (golden->refs || golden->users || atomic_load(&golden->shared)) {
+		golden->idle_seq = 0;
+		return true;
+	}
+	if (!atomic_load(&golden->was_shared))
+		return false;
+	/* As with slots of the pool (struct dying). */
+	if (!golden->idle_seq)
+		golden->idle_seq = last;
+	return golden->idle_seq >= atomic_load(&fs->tail_seq);
+}
+
+/* When nothing refers to it; otherwise a checkpoint looks again. */
+static void bury_golden(struct fs *fs, struct golden *golden)
+{
+	bool needed;
+
+	if (atomic_load(&fs->golden_counting))
+		return;
+	pthread_rwlock_wrlock(&fs->tables);
+	needed = is_needed(fs, golden);
+	if (!needed)
+		HASH_DELETE(hh, fs->goldens, golden);
+	pthread_rwlock_unlock(&fs->tables);
+	if (!needed) {
+		atomic_store(&golden->gone, true);
+		bury(fs, NULL, golden);
+	}
+}
+
+void tree_sweep_goldens(struct fs *fs)
+{
+	struct golden *golden, *next;
+
+	pthread_rwlock_wrlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, golden, next)
+		bury_golden(fs, golden);
+	pthread_rwlock_unlock(&fs->tree);
+}
+
+bool tree_has_idle_golden(struct fs *fs)
+{
+	struct golden *golden, *next;
+	bool idle = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->goldens, golden, next)
+		idle |= !golden->refs && !atomic_load(&golden->shared);
+	pthread_rwlock_unlock(&fs->tree);
+	return idle;
+}
+
+static struct golden *find_golden_in_tables(struct fs *fs, uint64_t id)
+{
+	struct golden *golden;
+
+	HASH_FIND(hh, fs->goldens, &id, sizeof(id), golden);
+	return golden;
+}
+
+struct image *tree_golden_image(void *arg, uint64_t id)
+{
+	struct golden *golden;
+	struct fs *fs = arg;
+
+	pthread_rwlock_rdlock(&fs->tables);
+	golden = find_golden_in_tables(fs, id);
+	pthread_rwlock_unlock(&fs->tables);
+	return golden ? &golden->image : NULL;
+}
+
+void tree_golden_ref(void *arg, uint64_t id, int64_t count)
+{
+	struct golden *golden;
+	struct fs *fs = arg;
+
+	pthread_rwlock_rdlock(&fs->tables);
+	golden = find_golden_in_tables(fs, id);
+	if (golden) {
+		atomic_fetch_add(&golden->shared, count);
+		atomic_store(&golden->was_shared, true);
+		/* A record that says so may follow: what was noted before tells nothing any more. */
+		if (count > 0)
+			atomic_store(&golden->idle_seq, 0);
+	}
+	pthread_rwlock_unlock(&fs->tables);
+}
+
 static void golden_put(struct fs *fs, uint64_t id)
 {
 	struct golden *golden = tree_find_golden(fs, id);
 
-	if (!golden || --golden->refs)
-		return;
-	pthread_rwlock_wrlock(&fs->tables);
-	HASH_DELETE(hh, fs->goldens, golden);
-	pthread_rwlock_unlock(&fs->tables);
-	bury(fs, NULL, golden);
+	if (golden && --golden->refs == 0)
+		bury_golden(fs, golden);
 }
 
 void tree_layer_put(struct fs *fs, struct layer *layer)

@@ -59,6 +59,13 @@ static void mend_sums(struct fs *fs, struct layer *layer, uint64_t block, uint64
 	}
 }
 
+/* What is said again with its bytes, block by block: all but what is in place or nowhere. */
+static bool needs_bytes(const struct extent *x, const struct layer *layer)
+{
+	return x->layer == layer && (x->kind == EXTENT_JOURNAL || x->kind == EXTENT_POOL ||
+					    x->kind == EXTENT_GOLDEN);
+}
+
 /* What one run of blocks is, as ops. */
 static int add_run(struct fs *fs, struct layer *layer, uint64_t block, const struct extent *x,
 	bool placed, struct opbuf *buf)
@@ -67,7 +74,7 @@ static int add_run(struct fs *fs, struct layer *layer, uint64_t block, const str
 		return add_clear(layer, block, x->count, GF_PARENT, buf);
 	if (x->kind == EXTENT_ZERO)
 		return add_clear(layer, block, x->count, GF_ZERO, buf);
-	if (x->kind == EXTENT_JOURNAL || !placed)
+	if (needs_bytes(x, layer) || !placed)
 		return add_block(fs, layer, block, buf);
 	mend_sums(fs, layer, block, x->count);
 	return 0;
@@ -128,7 +135,7 @@ void undo_large(struct fs *fs, const struct undo *undo)
 
 		r = layer_resolve(layer, block, count, false, &x);
 		/* A record has room for some blocks only; and edges are not like the rest. */
-		if (!r && (x.kind == EXTENT_JOURNAL || !placed))
+		if (!r && (needs_bytes(&x, layer) || !placed))
 			x.count = 1;
 		else if (!r)
 			x.count = min_u64(x.count, undo->large_last - block);

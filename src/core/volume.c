@@ -29,6 +29,9 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/dedup.h"
+#include "store/pool.h"
+#include "store/runs.h"
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
@@ -61,6 +64,12 @@ static int64_t read_extent(struct fs *fs, const struct extent *x, void *buf, uin
 	case EXTENT_JOURNAL:
 		INVARIANT(2, journal_holds(fs->journal, x->pos, len));
 		r = journal_read(fs->journal, x->pos, buf, len);
+		break;
+	case EXTENT_POOL:
+		r = pool_read(fs->pool, x->pos, buf, x->count);
+		break;
+	case EXTENT_GOLDEN:
+		r = x->image->ops->read(x->image, buf, len, x->pos * GF_BLOCK_SIZE);
 		break;
 	}
 	if (!r && (how & READ_CHECKED))
@@ -211,6 +220,8 @@ struct job {
 	uint8_t *tail;	     /* merged last block, when partial and another than the first */
 	uint32_t *sums;	     /* of the large part */
 	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
+	uint64_t *places; /* of the large part: where SHARED ones stand */
+	bool settled;	     /* references to the places are the layer's */
 	struct opbuf ops;
 	int64_t time_ns;
 	uint64_t size; /* of the file afterwards */
@@ -220,10 +231,14 @@ struct job {
 
 static void job_release(struct job *job)
 {
+	for (uint64_t i = 0; job->places && !job->settled && i < job->large_last - job->large_first; i++)
+		if (job->places[i])
+			layer_unref_place(job->layer, job->places[i]);
 	free(job->head);
 	free(job->tail);
 	free(job->sums);
 	free(job->kinds);
+	free(job->places);
 	opbuf_release(&job->ops);
 }
 
@@ -328,16 +343,56 @@ static int job_classify(struct job *job)
 	return 0;
 }
 
+/* Of what would be stored, what stands somewhere already. */
+static int job_share(struct job *job)
+{
+	uint64_t count = job->large_last - job->large_first;
+	const uint8_t *data = job_bytes(job, job->large_first * GF_BLOCK_SIZE);
+	struct dedup d;
+
+	dedup_begin(&d, job->fs, job->layer, job->first, job->end - 1);
+	if (!d.enabled)
+		return 0;
+	job->places = calloc(count, sizeof(*job->places));
+	if (!job->places)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < count; i++)
+		if (job->kinds[i] == GF_OVERLAY &&
+			dedup_find(&d, data + i * GF_BLOCK_SIZE, job->sums[i], &job->places[i]))
+			job->kinds[i] = GF_SHARED;
+	dedup_end(&d);
+	return 0;
+}
+
 /* ---- writing: the record ---- */
 
-/* Length of the run of equal kinds at i. */
+/* Length of the run of equal kinds at i; of SHARED ones, as far as they follow each other in their
+ * place. */
 static uint64_t kind_run(const struct job *job, uint64_t i, uint64_t count)
 {
 	uint64_t n = 1;
 
-	while (i + n < count && job->kinds[i + n] == job->kinds[i])
+	while (i + n < count && job->kinds[i + n] == job->kinds[i] &&
+		(job->kinds[i] != GF_SHARED ||
+			place_follows(job->places[i + n - 1], job->places[i + n])))
 		n++;
 	return n;
+}
+
+static void add_share_op(struct job *job, uint64_t i, uint64_t n)
+{
+	struct gf_op_share *op;
+
+	if (!OPBUF_ADD(&job->ops, GF_OP_SHARE, 0, op, n * sizeof(uint32_t)))
+		return;
+	op->blocks.ino = job->inode->ino;
+	op->blocks.layer = job->layer->id;
+	op->blocks.block = job->large_first + i;
+	op->blocks.count = n;
+	op->blocks.size = job->size;
+	op->blocks.time_ns = job->time_ns;
+	op->place = job->places[i];
+	memcpy(op + 1, job->sums + i, n * sizeof(uint32_t));
 }
 
 static void add_large_op(struct job *job, uint64_t i, uint64_t n)
@@ -414,6 +469,8 @@ static int job_build(struct job *job)
 		n = kind_run(job, i, count);
 		if (job->kinds[i] == GF_OVERLAY)
 			add_large_op(job, i, n);
+		else if (job->kinds[i] == GF_SHARED)
+			add_share_op(job, i, n);
 		else
 			add_clear_op(job, i, n);
 	}
@@ -430,7 +487,7 @@ static size_t ops_bound(size_t len)
 	if (blocks < LARGE_BLOCKS + 3)
 		return sizeof(struct gf_op_blocks) + blocks * GF_BLOCK_SIZE;
 	return 4 * (sizeof(struct gf_op_blocks) + GF_BLOCK_SIZE) +
-	       blocks * (sizeof(struct gf_op_blocks) + 8);
+	       blocks * (sizeof(struct gf_op_share) + 8);
 }
 
 /* ---- writing: carrying out ---- */
@@ -561,7 +618,14 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 	for (uint64_t i = 0; i < count && !r; i += n) {
 		n = kind_run(job, i, count);
 		INVARIANT(2, job->placed);
-		r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
+		if (job->kinds[i] == GF_SHARED)
+			r = layer_set_shared(job->layer, job->large_first + i, n, job->places + i);
+		else
+			r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
+		if (job->kinds[i] == GF_OVERLAY)
+			dedup_note(job->fs, job->layer, job->large_first + i, job->sums + i, n);
+		if (job->kinds[i] == GF_OVERLAY)
+			dedup_owe(job->fs, job->layer, job->large_first + i, n);
 		if (job->kinds[i] == GF_ZERO)
 			COUNT(job->fs, zero_blocks, n);
 		else if (job->kinds[i] == GF_PARENT)
@@ -623,6 +687,7 @@ static int job_commit_locked(struct job *job)
 		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
 		return r;
+	job->settled = true;
 	r = settle_states(job, seq, ops_pos);
 	/* The journal says it and memory does not: nothing may be built on that. */
 	if (r)
@@ -640,6 +705,8 @@ static int job_run_locked(struct job *job)
 	r = job_merge(job);
 	if (!r && large)
 		r = job_classify(job);
+	if (!r && large)
+		r = job_share(job);
 	if (r)
 		return r;
 	job->time_ns = now_ns();
@@ -727,7 +794,7 @@ static uint64_t bytes_missing(struct fs *fs, struct inode *inode, uint64_t off, 
 
 		if (layer_resolve(layer, block, end - block, false, &x))
 			break; /* whoever writes will meet the error */
-		if (x.layer != layer || x.kind == EXTENT_ZERO)
+		if (x.layer != layer || (x.kind != EXTENT_DATA && x.kind != EXTENT_JOURNAL))
 			missing += x.count * GF_BLOCK_SIZE;
 		block += x.count;
 	}

@@ -62,6 +62,7 @@ static int open_core(struct worker *worker, const struct worker_hooks *hooks,
 		.read_only = config->read_only,
 		.verify_reads = config->verify_reads,
 		.dedup = (enum fs_dedup)config->dedup,
+		.dedup_memory = config->dedup_memory,
 		.hooks = {.invalidate = fuse_server_invalidate,
 			.is_known = fuse_server_is_known,
 			.keep = fuse_server_keep,
@@ -162,6 +163,7 @@ int worker_serve(struct worker *worker, int fuse_fd, struct failure *failure)
 void worker_tick(struct worker *worker)
 {
 	fuse_server_tick(worker->server);
+	service_tick(worker->service);
 }
 
 void worker_stop(struct worker *worker)

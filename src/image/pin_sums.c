@@ -7,9 +7,8 @@
  * They cost one pass over the data, made in the background after the first clone, and 8 bytes per
  * MiB. Holes cost nothing: a chunk without data has the sum 0, as has one that is all zeros.
  *
- * The pass must not push what guests use out of the page cache, hence RWF_DONTCACHE where the
- * kernel knows it. The file is a hint: it is replaced whole, and when it is damaged it is as if it
- * did not exist.
+ * The pass must not push what guests use out of the page cache. The file is a hint: it is replaced
+ * whole, and when it is damaged it is as if it did not exist.
  */
 #include "image/pin.h"
 
@@ -18,7 +17,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -26,10 +24,6 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "image/pin_file.h"
-
-#ifndef RWF_DONTCACHE
-#define RWF_DONTCACHE 0x80
-#endif
 
 static uint64_t chunks_of(uint64_t size)
 {
@@ -54,19 +48,6 @@ uint64_t pin_chunk_sum(const void *chunk, size_t len)
 	return sum ? sum : 1;
 }
 
-/* Reads len bytes without leaving them in the page cache, if that is possible. */
-static int read_past_cache(int fd, void *buf, size_t len, uint64_t off)
-{
-	struct iovec iov = {.iov_base = buf, .iov_len = len};
-	ssize_t n = len ? preadv2(fd, &iov, 1, (off_t)off, RWF_DONTCACHE) : 0;
-
-	if (n < 0)
-		n = 0; /* not supported, or an error that the plain read will meet again */
-	if ((size_t)n == len)
-		return 0;
-	return fd_pread_full(fd, (char *)buf + n, len - (size_t)n, off + (uint64_t)n);
-}
-
 /* Reads only what is data: going through holes costs as much as reading zeros. */
 static int read_chunk(int fd, uint8_t *buf, size_t len, uint64_t off)
 {
@@ -76,7 +57,7 @@ static int read_chunk(int fd, uint8_t *buf, size_t len, uint64_t off)
 	while (rc == 0 && pos < off + len) {
 		rc = fd_next_data(fd, pos, &start, &end);
 		if (rc == -EINVAL || rc == -EOPNOTSUPP)
-			return read_past_cache(fd, buf, len, off);
+			return fd_pread_past_cache(fd, buf, len, off);
 		if (rc < 0 && rc != -ENXIO)
 			return rc;
 		if (rc == -ENXIO)
@@ -84,7 +65,7 @@ static int read_chunk(int fd, uint8_t *buf, size_t len, uint64_t off)
 		start = min_u64(start, off + len);
 		end = min_u64(end, off + len);
 		memset(buf + (pos - off), 0, (size_t)(start - pos));
-		rc = read_past_cache(fd, buf + (start - off), (size_t)(end - start), start);
+		rc = fd_pread_past_cache(fd, buf + (start - off), (size_t)(end - start), start);
 		pos = end;
 	}
 	return rc;

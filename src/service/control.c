@@ -42,6 +42,7 @@ static const struct {
 	{"top", "all", control_top},
 	{"settle", "background", control_settle},
 	{"scrub", "background", control_scrub},
+	{"dedup", "paths", control_dedup},
 	{"limit", "path bytes", control_limit},
 	{"upgrade", "binary own ticket", control_upgrade},
 	{"job-list", "", control_job_list},

@@ -18,6 +18,8 @@ struct service {
 	struct service_info info; /* its strings are owned */
 	struct jobs *jobs;
 	int64_t started_ns; /* CLOCK_MONOTONIC */
+	/* Background work (background.c): when it was last looked at, and of the last job. */
+	_Atomic uint64_t seen, followed;
 
 	/* The store's figures as top tells them (control_top.c). */
 	pthread_mutex_t top_lock;
@@ -86,6 +88,7 @@ int control_df(struct request *rq);
 int control_top(struct request *rq);
 int control_settle(struct request *rq);
 int control_scrub(struct request *rq);
+int control_dedup(struct request *rq);
 int control_limit(struct request *rq);
 int control_upgrade(struct request *rq);
 int control_job_list(struct request *rq);

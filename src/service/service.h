@@ -64,6 +64,10 @@ struct service_info {
 int service_new(struct service **service, struct fs *fs, const struct service_info *info);
 void service_free(struct service *service);
 
+/* Makes jobs of what the file system does on its own for longer than a moment. Call it every second
+ * or so, from one thread. */
+void service_tick(struct service *service);
+
 /* The virtual tree: FS_INO_VIRTUAL is the folder .goldfs, its files follow. */
 int service_lookup(struct service *service, uint64_t parent, const char *name,
 	struct fs_attr *attr);

@@ -86,6 +86,7 @@ void layer_free(struct layer *l)
 	free(l->leaves);
 	layer_forget_large_failures(l, UINT64_MAX);
 	free(l->marks);
+	free(l->uses);
 	free(l->suspects);
 	while (l->punches) {
 		struct punch *next = l->punches->next;
@@ -150,8 +151,7 @@ struct region *layer_make_region_locked(struct layer *l, uint32_t number)
 	return &l->leaves[leaf][number % LEAF_REGIONS];
 }
 
-/* A region ready to be changed: made, loaded, and counted as dirty. */
-static int writable_region_locked(struct layer *l, uint32_t number, struct region **region)
+int layer_writable_region_locked(struct layer *l, uint32_t number, struct region **region)
 {
 	struct region *r = layer_make_region_locked(l, number);
 
@@ -196,8 +196,7 @@ static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct exte
 			x->kind = EXTENT_ZERO;
 			return 1;
 		case GF_SHARED:
-			return log_error(-EUCLEAN, "block %" PRIu64 " of layer %" PRIu64 " is lost to "
-				"damage; write it anew, or restore the clone", block, l->id);
+			return layer_shared_run_locked(l, number, r, i, x);
 		}
 	}
 	if (!jindex_get(l->env->jindex, l->id, block, &entry))
@@ -289,24 +288,16 @@ static void note_given_up_locked(struct layer *l, const struct region *r, uint64
 	}
 }
 
-static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
+int layer_put_state_locked(struct layer *l, uint32_t number, struct region *r, uint32_t first,
 	uint32_t count, enum gf_state state)
 {
 	uint64_t base = (uint64_t)number * GF_REGION_BLOCKS;
-	struct region *r;
-	uint32_t owned, overlay, fresh;
+	uint32_t owned = count_owned(r, first, count);
+	uint32_t overlay = region_count(r, first, count, GF_OVERLAY);
+	uint32_t fresh = count_fresh(r, first, count);
 	int e;
 
-	if (state == GF_PARENT && !layer_find_region_locked(l, number))
-		return 0;
-	e = writable_region_locked(l, number, &r);
-	if (e)
-		return e;
-	owned = count_owned(r, first, count);
-	overlay = region_count(r, first, count, GF_OVERLAY);
-	fresh = count_fresh(r, first, count);
-	/* What is lost keeps its bytes: somebody may still tell something from them. */
-	if (state != GF_OVERLAY && state != GF_SHARED && overlay)
+	if (state != GF_OVERLAY && overlay)
 		note_given_up_locked(l, r, base, first, count);
 	e = region_put(r, first, count, state);
 	if (e)
@@ -325,6 +316,20 @@ static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t
 	return 0;
 }
 
+static int set_state_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
+	uint32_t count, enum gf_state state)
+{
+	struct region *r;
+	int e;
+
+	if (state == GF_PARENT && !layer_find_region_locked(l, number))
+		return 0;
+	e = layer_writable_region_locked(l, number, &r);
+	if (!e)
+		e = layer_leave_shared_locked(l, number, r, first, count);
+	return e ? e : layer_put_state_locked(l, number, r, first, count, state);
+}
+
 int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_state state)
 {
 	MUTEX_GUARD(&l->lock);
@@ -341,6 +346,29 @@ int layer_set_state(struct layer *l, uint64_t block, uint64_t count, enum gf_sta
 	return 0;
 }
 
+/*
+ * Blocks that are SHARED and get a newer version in the ring give their references up now: figures
+ * would count both. Whatever a page says of them from now on, the ring covers it until they are
+ * destaged; and the old place stays until a checkpoint has made the record durable.
+ */
+static int end_sharing_locked(struct layer *l, uint32_t number, struct region *r, uint32_t first,
+	uint32_t count)
+{
+	int e;
+
+	if (!region_count(r, first, count, GF_SHARED))
+		return 0;
+	e = region_materialize(r);
+	if (!e)
+		e = layer_leave_shared_locked(l, number, r, first, count);
+	for (uint32_t i = first; i < first + count && !e; i++)
+		if (region_state(r, i) == GF_SHARED)
+			region_put(r, i, 1, GF_ZERO);
+	r->dirty = true;
+	l->dirty = true;
+	return e;
+}
+
 static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint32_t first,
 	uint32_t count, uint64_t pos, uint64_t seq, const uint8_t *bytes)
 {
@@ -348,8 +376,10 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 	struct region *r;
 	uint64_t fresh;
 	uint32_t owned;
-	int e = writable_region_locked(l, number, &r);
+	int e = layer_writable_region_locked(l, number, &r);
 
+	if (!e)
+		e = end_sharing_locked(l, number, r, first, count);
 	if (e)
 		return e;
 	for (uint32_t i = 0; i < count; i++) {
@@ -395,11 +425,12 @@ int layer_set_journaled(struct layer *l, uint64_t block, uint64_t count, uint64_
 	return 0;
 }
 
-int layer_forget_block(struct layer *l, uint64_t block)
+int layer_forget_block(struct layer *l, uint64_t block, uint64_t *place)
 {
 	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
 	struct range range;
 	struct region *r;
+	uint32_t one;
 	bool owned;
 	int e = 0;
 
@@ -408,8 +439,14 @@ int layer_forget_block(struct layer *l, uint64_t block)
 	r = layer_find_region_locked(l, number);
 	if (r)
 		e = layer_load_region_locked(l, number, r);
-	owned = r && !e && !atomic_load(&l->failed) && region_state(r, i) == GF_OVERLAY &&
-		!region_journaled(r, i);
+	owned = r && !e && !atomic_load(&l->failed) && !region_journaled(r, i) &&
+		(region_state(r, i) == GF_OVERLAY || region_state(r, i) == GF_SHARED);
+	*place = 0;
+	/* What is lost stays so. */
+	if (owned && region_state(r, i) == GF_SHARED) {
+		*place = runs_find(&r->runs, i, 1, &one);
+		owned = *place && layer_ref_place(l, *place);
+	}
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		e = layer_set_state(l, block, 1, GF_PARENT);

@@ -14,6 +14,10 @@
  * they may have found is reused. A frozen layer's blocks never change in content; destaging only
  * moves them from the journal to the data file.
  *
+ * A SHARED block stands in the pool or in a golden image; the runs of its region say where. One that
+ * is in no run has lost its content to damage. Each block of a run counts as one reference to its
+ * place (layer_shared.c).
+ *
  * Invariants (layer_assert(); tests/unit/test_layer.c counts them after from nothing):
  *   owned_blocks   = blocks that are OVERLAY or journaled
  *   overlay_blocks = blocks whose state is OVERLAY
@@ -37,6 +41,7 @@
 #include "store/jindex.h"
 
 struct image;
+struct pool;
 struct region;
 struct page_write;
 
@@ -50,6 +55,12 @@ struct layer_env {
 	atomic_bool *names_owed;
 	_Atomic uint64_t *fresh;    /* blocks of all layers that are journaled and not OVERLAY */
 	_Atomic uint64_t *given_up; /* counts up when blocks are noted to be punched */
+
+	/* For SHARED blocks; all NULL: there are none but lost ones. */
+	struct pool *pool;
+	struct image *(*golden)(void *arg, uint64_t id);	       /* NULL: there is none */
+	void (*golden_ref)(void *arg, uint64_t id, int64_t count); /* so many references more */
+	void *arg;
 };
 
 /* A large write on its way: its announcement is in the journal, its bytes may not be in place. */
@@ -76,6 +87,11 @@ struct punch {
 	uint64_t block;
 	uint64_t count;
 	struct punch *next;
+};
+
+struct golden_use {
+	uint64_t golden; /* id */
+	uint64_t blocks;
 };
 
 struct layer {
@@ -107,6 +123,16 @@ struct layer {
 	bool in_dirty_list; /* of the owner of the env; its lock */
 	int data_fd;	    /* lock; -1: not open */
 	int sum_fd;	    /* lock */
+	bool unexamined;    /* lock; some of its regions are */
+	uint64_t asked;	    /* lock; of those: see layer_set_unexamined() */
+	/* Changed under lock, as the next two; blocks in runs, of regions that are counted. */
+	_Atomic uint64_t shared_blocks;
+	_Atomic uint64_t golden_blocks; /* of them, those in golden images */
+	atomic_bool may_share;		/* its pages may have SHARED blocks */
+	struct golden_use *uses; /* lock; which images those are in, with how many blocks */
+	unsigned use_count;	 /* lock */
+	bool dropped; /* lock; it is dead, and has given its references up */
+	bool places_lost;   /* lock; of some of these nobody knows any more where they stand */
 	bool name_unsynced; /* lock; a file of it was made since the last folder sync */
 	struct large_ticket *large; /* lock; in flight */
 	pthread_cond_t large_ended; /* lock */
@@ -145,6 +171,8 @@ enum extent_kind {
 	EXTENT_IMAGE,	/* of `image`, at the same offset */
 	EXTENT_DATA,	/* of `layer`'s data file, at the same offset */
 	EXTENT_JOURNAL, /* in the ring at `pos` */
+	EXTENT_POOL,	/* in the pool, from slot `pos` on */
+	EXTENT_GOLDEN,	/* of `image`, from its block `pos` on */
 };
 
 /* count blocks that stand in one place. */
@@ -182,9 +210,10 @@ int layer_set_journaled(struct layer *layer, uint64_t block, uint64_t count, uin
 /* New state for blocks; what was journaled of them is forgotten, what was OVERLAY and no longer is
  * will be punched after the next checkpoint. */
 int layer_set_state(struct layer *layer, uint64_t block, uint64_t count, enum gf_state state);
-/* Gives up one block that nobody sees any more; takes its range itself. 1: done; 0: it is not in
- * place (yet); or -errno. */
-int layer_forget_block(struct layer *layer, uint64_t block);
+/* Gives up one block that nobody sees any more; takes its range itself. 1: done, and *place is where
+ * it was SHARED, with a reference for the caller (0: it was OVERLAY); 0: it is not in place (yet); or
+ * -errno. */
+int layer_forget_block(struct layer *layer, uint64_t block, uint64_t *place);
 /* Recovery: files may hold what an earlier process wrote and did not sync. */
 void layer_set_unsynced(struct layer *layer);
 /* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
@@ -247,6 +276,64 @@ void layer_set_committed(struct layer *layer, uint64_t upto);
 /* The newest number up to which every large write is in place, without waiting. */
 uint64_t layer_large_settled(struct layer *layer);
 
+/* ---- SHARED blocks (layer_shared.c); places as in struct gf_disk_run, 0: nowhere ---- */
+
+/* The pool's slot that a place is; only for places in the pool. */
+uint64_t place_to_slot(uint64_t place);
+uint64_t place_from_slot(uint64_t slot);
+static inline bool place_is_pool(uint64_t place)
+{
+	return place & GF_PLACE_POOL;
+}
+static inline uint64_t place_to_golden(uint64_t place)
+{
+	return place >> GF_PLACE_SHIFT;
+}
+/* The block in its pool file or image. */
+static inline uint64_t place_to_block(uint64_t place)
+{
+	return place & ((UINT64_C(1) << GF_PLACE_SHIFT) - 1);
+}
+static inline uint64_t place_from_golden(uint64_t id, uint64_t block)
+{
+	return id << GF_PLACE_SHIFT | block;
+}
+
+/*
+ * The blocks become SHARED with these places, of which the caller has taken one reference each for
+ * this layer (layer_ref_place()); they are the layer's from then on. The caller holds the range. When
+ * it fails (-ENOMEM, or a map page cannot be read) some of the blocks may be done; references of the
+ * others are not given up.
+ */
+int layer_set_shared(struct layer *layer, uint64_t block, uint64_t count, const uint64_t *places);
+/* References of the layer to a place. false: it is not there any more. */
+bool layer_ref_place(struct layer *layer, uint64_t place);
+void layer_unref_place(struct layer *layer, uint64_t place);
+/* Where blocks stand that are SHARED and have nothing newer in the ring; 0 for all others. */
+int layer_read_places(struct layer *layer, uint64_t block, uint64_t *places, uint64_t count);
+/* Whether the block is SHARED, stands nowhere, and nothing newer is in the ring. Not so of a layer
+ * that is dead: nobody misses what it gave up. */
+bool layer_is_lost(struct layer *layer, uint64_t block);
+/* Whether blocks are SHARED with this golden image: any; or any of `count` from this one of the
+ * image on, where a page that cannot be read counts as one that has none. */
+bool layer_uses_golden(struct layer *layer, uint64_t golden);
+bool layer_shows_golden(struct layer *layer, uint64_t golden, uint64_t block, uint64_t count);
+/* Counts the references of the next region that is not counted: 1: there was one, 0: all are
+ * counted, or -errno. */
+int layer_count_shared(struct layer *layer);
+/* Whether there may be references that could not be counted: what named them was damaged. */
+bool layer_lost_places(struct layer *layer);
+/*
+ * Regions, as far as they are there, in which blocks are to be looked for elsewhere once more. asked:
+ * what the caller knew when they were looked for last; the lowest of all counts.
+ */
+void layer_set_unexamined(struct layer *layer, uint32_t region, uint32_t count, uint64_t asked);
+bool layer_has_unexamined(struct layer *layer);
+/* Takes one of them. false: there is none. */
+bool layer_take_unexamined(struct layer *layer, uint32_t *region, uint64_t *asked);
+/* Gives all references up: the layer is dead. */
+void layer_drop_shared(struct layer *layer);
+
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
 int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
@@ -290,8 +377,8 @@ int layer_judge_block(struct layer *layer, void *bytes, uint64_t block, bool hel
 
 /* ---- pages ---- */
 
-/* Recovery: region has a page of this generation on disk. */
-int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation);
+/* Recovery: region has a page of this generation on disk; shared: perhaps with SHARED blocks. */
+int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation, bool shared);
 /*
  * A picture of all changed regions, taken while nothing changes; the regions count as clean from
  * then on, with the generation that their new pages will have. NULL when nothing changed.
@@ -309,11 +396,13 @@ int layer_each_page(struct layer *layer,
 /* The same for the pages that are on the disk: what the last checkpoint named. */
 int layer_each_disk_page(struct layer *layer,
 	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
-/* The page on disk is damaged: has the next checkpoint write it anew, when memory has it. */
+/* The page on disk, or its list of runs, is damaged: has the next checkpoint write both anew, when
+ * memory has them. */
 bool layer_rewrite_page(struct layer *layer, uint32_t region);
-/* Checks and decodes one page. Pure. -EUCLEAN. */
+/* Checks and decodes one page; *runs (may be NULL): how many the location file has. Pure.
+ * -EUCLEAN. */
 int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
-	uint8_t states[GF_STATE_BYTES]);
+	uint8_t states[GF_STATE_BYTES], uint32_t *runs);
 
 /* ---- space ---- */
 
@@ -333,12 +422,16 @@ struct region_view {
 	uint8_t states[GF_STATE_BYTES];		 /* in place */
 	uint8_t journaled[GF_REGION_BLOCKS / 8]; /* a newer version is in the ring */
 	bool lost; /* its page could not be used when it was loaded */
+	bool runs_lost; /* or where its SHARED blocks stand */
 	uint32_t generation; /* of its page, 0: it has none */
 };
 int layer_view_region(struct layer *layer, uint32_t region, struct region_view *view);
 /* The bytes where the region's page stands, whole or not, and their place in the map file. */
 int layer_read_page(struct layer *layer, uint32_t region, uint32_t generation,
 	uint8_t page[sizeof(struct gf_disk_page)], uint64_t *place);
+/* The same for the list of the region's runs; len: runs_length(). */
+int layer_read_list(struct layer *layer, uint32_t region, uint32_t generation, void *buf, size_t len,
+	uint64_t *place);
 /* Asserts the table at the head of this file, as far as it is in memory. */
 void layer_assert(struct layer *layer);
 /* Whether no version of the blocks that stands in the ring is newer than record seq. */

@@ -33,6 +33,7 @@ int layer_view_region(struct layer *l, uint32_t number, struct region_view *view
 	if (r->journal)
 		memcpy(view->journaled, r->journal, GF_REGION_BLOCKS / 8);
 	view->lost = r->lost;
+	view->runs_lost = r->runs_lost;
 	view->generation = r->generation;
 	return 0;
 }
@@ -228,7 +229,7 @@ static int each_unused_in_region(struct layer *l, struct unused *u, uint64_t blo
 	for (; block < end && !e; block++) {
 		enum gf_state state = states_get(view.states, block % GF_REGION_BLOCKS);
 
-		if (state == GF_OVERLAY || state == GF_SHARED)
+		if (state == GF_OVERLAY || (state == GF_SHARED && layer_is_lost(l, block)))
 			continue;
 		if (u->count && u->block + u->count == block) {
 			u->count++;

@@ -235,7 +235,7 @@ int layer_unlink_files(const struct layer_env *env, uint64_t id)
 {
 	int result = 0;
 
-	for (int file = LAYER_DATA; file <= LAYER_SUM; file++) {
+	for (int file = LAYER_DATA; file <= LAYER_LOC; file++) {
 		char path[40];
 		int e;
 
@@ -397,9 +397,9 @@ static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
 }
 
 /* Whether neither memory nor the page on disk needs what stands in place. */
-static bool is_given_up(const struct region *r, uint32_t i)
+static bool is_given_up(const struct region *r, uint32_t i, bool lost)
 {
-	return region_state(r, i) != GF_OVERLAY && region_state(r, i) != GF_SHARED && !r->dirty &&
+	return region_state(r, i) != GF_OVERLAY && !lost && !r->dirty &&
 	       r->generation == r->disk_generation;
 }
 
@@ -414,7 +414,8 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 	while (count) {
 		uint32_t number = block / GF_REGION_BLOCKS, first = block % GF_REGION_BLOCKS;
 		uint64_t n = min_u64(count, GF_REGION_BLOCKS - first);
-		bool keep = false;
+		bool keep = false, lost;
+		uint32_t alike;
 		struct region *r;
 		int e = 0;
 
@@ -425,11 +426,14 @@ static int punch_unused(struct layer *l, int fd, uint64_t block, uint64_t count)
 		if (r && !e) {
 			n = region_run(r, first, n);
 			/* What is lost may still be told by somebody from the bytes. */
-			keep = ((region_state(r, first) == GF_OVERLAY ||
-					region_state(r, first) == GF_SHARED) &&
+			lost = region_state(r, first) == GF_SHARED &&
+			       !runs_find(&r->runs, first, n, &alike);
+			if (region_state(r, first) == GF_SHARED)
+				n = alike;
+			keep = ((region_state(r, first) == GF_OVERLAY || lost) &&
 				       !MUTATED("punch blocks that are in use again")) ||
 			       (r->dirty && !MUTATED("punch blocks of regions that changed since"));
-			INVARIANT(3, keep || is_given_up(r, first));
+			INVARIANT(3, keep || is_given_up(r, first, lost));
 			if (r->dirty && region_state(r, first) != GF_OVERLAY)
 				layer_note_punch_locked(l, block, n);
 		}
@@ -483,6 +487,8 @@ int layer_reclaim(struct layer *l)
 		return fd == -ENOENT ? 0 : fd;
 	if (atomic_load(&l->failed))
 		return 0;
+	/* What the last process gave back looks given back, and may come back with a power loss. */
+	atomic_store(&l->punched, true);
 	while ((e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
 		uint64_t block = start / GF_BLOCK_SIZE;
 		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;

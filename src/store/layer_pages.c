@@ -17,18 +17,20 @@
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
+#include "base/sizes.h"
 #include "store/layer_internal.h"
 
 struct page_write {
 	uint32_t region;
 	uint32_t generation;
 	uint8_t states[GF_STATE_BYTES];
+	struct runs runs;
 	struct page_write *next;
 };
 
 void layer_path(char path[40], uint64_t id, enum layer_file file)
 {
-	static const char *const suffix[] = {"data", "map", "sum"};
+	static const char *const suffix[] = {"data", "map", "sum", "loc"};
 
 	snprintf(path, 40, "layer/%" PRIu64 ".%s", id, suffix[file]);
 }
@@ -41,7 +43,7 @@ static uint64_t page_offset(uint32_t region, uint64_t generation)
 }
 
 int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
-	uint8_t states[GF_STATE_BYTES])
+	uint8_t states[GF_STATE_BYTES], uint32_t *runs)
 {
 	struct gf_disk_page page;
 	uint64_t sum;
@@ -53,6 +55,8 @@ int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t gener
 		page.generation != generation || sum != hash_struct(&page, sizeof(page)))
 		return -EUCLEAN;
 	memcpy(states, page.states, GF_STATE_BYTES);
+	if (runs)
+		*runs = page.runs;
 	return 0;
 }
 
@@ -63,6 +67,7 @@ static void page_encode(const struct page_write *w, uint64_t layer, struct gf_di
 	page->region = w->region;
 	page->layer = layer;
 	page->generation = w->generation;
+	page->runs = w->runs.count;
 	memcpy(page->states, w->states, GF_STATE_BYTES);
 	page->sum = hash_struct(page, sizeof(*page));
 }
@@ -72,13 +77,68 @@ static void page_encode(const struct page_write *w, uint64_t layer, struct gf_di
  * written or discarded, so that the damage ends where it is: the layer's other regions, those who
  * remove the clone, and recovery, which may have newer versions of some blocks, are not concerned.
  */
-static int lose_region(struct region *r, const char *path, uint32_t number)
+static int lose_region_locked(struct layer *l, struct region *r, const char *path, uint32_t number)
 {
 	log_error(-EUCLEAN, "the store's \"%s\" is damaged at region %u; what it held there cannot "
 			    "be read", path, number);
 	r->uniform = GF_SHARED;
 	r->loaded = true;
 	r->lost = true;
+	l->places_lost |= r->uncounted;
+	return 0;
+}
+
+static uint64_t runs_offset(uint32_t region, uint64_t generation)
+{
+	uint64_t slot = MUTATED("write lists of runs over those that count") ? 0 : generation % 2;
+
+	return ((uint64_t)region * 2 + slot) * GF_RUNS_SLOT;
+}
+
+/* Reads a region's list, or the start of it. -ENOENT: there is no file. */
+static int read_runs(struct layer *l, uint32_t number, uint32_t generation, void *buf, size_t len)
+{
+	const struct io_ops *ops = l->env->io->ops;
+	char path[40];
+	int fd, e;
+
+	layer_path(path, l->id, LAYER_LOC);
+	fd = ops->open(l->env->io, path, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	e = io_pread_full(l->env->io, fd, buf, len, runs_offset(number, generation));
+	ops->close(l->env->io, fd);
+	return e;
+}
+
+/* Where the SHARED blocks stand. When that is damaged they are lost, and only they. */
+static int load_runs_locked(struct layer *l, uint32_t number, struct region *r, uint32_t count)
+{
+	CLEANUP_FREE void *buf = NULL;
+	char path[40];
+	size_t len;
+	int e;
+
+	r->runs_lost = false;
+	if (!count)
+		return 0;
+	len = runs_length(min_u64(count, GF_REGION_BLOCKS));
+	buf = malloc(len);
+	if (!buf)
+		return -ENOMEM;
+	e = read_runs(l, number, r->generation, buf, len);
+	if (!e)
+		e = runs_decode(&r->runs, buf, len, l->id, number, r->generation, count, r->states);
+	if (!e && layer_trim_runs_locked(l, r))
+		log_error(-EUCLEAN, "the pool is too short for layer %" PRIu64 "; what it held there is "
+				    "lost", l->id);
+	if (e != -EUCLEAN && e != -ENOENT)
+		return e;
+	layer_path(path, l->id, LAYER_LOC);
+	log_error(-EUCLEAN, "the store's \"%s\" is damaged at region %u; the shared blocks there cannot "
+			    "be read", path, number);
+	r->runs_lost = true;
+	l->places_lost = true;
 	return 0;
 }
 
@@ -87,6 +147,7 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	const struct io_ops *ops = l->env->io->ops;
 	uint8_t buf[sizeof(struct gf_disk_page)];
 	char path[40];
+	uint32_t runs;
 	int fd, e;
 
 	if (r->loaded)
@@ -94,7 +155,7 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	layer_path(path, l->id, LAYER_MAP);
 	fd = ops->open(l->env->io, path, O_RDONLY);
 	if (fd == -ENOENT)
-		return lose_region(r, path, number);
+		return lose_region_locked(l, r, path, number);
 	if (fd < 0)
 		return log_error(fd, "cannot open the store's \"%s\"", path);
 	e = io_pread_full(l->env->io, fd, buf, sizeof(buf), page_offset(number, r->generation));
@@ -104,11 +165,18 @@ int layer_load_region_locked(struct layer *l, uint32_t number, struct region *r)
 	r->states = malloc(GF_STATE_BYTES);
 	if (!r->states)
 		return -ENOMEM;
-	e = page_decode(buf, l->id, number, r->generation, r->states);
-	if (e) {
+	e = page_decode(buf, l->id, number, r->generation, r->states, &runs);
+	if (!e) {
+		e = load_runs_locked(l, number, r, runs);
+		if (e) {
+			free(r->states);
+			r->states = NULL;
+			return e;
+		}
+	} else {
 		free(r->states);
 		r->states = NULL;
-		return lose_region(r, path, number);
+		return lose_region_locked(l, r, path, number);
 	}
 	r->loaded = true;
 	region_compact(r);
@@ -131,20 +199,27 @@ int layer_read_page(struct layer *l, uint32_t number, uint32_t generation,
 	return e;
 }
 
+int layer_read_list(struct layer *l, uint32_t number, uint32_t generation, void *buf, size_t len,
+	uint64_t *place)
+{
+	*place = runs_offset(number, generation);
+	return read_runs(l, number, generation, buf, len);
+}
+
 bool layer_rewrite_page(struct layer *l, uint32_t number)
 {
 	struct region *r;
 
 	MUTEX_GUARD(&l->lock);
 	r = layer_find_region_locked(l, number);
-	if (!r || !r->loaded || r->lost || atomic_load(&l->failed))
+	if (!r || !r->loaded || r->lost || r->runs_lost || atomic_load(&l->failed))
 		return false;
 	r->dirty = true;
 	l->dirty = true;
 	return true;
 }
 
-int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
+int layer_add_page(struct layer *l, uint32_t number, uint32_t generation, bool shared)
 {
 	struct region *r;
 
@@ -155,6 +230,9 @@ int layer_add_page(struct layer *l, uint32_t number, uint32_t generation)
 	r->generation = generation;
 	r->disk_generation = generation;
 	r->loaded = false;
+	r->uncounted = shared;
+	if (shared)
+		atomic_store(&l->may_share, true);
 	l->counts_given = true;
 	return 0;
 }
@@ -163,6 +241,10 @@ static struct page_write *take_page_locked(struct region *r, uint32_t number)
 {
 	struct page_write *w = malloc(sizeof(*w));
 
+	if (w && runs_copy(&w->runs, &r->runs)) {
+		free(w);
+		w = NULL;
+	}
 	if (!w)
 		return NULL;
 	w->region = number;
@@ -172,6 +254,7 @@ static struct page_write *take_page_locked(struct region *r, uint32_t number)
 	else
 		memset(w->states, r->uniform * 0x55, GF_STATE_BYTES);
 	r->dirty = false;
+	r->runs_lost = false;
 	return w;
 }
 
@@ -214,6 +297,48 @@ static bool is_free_slot(struct layer *l, const struct page_write *w)
 	       page_offset(w->region, w->generation) != page_offset(w->region, r->disk_generation);
 }
 
+static int write_one_list(struct layer *l, int fd, const struct page_write *w)
+{
+	size_t len = runs_length(w->runs.count);
+	CLEANUP_FREE void *buf = malloc(len);
+
+	if (!buf)
+		return -ENOMEM;
+	runs_encode(&w->runs, l->id, w->region, w->generation, buf);
+	return io_pwrite(l->env->io, fd, buf, len, runs_offset(w->region, w->generation));
+}
+
+/* Where the blocks stand that the pages call SHARED, before the pages. */
+static int write_runs(struct layer *l, const struct page_write *pages)
+{
+	const struct io_ops *ops = l->env->io->ops;
+	int fd = -1, e = 0;
+	char path[40];
+
+	layer_path(path, l->id, LAYER_LOC);
+	for (const struct page_write *w = pages; w && !e; w = w->next) {
+		if (!w->runs.count)
+			continue;
+		if (fd < 0) {
+			fd = ops->open(l->env->io, path, O_RDWR | O_CREAT);
+			if (fd < 0)
+				return fd;
+		}
+		INVARIANT(3, is_free_slot(l, w));
+		e = write_one_list(l, fd, w);
+	}
+	if (fd < 0)
+		return e;
+	if (!e)
+		e = SITE("sync lists of runs before the pages", ops->fdatasync(l->env->io, fd));
+	ops->close(l->env->io, fd);
+	if (!e) {
+		MUTEX_GUARD(&l->lock);
+		l->name_unsynced = true;
+	}
+	return e;
+}
+
 int layer_write_pages(struct layer *l, struct page_write *pages)
 {
 	const struct io_ops *ops = l->env->io->ops;
@@ -225,6 +350,9 @@ int layer_write_pages(struct layer *l, struct page_write *pages)
 		return 0;
 	/* What they call OVERLAY is durable. */
 	INVARIANT(3, l->pictured <= atomic_load(&l->synced));
+	e = write_runs(l, pages);
+	if (e)
+		return e;
 	layer_path(path, l->id, LAYER_MAP);
 	fd = ops->open(l->env->io, path, O_RDWR);
 	if (fd == -ENOENT) {
@@ -290,6 +418,7 @@ void pages_free(struct page_write *pages)
 	while (pages) {
 		struct page_write *next = pages->next;
 
+		runs_release(&pages->runs);
 		free(pages);
 		pages = next;
 	}

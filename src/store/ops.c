@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/sizes.h"
+#include "store/runs.h"
 
 void opbuf_init(struct opbuf *buf)
 {
@@ -90,6 +91,10 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 		break;
 	case GF_OP_LARGE:
 		OP_FIXED(gf_op_blocks);
+		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * sizeof(uint32_t);
+		break;
+	case GF_OP_SHARE:
+		OP_FIXED(gf_op_share);
 		tail = (uint64_t)((const struct gf_op_blocks *)p)->count * sizeof(uint32_t);
 		break;
 	case GF_OP_COMMIT:
@@ -175,6 +180,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 	case GF_OP_LARGE:
 		return blocks->block < max_block && blocks->count <= max_block - blocks->block &&
 		       blocks->size <= GF_MAX_SIZE;
+	case GF_OP_SHARE:
+		return blocks->block < max_block && blocks->count <= max_block - blocks->block &&
+		       blocks->size <= GF_MAX_SIZE && place_is_possible(((const struct gf_op_share *)p)->place, blocks->count);
 	case GF_OP_CLEAR:
 		return clear->block <= max_block && clear->count <= max_block - clear->block &&
 		       (op->flags == GF_ZERO || op->flags == GF_PARENT);

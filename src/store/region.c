@@ -34,7 +34,7 @@ uint32_t region_run(const struct region *r, uint32_t i, uint32_t max)
 	return n;
 }
 
-static int materialize(struct region *r)
+int region_materialize(struct region *r)
 {
 	if (r->states)
 		return 0;
@@ -55,7 +55,7 @@ int region_put(struct region *r, uint32_t first, uint32_t count, enum gf_state s
 		r->uniform = state;
 		return 0;
 	}
-	if (materialize(r))
+	if (region_materialize(r))
 		return -ENOMEM;
 	while (count && first % 4) {
 		states_put(r->states, first++, state);
@@ -120,6 +120,7 @@ void region_release(struct region *r)
 {
 	free(r->states);
 	free(r->journal);
+	runs_release(&r->runs);
 	r->states = NULL;
 	r->journal = NULL;
 	r->journaled = 0;

@@ -11,8 +11,10 @@
 #include <stdint.h>
 
 #include "goldfs/format.h"
+#include "store/runs.h"
 
 struct region {
+	struct runs runs;  /* where SHARED blocks stand; those in none are lost */
 	uint8_t *states;   /* GF_STATE_BYTES, or NULL: all blocks are in state `uniform` */
 	uint8_t *journal;  /* bit per block, or NULL: none is journaled */
 	uint32_t generation; /* of its page on disk or on the way there, 0: it has none */
@@ -22,6 +24,9 @@ struct region {
 	bool loaded; /* false: the page on disk has the states */
 	bool dirty;
 	bool lost; /* its page could not be used: all blocks were GF_SHARED when it was loaded */
+	bool runs_lost; /* its list of runs could not be used: SHARED blocks are lost */
+	bool unexamined; /* something was stored in it that may stand elsewhere, too */
+	bool uncounted;	 /* the references of its SHARED blocks are not counted yet */
 };
 
 static inline enum gf_state states_get(const uint8_t *states, uint32_t i)
@@ -46,6 +51,8 @@ static inline bool region_journaled(const struct region *r, uint32_t i)
 
 /* Blocks from i on, at most max, in the same state and alike journaled or not. */
 uint32_t region_run(const struct region *r, uint32_t i, uint32_t max);
+/* Gives it an array, so that region_put() cannot fail. 0 or -ENOMEM. */
+int region_materialize(struct region *r);
 /* 0 or -ENOMEM, then nothing changed. */
 int region_put(struct region *r, uint32_t first, uint32_t count, enum gf_state state);
 int region_set_journaled(struct region *r, uint32_t first, uint32_t count);

@@ -2,8 +2,8 @@
 /*
  * Corruption of a store: what one flipped bit or one wrong block anywhere does.
  *
- * A world is a store with clones of golden images, clones of clones, a journal with live records
- * or a clean end, in a folder of its own. A view is everything that a mount of it shows: names,
+ * A world is a store with clones of golden images, clones of clones, blocks that several of them
+ * share, a journal with live records or a clean end, in a folder of its own. A view is everything that a mount of it shows: names,
  * attributes, extended attributes, figures, and a hash of every block of every file. A trial makes
  * a copy of the world, damages one place in it, and looks what the check says, what a mount shows,
  * what a mount with verify=read shows, and what is left after a repair.

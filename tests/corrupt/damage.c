@@ -41,6 +41,10 @@ static const struct class classes[] = {
 	{"data", 18, "store/layer", ".data"},
 	{"golden", 6, "store/golden", ""},
 	{"golden sums", 4, "store/golden", ".sums"},
+	{"places", 18, "store/layer", ".loc"},
+	{"pool", 14, "store/pool", ".data"},
+	{"pool sums", 8, "store/pool", ".sum"},
+	{"index", 4, "store/index", ""},
 };
 
 static bool fits(const struct class *class, const char *name)

@@ -4,7 +4,8 @@
  *
  * For each of them:
  *   - when a mount shows anything else than before (any name, attribute, byte, figure, or error),
- *     the check has found something, and so does a scrub of that mount
+ *     the check has found something, and so does a scrub of that mount; both name the files whose
+ *     content differs
  *   - a mount with verify=read never shows a wrong byte: what is read is right, or an error
  *   - after a repair the files that the check did not name read as before; when the check says that
  *     nothing is damaged any more, everything is as before
@@ -130,6 +131,23 @@ static bool names(const struct check_report *report, const char *path)
 	return false;
 }
 
+static bool finds_in(const struct check_report *report, const char *structure)
+{
+	for (size_t i = 0; i < report->count; i++)
+		if (strcmp(report->findings[i].structure, structure) == 0)
+			return true;
+	return false;
+}
+
+/* An image of which nothing is served. */
+static bool is_fenced(const struct check_report *report)
+{
+	for (size_t i = 0; i < report->count; i++)
+		if (strstr(report->findings[i].text, "clones are not served"))
+			return true;
+	return false;
+}
+
 /* Damage that is not of one file only. */
 static bool names_all(const struct check_report *report)
 {
@@ -162,6 +180,40 @@ static void fail_trial(struct trial *t, const char *what, const char *detail)
 	print_report(&t->report);
 }
 
+/* What was named may differ; the rest may not. */
+static const char *unnamed_differs(struct trial *t, const struct check_report *report,
+	const struct view *seen)
+{
+	static char text[PATH_ROOM + 60];
+
+	for (size_t i = 0; i < t->right->count; i++) {
+		const struct view_file *f = &t->right->files[i], *g = view_find(seen, f->path);
+
+		if (names(report, f->path) || (g && same_file(f, g, true)))
+			continue;
+		snprintf(text, sizeof(text), "\"%s\" %s", f->path,
+			g ? "has other content" : "is gone");
+		return text;
+	}
+	return NULL;
+}
+
+/* Whose content differs is named, by the check before and by a scrub afterwards. */
+static void look_at_names(struct trial *t, const struct view *seen, const struct check_report *scrubbed)
+{
+	const char *unnamed = names_all(&t->report) ? NULL : unnamed_differs(t, &t->report, seen);
+
+	if (unnamed)
+		fail_trial(t, "the check does not name who is concerned", unnamed);
+	/* See below. */
+	if (!t->report.damaged || finds_in(&t->report, "journal") ||
+		finds_in(&t->report, "catalog") || is_fenced(&t->report))
+		return;
+	unnamed = names_all(scrubbed) ? NULL : unnamed_differs(t, scrubbed, seen);
+	if (unnamed)
+		fail_trial(t, "a scrub does not name who is concerned", unnamed);
+}
+
 static void look_as_mount(struct trial *t)
 {
 	struct check_report scrubbed = {.count = 0};
@@ -185,6 +237,8 @@ static void look_as_mount(struct trial *t)
 	/* What the end of the journal lost before the mount is nothing that it could find. */
 	if (!r && differs && t->report.damaged && !scrubbed.count)
 		fail_trial(t, "a scrub found nothing, and its mount shows something else", differs);
+	if (!r)
+		look_at_names(t, &seen, &scrubbed);
 	check_report_release(&scrubbed);
 	view_release(&seen);
 	remove_tree(t->copy);
@@ -199,23 +253,6 @@ static void look_verified(struct trial *t)
 	if (lie)
 		fail_trial(t, "with verify=read", lie);
 	view_release(&seen);
-}
-
-/* What the first look named may differ; the rest may not. */
-static const char *unnamed_differs(struct trial *t, const struct view *seen)
-{
-	static char text[PATH_ROOM + 60];
-
-	for (size_t i = 0; i < t->right->count; i++) {
-		const struct view_file *f = &t->right->files[i], *g = view_find(seen, f->path);
-
-		if (names(&t->report, f->path) || (g && same_file(f, g, true)))
-			continue;
-		snprintf(text, sizeof(text), "\"%s\" %s", f->path,
-			g ? "has other content" : "is gone");
-		return text;
-	}
-	return NULL;
 }
 
 static void look_repaired(struct trial *t)
@@ -241,7 +278,7 @@ static void look_repaired(struct trial *t)
 	else if (!mounted && !after.damaged)
 		differs = view_differs(t->right, &seen);
 	else if (!mounted && !names_all(&after))
-		differs = unnamed_differs(t, &seen);
+		differs = unnamed_differs(t, &t->report, &seen);
 	if (differs)
 		fail_trial(t, after.damaged ? "a repair touched what was not damaged" :
 					      "after a repair that found nothing left", differs);

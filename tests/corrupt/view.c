@@ -196,6 +196,7 @@ int view_take(struct view *view, struct fs *fs)
 	view->figures = mix_number(view->figures, (int64_t)figures.unique_bytes);
 	view->figures = mix_number(view->figures, (int64_t)figures.saved_zero_bytes);
 	view->figures = mix_number(view->figures, (int64_t)figures.saved_clone_bytes);
+	view->figures = mix_number(view->figures, (int64_t)figures.saved_dedup_bytes);
 	view->figures = mix_number(view->figures, (int64_t)figures.clones);
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/sizes.h"
+#include "core/dedup.h"
 #include "core/fs_internal.h"
 #include "image/folder.h"
 #include "image/pin.h"
@@ -197,6 +198,7 @@ int mount_begin(struct mount *m, const char *root, struct mount_how how)
 		.read_only = how.read_only,
 		.no_background = true,
 		.verify_reads = how.verify,
+		.dedup = FS_DEDUP_ALL,
 	};
 	int r = files_begin(m, root);
 
@@ -207,6 +209,9 @@ int mount_begin(struct mount *m, const char *root, struct mount_how how)
 	r = fs_open(&m->fs, m->io, &options);
 	if (r)
 		m->fs = NULL;
+	/* What the background does. What cannot be counted shows in what is looked at. */
+	if (!r)
+		dedup_count(m->fs);
 	return r;
 }
 
@@ -301,6 +306,36 @@ static int write_to(struct maker *m, const char *path, uint64_t off, size_t len)
 	return n < 0 ? (int)n : 0;
 }
 
+/* The same bytes whoever writes them. */
+static int write_common(struct maker *m, const char *path, uint64_t off, size_t len, uint64_t seed)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(len);
+	struct rng rng;
+	ssize_t n;
+
+	if (!buf)
+		return -ENOMEM;
+	rng_seed(&rng, seed);
+	fill(&rng, buf, len);
+	n = fs_write(m->fs, find(m, path), buf, len, off);
+	return n < 0 ? (int)n : 0;
+}
+
+/* What stands in one file, elsewhere in another one. */
+static int write_copy(struct maker *m, const char *from, uint64_t from_off, const char *path,
+	uint64_t off, size_t len)
+{
+	CLEANUP_FREE uint8_t *buf = malloc(len);
+	ssize_t n;
+
+	if (!buf)
+		return -ENOMEM;
+	n = fs_read(m->fs, find(m, from), buf, len, from_off);
+	if (n == (ssize_t)len)
+		n = fs_write(m->fs, find(m, path), buf, len, off);
+	return n < 0 ? (int)n : n == (ssize_t)len ? 0 : -EIO;
+}
+
 static int clone_to(struct maker *m, const char *source, uint64_t parent, const char *name)
 {
 	struct fs_clone_target target = {.parent = parent, .name = name};
@@ -350,14 +385,35 @@ static int first_half(struct maker *m)
 	TRY(write_to(m, "vdi/two.img", 32 * MIB - 40 * KIB, 200 * KIB));
 	TRY(write_to(m, "blank.img", 5 * MIB, 150 * KIB));
 	TRY(fs_setxattr(m->fs, find(m, "one.img"), "user.note", "guest of the first floor", 24, 0));
+	/* Content that others have, too: a patch that is rolled out, small and large, and twice in one
+	 * file. */
+	TRY(write_common(m, "one.img", 4096 * 120, 30 * KIB, 11));
+	TRY(write_common(m, "vdi/two.img", 2 * MIB, 30 * KIB, 11));
+	TRY(write_common(m, "blank.img", 8 * MIB, 120 * KIB, 12));
+	TRY(write_common(m, "blank.img", 9 * MIB, 120 * KIB, 12));
 	TRY(sync_path(m, "one.img"));
 	TRY(sync_path(m, "vdi/two.img"));
+	return fs_settle(m->fs);
+}
+
+/* What was seen before the mount is not known any more: it comes twice here. */
+static int share_more(struct maker *m)
+{
+	TRY(write_common(m, "one.img", 4096 * 140, 80 * KIB, 13));
+	TRY(fs_settle(m->fs));
+	TRY(write_common(m, "vdi/two.img", 3 * MIB, 80 * KIB, 13));
+	TRY(write_common(m, "blank.img", 32 * MIB - 40 * KIB, 80 * KIB, 13)); /* both regions */
+	TRY(write_copy(m, "golden/" IMAGE_A, 80 * KIB, "blank.img", 12 * MIB, 100 * KIB));
+	TRY(write_copy(m, "golden/" IMAGE_A, 300 * KIB, "vdi/two.img", 4 * MIB, 12 * KIB));
+	TRY(write_copy(m, "golden/" IMAGE_B, 32 * MIB, "one.img", 4096 * 180, 40 * KIB));
 	return fs_settle(m->fs);
 }
 
 static int second_half(struct maker *m)
 {
 	uint64_t dir = find(m, "vdi");
+
+	TRY(share_more(m));
 
 	/* Frozen layers below two files each, which go on alone. */
 	TRY(clone_to(m, "one.img", dir, "child.img"));
@@ -381,6 +437,10 @@ static int second_half(struct maker *m)
 static int third_part(struct maker *m)
 {
 	TRY(write_to(m, "one.img", 4096 * 100, 20 * KIB));
+	TRY(write_common(m, "one.img", 4096 * 200, 70 * KIB, 13)); /* records that announce it */
+	TRY(write_common(m, "vdi/child.img", 4096 * 150, 90 * KIB, 13));
+	TRY(write_common(m, "vdi/two.img", 5 * MIB, 20 * KIB, 13));
+	TRY(write_copy(m, "golden/" IMAGE_A, 500 * KIB, "vdi/two.img", 6 * MIB, 80 * KIB));
 	TRY(write_to(m, "vdi/two.img", 16 * KIB, 12 * KIB));
 	TRY(write_to(m, "vdi/two.img", 32 * MIB - 64 * KIB, 128 * KIB)); /* over what is in place */
 	TRY(sync_path(m, "vdi/two.img"));
@@ -393,7 +453,7 @@ static int third_part(struct maker *m)
 	return sync_path(m, "late.img");
 }
 
-/* What the background does in a daemon: sums of pins, and copies where links are not possible. */
+/* What the background does in a daemon: sums of pins, copies where links are not possible, indexes. */
 static int finish_pins(struct fs *fs, bool copy)
 {
 	struct golden *g, *next;
@@ -410,7 +470,18 @@ static int finish_pins(struct fs *fs, bool copy)
 		}
 		TRY(pin_sums_make(
 			fs->options.store_fd, g->id, image_raw_fd(g->backing), NULL, NULL));
+		TRY(golden_index_make(fs, g));
 	}
+	return 0;
+}
+
+/* Those of the first half; a pin that became a copy has another print. */
+static int open_indexes(struct fs *fs)
+{
+	struct golden *g, *next;
+
+	HASH_ITER (hh, fs->goldens, g, next)
+		TRY(golden_index_open(fs, g));
 	return 0;
 }
 
@@ -450,6 +521,8 @@ int world_make(struct world *w, const char *root, const char *stale, enum world_
 	maker.rng = &rng;
 	r = mount_begin(&m, root, (struct mount_how){.verify = false});
 	maker.fs = m.fs;
+	if (!r)
+		r = open_indexes(m.fs);
 	if (!r)
 		r = second_half(&maker);
 	if (!r)

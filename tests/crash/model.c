@@ -421,7 +421,7 @@ static void add_size(struct model_object *object, uint64_t low, uint64_t high)
 		object->sizes = model_alloc(object->sizes,
 			object->size_room * sizeof(*object->sizes));
 	}
-	object->sizes[object->size_count++] = (struct model_size){low, high, true};
+	object->sizes[object->size_count++] = (struct model_size){low, high, true, false};
 }
 
 /* Part of one sector changes: the result is kept byte for byte. */

@@ -58,6 +58,7 @@ struct model_write {
 struct model_size {
 	uint64_t low, high;
 	bool open;
+	bool maybe; /* as with writes */
 };
 
 struct model_object {

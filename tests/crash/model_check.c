@@ -59,7 +59,7 @@ static bool size_may_be(const struct model_object *object, uint64_t size, enum m
 	for (size_t i = 0; i < object->size_count; i++) {
 		const struct model_size *s = &object->sizes[i];
 
-		if (mode == MODEL_EXACT && !s->open)
+		if (mode == MODEL_EXACT && !s->open && !s->maybe)
 			continue;
 		if (size >= s->low && size <= s->high)
 			return true;
@@ -382,8 +382,10 @@ int model_settle_object(struct model *model, struct model_object *object,
 		object->writes[i].maybe |= object->writes[i].open;
 		object->writes[i].open = false;
 	}
-	for (size_t i = 0; i < object->size_count; i++)
+	for (size_t i = 0; i < object->size_count; i++) {
+		object->sizes[i].maybe |= object->sizes[i].open;
 		object->sizes[i].open = false;
+	}
 	model->generation++;
 	return 0;
 }

@@ -338,12 +338,16 @@ static enum verdict begin_write(struct simdisk *disk,
 {
 	struct simdisk_call call = {
 		.op = op, .path = path, .off = off, .len = len, .data = data};
+	void (*hook)(void *arg, struct simdisk *disk, const struct simdisk_call *call);
+	void *hook_arg;
 
 	pthread_mutex_lock(&disk->lock);
 	call.number = ++disk->calls;
-	if (disk->hook) {
+	hook = disk->hook;
+	hook_arg = disk->hook_arg;
+	if (hook) {
 		pthread_mutex_unlock(&disk->lock);
-		disk->hook(disk->hook_arg, disk, &call);
+		hook(hook_arg, disk, &call);
 		pthread_mutex_lock(&disk->lock);
 	}
 	return fault_strikes(disk, op, path, err) ? FAIL : GO_ON;
@@ -896,8 +900,10 @@ const char *simdisk_policy_name(enum simdisk_policy policy)
 void simdisk_set_hook(struct simdisk *disk,
 	void (*hook)(void *arg, struct simdisk *disk, const struct simdisk_call *call), void *arg)
 {
+	pthread_mutex_lock(&disk->lock);
 	disk->hook = hook;
 	disk->hook_arg = arg;
+	pthread_mutex_unlock(&disk->lock);
 }
 
 /* ---- faults ---- */

@@ -586,7 +586,7 @@ static uint64_t run_with(uint64_t seed, const struct profile *profile, int ops, 
 
 	if (run_init(&run, seed * (uint64_t)profile_count, ops))
 		abort();
-	run.profile = profile;
+	run_set_profile(&run, profile);
 	simdisk_set_capacity(run.disk, profile->capacity);
 	run.hook = arm;
 	run.arg = fault;
@@ -682,7 +682,7 @@ static void recovery_fails(uint64_t seed)
 	uint64_t calls = 1000;
 
 	assert_int_equal(run_init(&run, seed * (uint64_t)profile_count, 60), 0);
-	run.profile = &mix;
+	run_set_profile(&run, &mix);
 	run.arg = &none;
 	assert_int_equal(run_work(&run), 0);
 	crashed = simdisk_crash(run.disk, SIMDISK_SECTORS, seed);

@@ -169,7 +169,7 @@ static int run_crew(uint64_t seed, uint64_t states, struct drive_result *result)
 	crew->d.result = result;
 	if (run_init(&crew->d.run, seed, OPS))
 		abort();
-	crew->d.run.profile = &profile_threads;
+	run_set_profile(&crew->d.run, seed % 2 ? &profile_threads : &profile_threads_dedup);
 	simdisk_set_capacity(crew->d.run.disk, TIB);
 	rng_seed(&crew->d.rng, rng_scramble(seed));
 	crew->trace = open_memstream(&crew->trace_text, &crew->trace_len);
@@ -222,7 +222,7 @@ int main(int argc, char **argv)
 
 	if (result == MAP_FAILED)
 		return 1;
-	log_open(LOG_TO_FILE, "/dev/null");
+	log_open(LOG_TO_FILE, getenv("LOGTO") ? getenv("LOGTO") : "/dev/null");
 	for (uint64_t seed = first; seed < first + seeds && time(NULL) < stop; seed++) {
 		failed += (uint64_t)run_seed_apart(seed, states, result);
 		sum += result->distinct;

@@ -89,7 +89,7 @@ struct fs_options run_options(struct run *run)
 		.reserve = 64 * KIB,
 		.no_background = true,
 		.verify_reads = true,
-		.dedup = FS_DEDUP_OFF,
+		.dedup = run->profile->dedup ? FS_DEDUP_ALL : FS_DEDUP_OFF,
 		.store_fd = -1,
 		.golden_test = golden_test,
 		.golden_test_arg = run,
@@ -108,13 +108,18 @@ static const char *const many_paths[] = {"f00", "f01", "f02", "f03", "f04", "f05
 	"f22", "f23", "f24", "f25", "f26", "f27", "f28", "f29", "f30", "f31", "d0", "d0/a", "d0/b",
 	"d0/c", "d0/d", "d0/e", "d0/f", "d0/g"};
 
+void run_set_profile(struct run *run, const struct profile *profile)
+{
+	run->profile = profile;
+	view_shift = profile->shift;
+}
+
 int run_init(struct run *run, uint64_t seed, int op_count)
 {
 	memset(run, 0, sizeof(*run));
 	run->seed = seed;
 	run->op_count = op_count;
-	run->profile = &profiles[seed % (uint64_t)profile_count];
-	view_shift = run->profile->shift;
+	run_set_profile(run, &profiles[seed % (uint64_t)profile_count]);
 	run->paths = run->profile->files ? many_paths : all_paths;
 	run->path_count = run->profile->files ? ARRAY_SIZE(many_paths) : ARRAY_SIZE(all_paths);
 	run->model = model_new();

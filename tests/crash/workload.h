@@ -56,6 +56,8 @@ struct run {
 };
 
 int run_init(struct run *run, uint64_t seed, int op_count);
+/* Another one than the seed's: before any work. */
+void run_set_profile(struct run *run, const struct profile *profile);
 /* Makes a store and does all operations. 0, or -1 with run->reason. */
 int run_work(struct run *run);
 void run_release(struct run *run);
@@ -91,10 +93,11 @@ struct profile {
 	bool no_golden;	     /* files begin empty */
 	unsigned files;	     /* at most so many, 0: a few */
 	uint64_t shift;	     /* content begins here, bytes; what is before is a hole */
+	bool dedup;	     /* content is looked for, and repeats itself */
 };
 extern const struct profile profiles[];
 extern const int profile_count;
-extern const struct profile profile_threads;
+extern const struct profile profile_threads, profile_threads_dedup;
 int run_one_op(struct run *run);
 
 #endif

@@ -48,7 +48,7 @@ const char *pick_free(struct run *run, bool folder);
 #define CONTENT_OPS(X) \
 	X('s', op_small) X('h', op_hot) X('5', op_sectors) X('b', op_bytes) X('L', op_large) \
 	X('l', op_large_odd) X('z', op_zeros) X('g', op_golden_bytes) X('p', op_punch) \
-	X('r', op_zero_range) X('t', op_truncate) X('y', op_copy_range) X('T', op_grow)
+	X('r', op_zero_range) X('t', op_truncate) X('y', op_copy_range) X('T', op_grow) X('E', op_repeat)
 #define NAME_OPS(X) \
 	X('n', op_create) X('d', op_mkdir) X('D', op_rmdir) X('c', op_clone_golden) \
 	X('C', op_clone_file) X('R', op_clone_replace) X('w', op_copy_whole) X('u', op_unlink) \

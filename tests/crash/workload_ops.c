@@ -159,6 +159,14 @@ static int do_write(struct run *run, struct model_entry *entry, model_value valu
 	return failed_change(run, object, n);
 }
 
+/* Where content is looked for, it is one of a few. */
+static model_value some_value(struct run *run)
+{
+	uint64_t seed = rng_next(&run->rng);
+
+	return model_random(run->model, run->profile->dedup && seed % 8 ? seed % 5 : seed);
+}
+
 /* A place for a write of len bytes, in units of align; large files mostly at region borders. */
 static uint64_t pick_place(struct run *run, const struct model_object *object, uint64_t len,
 	uint64_t align)
@@ -188,7 +196,7 @@ int op_small(struct run *run)
 
 	if (!entry)
 		return 0;
-	return do_write(run, entry, model_random(run->model, rng_next(&run->rng)),
+	return do_write(run, entry, some_value(run),
 		pick_place(run, object_of(run, entry), len, 4096), len);
 }
 
@@ -200,7 +208,7 @@ int op_hot(struct run *run)
 
 	if (!entry)
 		return 0;
-	return do_write(run, entry, model_random(run->model, rng_next(&run->rng)),
+	return do_write(run, entry, some_value(run),
 		4096 * below(run, 6), len);
 }
 
@@ -211,7 +219,7 @@ int op_sectors(struct run *run)
 
 	if (!entry)
 		return 0;
-	return do_write(run, entry, model_random(run->model, rng_next(&run->rng)),
+	return do_write(run, entry, some_value(run),
 		pick_place(run, object_of(run, entry), len, 512), len);
 }
 
@@ -222,7 +230,7 @@ int op_bytes(struct run *run)
 
 	if (!entry)
 		return 0;
-	return do_write(run, entry, model_random(run->model, rng_next(&run->rng)),
+	return do_write(run, entry, some_value(run),
 		pick_place(run, object_of(run, entry), len, 1), len);
 }
 
@@ -233,7 +241,7 @@ int op_large(struct run *run)
 
 	if (!entry)
 		return 0;
-	return do_write(run, entry, model_random(run->model, rng_next(&run->rng)),
+	return do_write(run, entry, some_value(run),
 		pick_place(run, object_of(run, entry), len, 4096), len);
 }
 
@@ -245,7 +253,7 @@ int op_large_odd(struct run *run)
 
 	if (!entry)
 		return 0;
-	return do_write(run, entry, model_random(run->model, rng_next(&run->rng)),
+	return do_write(run, entry, some_value(run),
 		pick_place(run, object_of(run, entry), len, align), len);
 }
 
@@ -365,6 +373,43 @@ int op_grow(struct run *run)
 	if (r)
 		return failed_change(run, object, r);
 	model_change_end(run->model, object);
+	return 0;
+}
+
+/* What stands in one file, or in a golden image, written to another, or the same, elsewhere. */
+int op_repeat(struct run *run)
+{
+	struct model_entry *from = pick_entry(run, MODEL_FILE), *to = pick_entry(run, MODEL_FILE);
+	uint64_t len = 4096 * (1 + below(run, below(run, 2) ? 8 : 40)), src_off, dst_off;
+	CLEANUP_FREE uint8_t *buf = calloc(1, len);
+	struct image *image = run->images[below(run, RUN_IMAGES)];
+	struct model_object *src, *dst;
+	ssize_t n;
+
+	if (!from)
+		return 0;
+	src = object_of(run, from);
+	dst = object_of(run, to);
+	src_off = round_down(below(run, min_u64(src->size, MAX_SIZE) + 1), 4096);
+	dst_off = pick_place(run, dst, len, 4096);
+	if (below(run, 4) == 0) {
+		src_off = round_down(below(run, min_u64(image->size, MAX_SIZE)), 4096);
+		n = image->ops->read(image, buf, len, src_off);
+		say(run, "write golden bytes at %" PRIu64 " to \"%s\" %" PRIu64 "+%" PRIu64, src_off,
+			to->path, dst_off, len);
+	} else {
+		n = fs_read(run->fs, src->ino, buf, len, src_off);
+		say(run, "write what stands in \"%s\" at %" PRIu64 " to \"%s\" %" PRIu64 "+%" PRIu64,
+			from->path, src_off, to->path, dst_off, len);
+	}
+	if (n < 0)
+		return verdict(run, n);
+	model_bytes_begin(run->model, dst, buf, dst_off, len);
+	n = UNLOCKED(run, fs_write(run->fs, dst->ino, buf, len, dst_off + run->profile->shift));
+	if (n != (ssize_t)len)
+		return n < 0 ? failed_change(run, dst, n) :
+			       run_fail(run, "%s: wrote only %zd", run->text, n);
+	model_change_end(run->model, dst);
 	return 0;
 }
 

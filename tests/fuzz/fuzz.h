@@ -45,7 +45,12 @@ void resum_super(uint8_t *bytes, size_t len);
 void resum_catalog(uint8_t *bytes, size_t len);
 /* Every page of a map file. */
 void resum_map(uint8_t *bytes, size_t len);
-/* The chain of records from the first byte on, as far as magic and lengths make sense. */
+/* Every list of a location file, or one. */
+void resum_runs(uint8_t *bytes, size_t len);
+/* An index of a golden image; firsts: the first hashes of its pages, too. */
+void resum_index(uint8_t *bytes, size_t len, const uint8_t *secret, bool firsts);
+/* The chain of records from the first byte on, as far as magic and lengths make sense; their headers
+ * are keyed with store_secret(). */
 void resum_ring(uint8_t *bytes, size_t len);
 
 /* ---- store.c: a small store on a disk in memory, and using one ---- */
@@ -63,6 +68,8 @@ void store_poke(struct simdisk *disk, const char *path, uint64_t off, const void
 	size_t len);
 /* The whole of a file, malloc'ed; NULL when there is none. */
 uint8_t *store_peek(struct simdisk *disk, const char *path, size_t *len);
+/* The secret of all copies. */
+const uint8_t *store_secret(void);
 struct fs_options store_options(void);
 /*
  * Takes patches from the input: the file, the offset, the length, the bytes; or a file cut short.

@@ -49,7 +49,7 @@ static size_t append(uint8_t *ring, size_t at, struct gf_disk_record *last, cons
 	if (rec.length > RING - at)
 		return at;
 	rec.ops_sum = hash_struct(ops, len);
-	rec.sum = hash_struct(&rec, offsetof(struct gf_disk_record, sum));
+	rec.sum = hash_content(store_secret(), &rec, offsetof(struct gf_disk_record, sum));
 	memcpy(ring + at, &rec, sizeof(rec));
 	memcpy(ring + at + sizeof(rec), ops, len);
 	*last = rec;

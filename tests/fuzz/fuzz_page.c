@@ -15,15 +15,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct gf_disk_page page;
 	struct simdisk *disk;
 	uint8_t *map;
+	uint32_t runs;
 	size_t len;
 
 	memset(bytes, 0, sizeof(bytes));
 	if (size)
 		memcpy(bytes, data, size < sizeof(bytes) ? size : sizeof(bytes));
 	memcpy(&page, bytes, sizeof(page));
-	page_decode(bytes, page.layer, page.region, page.generation, states);
+	page_decode(bytes, page.layer, page.region, page.generation, states, &runs);
 	resum_map(bytes, sizeof(bytes));
-	page_decode(bytes, page.layer, page.region, page.generation, states);
+	page_decode(bytes, page.layer, page.region, page.generation, states, &runs);
 
 	/* The states of a page that counts: its header stays. */
 	disk = store_disk(TEMPLATE_KILLED);
@@ -31,6 +32,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (size_t at = 0; map && at + sizeof(page) <= len; at += sizeof(page)) {
 		memcpy(map + at + offsetof(struct gf_disk_page, states), page.states,
 			sizeof(page.states));
+		if (size & 2)
+			memcpy(map + at + offsetof(struct gf_disk_page, runs), &page.runs,
+				sizeof(page.runs));
 	}
 	if (map) {
 		resum_map(map, len);

@@ -44,6 +44,54 @@ void resum_map(uint8_t *bytes, size_t len)
 	}
 }
 
+void resum_runs(uint8_t *bytes, size_t len)
+{
+	struct gf_disk_runs head;
+	uint64_t parts[2];
+
+	for (size_t at = 0; at + sizeof(head) <= len; at += GF_RUNS_SLOT) {
+		memcpy(&head, bytes + at, sizeof(head));
+		if (head.count > (len - at - sizeof(head)) / sizeof(struct gf_disk_run))
+			continue;
+		head.sum = 0;
+		parts[0] = hash_struct(&head, sizeof(head));
+		parts[1] = hash_struct(bytes + at + sizeof(head),
+			head.count * sizeof(struct gf_disk_run));
+		head.sum = hash_struct(parts, sizeof(parts));
+		memcpy(bytes + at, &head, sizeof(head));
+	}
+}
+
+/* The counts are left alone: what they point to behind the end is not there. */
+void resum_index(uint8_t *bytes, size_t len, const uint8_t *secret, bool firsts)
+{
+	struct gf_disk_index_page page;
+	struct gf_disk_index disk;
+	uint64_t at = sizeof(page), filter, end;
+
+	if (len < sizeof(page))
+		return;
+	memcpy(&disk, bytes, sizeof(disk));
+	if (disk.pages > len / sizeof(page) - 1 || disk.filter_blocks > len / 32)
+		return;
+	filter = (1 + disk.pages) * sizeof(page);
+	end = filter + disk.filter_blocks * 32;
+	for (uint64_t i = 0; i < disk.pages; i++, at += sizeof(page)) {
+		memcpy(&page, bytes + at, sizeof(page));
+		page.sum = hash_struct(&page, offsetof(struct gf_disk_index_page, sum));
+		memcpy(bytes + at, &page, sizeof(page));
+		if (firsts && end + (i + 1) * 8 <= len)
+			memcpy(bytes + end + i * 8, &page.entries[0].hash, 8);
+	}
+	if (end + disk.pages * 8 <= len) {
+		disk.filter_sum = hash_struct(bytes + filter, disk.filter_blocks * 32);
+		disk.firsts_sum = hash_struct(bytes + end, disk.pages * 8);
+	}
+	disk.key = hash_content(secret, &disk, offsetof(struct gf_disk_index, key));
+	disk.sum = hash_struct(&disk, offsetof(struct gf_disk_index, sum));
+	memcpy(bytes, &disk, sizeof(disk));
+}
+
 void resum_ring(uint8_t *bytes, size_t len)
 {
 	struct gf_disk_record rec, before;
@@ -60,7 +108,7 @@ void resum_ring(uint8_t *bytes, size_t len)
 			rec.seq = before.seq + 1;
 		}
 		rec.ops_sum = hash_struct(bytes + sizeof(rec), rec.used);
-		rec.sum = hash_struct(&rec, offsetof(struct gf_disk_record, sum));
+		rec.sum = hash_content(store_secret(), &rec, offsetof(struct gf_disk_record, sum));
 		memcpy(bytes, &rec, sizeof(rec));
 		before = rec;
 		first = false;

@@ -19,6 +19,7 @@
 #include "base/sizes.h"
 #include "fuzz.h"
 #include "goldfs/format.h"
+#include "store/content_index.h"
 
 static const char *top;
 
@@ -89,6 +90,32 @@ static void from_ring(struct simdisk *disk)
 	free(ring);
 }
 
+/* As fuzz_runs.c takes them: how, states that are XORed in, the list. */
+static void from_lists(struct simdisk *disk, int id)
+{
+	char path[32], name[32];
+	size_t len = 0;
+	uint8_t *file;
+
+	snprintf(path, sizeof(path), "layer/%d.loc", id);
+	file = store_peek(disk, path, &len);
+	for (size_t at = 0; file && at + 64 <= len; at += GF_RUNS_SLOT) {
+		struct gf_disk_runs head;
+		uint8_t seed[64 + 4096] = {0};
+		size_t used;
+
+		memcpy(&head, file + at, sizeof(head));
+		used = sizeof(head) + head.count * sizeof(struct gf_disk_run);
+		if (head.magic != GF_RUNS_MAGIC || used > 4096 || used > len - at)
+			continue;
+		memcpy(seed + 64, file + at, used);
+		snprintf(name, sizeof(name), "layer%d-%zu", id, at / (size_t)GF_RUNS_SLOT);
+		for (uint8_t how = 0; how < 4; how++)
+			seed_how("runs", name, how, seed, 64 + used);
+	}
+	free(file);
+}
+
 static void from_store(enum template which)
 {
 	struct simdisk *disk = store_disk(which);
@@ -111,6 +138,8 @@ static void from_store(enum template which)
 			seed("page", at ? "second" : "first", bytes + at, 64 + GF_STATE_BYTES);
 	}
 	free(bytes);
+	for (int id = 1; id <= 3; id++)
+		from_lists(disk, id);
 	if (which == TEMPLATE_KILLED)
 		from_ring(disk);
 	simdisk_free(disk);
@@ -131,7 +160,7 @@ static void stores(void)
 		seed_how("check", "patches", how, patches, sizeof(patches));
 		seed_how("check", "intact", how, patches, 0);
 	}
-	for (uint8_t file = 0; file < 12; file++) {
+	for (uint8_t file = 0; file < 18; file++) {
 		uint8_t cut[] = {2, (uint8_t)(64 + file), 100, 4, 0};
 
 		snprintf(name, sizeof(name), "cut%u", file);
@@ -155,6 +184,42 @@ static void sums(void)
 	s.head.sums_sum = hash_struct(s.sum, sizeof(s.sum));
 	s.head.sum = hash_struct(&s.head, offsetof(struct gf_disk_sums, sum));
 	seed("sums", "good", &s, sizeof(s));
+}
+
+/* An index of so many blocks, as fuzz_index.c takes it. */
+static void index_of(const char *name, unsigned blocks)
+{
+	static const uint8_t secret[HASH_SECRET_LEN];
+	const struct pin_print print = {.size = blocks * (uint64_t)GF_BLOCK_SIZE};
+	struct simdisk *disk = simdisk_new(16 * MIB);
+	uint8_t *bytes = calloc(1, print.size + 1), *file;
+	struct image *image;
+	size_t len = 0;
+
+	for (unsigned i = 0; i < blocks; i++)
+		memset(bytes + i * GF_BLOCK_SIZE, (int)(1 + i % 255), 1 + i);
+	if (image_memory_new(&image, bytes, print.size) ||
+		content_index_build(&(struct content_index_source){.io = simdisk_io(disk),
+			.secret = secret, .golden = 1, .print = &print, .image = image,
+			.fd = -1}))
+		abort();
+	file = store_peek(disk, "index/1", &len);
+	memmove(file + sizeof(struct gf_disk_index), file + GF_BLOCK_SIZE, len - GF_BLOCK_SIZE);
+	len -= GF_BLOCK_SIZE - sizeof(struct gf_disk_index);
+	for (uint8_t how = 0; how < 8; how++)
+		if (how == 0 || how == 7)
+			seed_how("index", name, how, file, len);
+	free(file);
+	image_free(image);
+	free(bytes);
+	simdisk_free(disk);
+}
+
+static void indexes(void)
+{
+	index_of("none", 0);
+	index_of("few", 5);
+	index_of("pages", 345);
 }
 
 /* ---- text ---- */
@@ -287,6 +352,7 @@ int main(int argc, char **argv)
 	from_store(TEMPLATE_KILLED);
 	stores();
 	sums();
+	indexes();
 	texts();
 	probes();
 	handovers();

@@ -6,6 +6,11 @@
 #include "base/sizes.h"
 #include "fuzz.h"
 
+static void resum_index_file(uint8_t *bytes, size_t len)
+{
+	resum_index(bytes, len, store_secret(), true);
+}
+
 static const struct {
 	const char *path;
 	void (*resum)(uint8_t *bytes, size_t len);
@@ -22,6 +27,12 @@ static const struct {
 	{"layer/3.data", NULL},
 	{"layer/1.sum", NULL},
 	{"layer/2.sum", NULL},
+	{"layer/1.loc", resum_runs},
+	{"layer/2.loc", resum_runs},
+	{"layer/3.loc", resum_runs},
+	{"pool/0.data", NULL},
+	{"pool/0.sum", NULL},
+	{"index/1", resum_index_file},
 };
 
 static void cut(struct simdisk *disk, const char *path, uint64_t size)

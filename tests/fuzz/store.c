@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The store that harnesses spoil: two golden images, clones of them and of each other, a frozen
- * layer, folders, a link, attributes, small and large writes, zeros and holes; unmounted, or as a
- * killed process left it. Made once per process, copied for each input.
+ * The store that harnesses spoil: clones of each other, a frozen layer, folders, a link, attributes,
+ * small and large writes, zeros and holes, blocks that several files share and records that announce
+ * some; unmounted, or as a killed process left it. Made once per process, copied for each input.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <sys/xattr.h>
 
 #include "../crash/simdisk.h"
+#include "base/hash.h"
 #include "base/sizes.h"
 #include "core/fs.h"
 #include "fuzz.h"
@@ -104,11 +105,17 @@ static void fill(struct fs *fs)
 	put(fs, a, 128 * KIB, 1 * MIB, 2);
 	put(fs, a, 8192, 64 * KIB, 0);
 	put(fs, a, 4096, 100 * MIB, 3);
+	put(fs, a, 80 * KIB, 10 * MIB, 30);
 	must(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4096, 4096) == 0,
 		"punch");
 	fs_fsync(fs, a, no_matter, NULL);
 	must(fs_settle(fs) == 0, "settle");
 	b = copy(fs, a, "b");
+	/* What others have, too: large and small, and over the border of a region. */
+	put(fs, b, 80 * KIB, 12 * MIB, 30);
+	put(fs, a, 12 * KIB, 14 * MIB, 30);
+	put(fs, a, 80 * KIB, 32 * MIB - 32 * KIB, 30);
+	must(fs_settle(fs) == 0, "settle");
 	put(fs, b, 8192, 4096, 9);
 	put(fs, a, 8192, 8192, 8);
 	make(fs, folder, "c", S_IFREG | 0600);
@@ -123,6 +130,10 @@ static void fill_ring(struct fs *fs)
 
 	must(fs_resolve(fs, "a", &a) == 0 && fs_resolve(fs, "b", &b) == 0 &&
 			fs_resolve(fs, "folder", &folder) == 0, "names");
+	put(fs, a, 80 * KIB, 18 * MIB, 40);
+	must(fs_settle(fs) == 0, "settle");
+	put(fs, b, 80 * KIB, 16 * MIB, 40);
+	put(fs, b, 80 * KIB, 20 * MIB, 40);
 	put(fs, a, 5000, 30000, 7);
 	put(fs, b, 70000, 2 * MIB, 6);
 	fs_fsync(fs, b, no_matter, NULL);
@@ -161,6 +172,26 @@ struct simdisk *store_disk(enum template which)
 	if (!disks[0])
 		make_templates();
 	return simdisk_clone(disks[which % TEMPLATES]);
+}
+
+const uint8_t *store_secret(void)
+{
+	static uint8_t secret[HASH_SECRET_LEN];
+	static bool known;
+	struct simdisk *disk;
+	size_t len = 0;
+	uint8_t *bytes;
+
+	if (known)
+		return secret;
+	known = true;
+	disk = store_disk(TEMPLATE_CLOSED);
+	bytes = store_peek(disk, "superblock", &len);
+	must(bytes && len >= sizeof(struct gf_disk_super), "superblock");
+	memcpy(secret, bytes + offsetof(struct gf_disk_super, secret), sizeof(secret));
+	free(bytes);
+	simdisk_free(disk);
+	return secret;
 }
 
 void store_poke(struct simdisk *disk, const char *path, uint64_t off, const void *bytes,

@@ -30,6 +30,7 @@
 #include "core/fs_internal.h"
 #include "image/folder.h"
 #include "image/image.h"
+#include "store/pool.h"
 #include "store_dir.h"
 
 #ifndef GF_INVARIANTS
@@ -138,6 +139,76 @@ static void tail_overtakes_head(void)
 	mark = journal_head(journal);
 	mark.pos += 4096;
 	journal_set_tail(journal, mark);
+}
+
+/* ---- the pool alone ---- */
+
+static struct pool *pool;
+
+/* Slots with bytes, to which a layer refers. */
+static uint64_t fill_pool(uint64_t count)
+{
+	static const uint8_t bytes[16 * GF_BLOCK_SIZE] __attribute__((aligned(4)));
+	uint64_t slot, got;
+
+	if (!pool)
+		MUST(pool_open(&pool, dir.io) == 0);
+	MUST(pool_allocate(pool, count, &slot, &got) == 0 && got == count);
+	MUST(pool_write(pool, slot, bytes, (const uint32_t *)bytes, count) == 0);
+	for (uint64_t i = 0; i < count; i++)
+		MUST(pool_ref(pool, slot + i, 1));
+	return slot;
+}
+
+static void sync_pool_twice(void)
+{
+	fill_pool(1);
+	sync_result = -EIO;
+	MUST(pool_sync(pool) == -EIO);
+	fill_pool(1);
+	pool_sync(pool);
+}
+
+static void write_to_a_slot_in_use(void)
+{
+	uint8_t bytes[GF_BLOCK_SIZE] = {0};
+
+	pool_write(pool, fill_pool(1), bytes, &(uint32_t){1}, 1);
+}
+
+static void punch_a_slot_that_is_used_again(void)
+{
+	uint64_t slot = fill_pool(3);
+	struct pool_dying *list;
+
+	pool_unref(pool, slot + 1, 1);
+	list = pool_take_dying(pool);
+	MUST(list);
+	pool_ref(pool, slot + 1, 1);
+	pool_release_dying(pool, list);
+}
+
+static void punch_pool(void)
+{
+	uint64_t slot = fill_pool(3);
+
+	pool_unref(pool, slot + 1, 1);
+	pool_release_dying(pool, pool_take_dying(pool));
+	pool_assert(pool);
+}
+
+static void unclaim_what_is_in_use(void)
+{
+	pool_unclaim(pool, fill_pool(1), 1);
+}
+
+static void give_up_what_another_refers_to(void)
+{
+	uint64_t slot = fill_pool(2);
+
+	MUST(pool_ref(pool, slot, 2));
+	pool_unref(pool, slot + 1, 2);
+	pool_assert(pool);
 }
 
 /* ---- a layer alone ---- */
@@ -465,6 +536,11 @@ static const struct breakage {
 	{.number = 3, .run = flush_after_one_failed,
 		.mutation = "commit a large write that failed"},
 	{.number = 3, .run = write_to_a_frozen_layer},
+	{.number = 3, .run = write_to_a_slot_in_use},
+	{.number = 3, .run = punch_a_slot_that_is_used_again,
+		.mutation = "a dying slot of the pool is used again"},
+	{.number = 3, .run = punch_pool,
+		.mutation = "slots of the pool are free before they are punched"},
 	{.number = 4, .run = small_write, .mutation = "destage does not lock the blocks"},
 	{.number = 4, .run = write_under_a_newer_version},
 	{.number = 5, .run = small_write_over_another,
@@ -474,6 +550,7 @@ static const struct breakage {
 	{.number = 6, .run = sync_journal_twice,
 		.mutation = "try a failed sync of the journal again"},
 	{.number = 6, .run = sync_layer_twice, .mutation = "try a failed sync of a layer again"},
+	{.number = 6, .run = sync_pool_twice, .mutation = "try a failed sync of the pool again"},
 	{.number = 7, .run = open_image_for_writing},
 	{.number = 7, .run = open_image_in_its_folder,
 		.mutation = "open a golden image for writing: in its folder"},
@@ -484,6 +561,8 @@ static const struct breakage {
 	{.number = INVARIANT_CATALOG, .run = count_a_reference_twice},
 	{.number = INVARIANT_CATALOG, .run = forget_the_head},
 	{.number = INVARIANT_CATALOG, .run = move_a_name},
+	{.number = INVARIANT_POOL, .run = unclaim_what_is_in_use},
+	{.number = INVARIANT_POOL, .run = give_up_what_another_refers_to},
 };
 
 static const struct mutation *find_mutation(const char *name)

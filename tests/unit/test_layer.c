@@ -222,7 +222,7 @@ static void change_chain(struct chain *c)
 	case 4:
 		/* Only what stands in place is given up. */
 		given_up = m[first].state == GF_OVERLAY && !m[first].journaled;
-		assert_int_equal(layer_forget_block(layer, first), given_up);
+		assert_int_equal(layer_forget_block(layer, first, &(uint64_t){0}), given_up);
 		if (given_up)
 			model_set(&m[first], GF_PARENT);
 		break;
@@ -444,7 +444,7 @@ static struct layer *reopen(struct bench *b, struct layer *layer)
 	assert_int_equal(layer_each_page(layer, note_page, generations), 0);
 	for (uint32_t i = 0; i < REGIONS; i++)
 		if (generations[i])
-			assert_int_equal(layer_add_page(again, i, generations[i]), 0);
+			assert_int_equal(layer_add_page(again, i, generations[i], false), 0);
 	return again;
 }
 
@@ -536,7 +536,7 @@ static void good_pages_outlive_failed_checkpoints(void **state)
 		layer_pages_failed(layer, pages); /* as if a later step had failed */
 		pages_free(pages);
 		read_page(b, 1, page);
-		assert_int_equal(page_decode(page, 9, 0, 1, states), 0);
+		assert_int_equal(page_decode(page, 9, 0, 1, states, NULL), 0);
 		assert_int_equal(states_get(states, 0), GF_OVERLAY);
 	}
 	/* The change is not forgotten either. */
@@ -544,7 +544,7 @@ static void good_pages_outlive_failed_checkpoints(void **state)
 	assert_int_equal(layer_each_page(layer, note_page, generations), 0);
 	assert_int_equal(generations[0] % 2, 0);
 	read_page(b, 0, page);
-	assert_int_equal(page_decode(page, 9, 0, generations[0], states), 0);
+	assert_int_equal(page_decode(page, 9, 0, generations[0], states, NULL), 0);
 	assert_int_equal(states_get(states, 0), GF_PARENT);
 	layer_free(layer);
 }
@@ -560,17 +560,17 @@ static void damaged_pages_are_refused(void **state)
 	assert_int_equal(layer_set_state(layer, 77, 1, GF_OVERLAY), 0);
 	checkpoint(layer);
 	read_page(b, 1, page);
-	assert_int_equal(page_decode(page, 9, 0, 1, states), 0);
+	assert_int_equal(page_decode(page, 9, 0, 1, states, NULL), 0);
 	for (unsigned bit = 0; bit < 4096 * 8; bit++) {
 		page[bit / 8] ^= 1u << (bit % 8);
-		assert_int_equal(page_decode(page, 9, 0, 1, states), -EUCLEAN);
+		assert_int_equal(page_decode(page, 9, 0, 1, states, NULL), -EUCLEAN);
 		page[bit / 8] ^= 1u << (bit % 8);
 	}
-	assert_int_equal(page_decode(page, 10, 0, 1, states), -EUCLEAN);
-	assert_int_equal(page_decode(page, 9, 1, 1, states), -EUCLEAN);
-	assert_int_equal(page_decode(page, 9, 0, 3, states), -EUCLEAN);
+	assert_int_equal(page_decode(page, 10, 0, 1, states, NULL), -EUCLEAN);
+	assert_int_equal(page_decode(page, 9, 1, 1, states, NULL), -EUCLEAN);
+	assert_int_equal(page_decode(page, 9, 0, 3, states, NULL), -EUCLEAN);
 	memset(page, 0, sizeof(page));
-	assert_int_equal(page_decode(page, 0, 0, 0, states), -EUCLEAN);
+	assert_int_equal(page_decode(page, 0, 0, 0, states, NULL), -EUCLEAN);
 
 	store_dir_flip(&b->dir, "layer/9.map", (4096 + 2000) * 8 + 3);
 	again = reopen(b, layer);

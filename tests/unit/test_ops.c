@@ -39,6 +39,7 @@ static const struct sample samples[] = {
 	{GF_OP_EPOCH, sizeof(struct gf_op_epoch), 0},
 	{GF_OP_WRITE, sizeof(struct gf_op_blocks), 4096},
 	{GF_OP_LARGE, sizeof(struct gf_op_blocks), 5 * 4},
+	{GF_OP_SHARE, sizeof(struct gf_op_share), 3 * 4},
 	{GF_OP_COMMIT, sizeof(struct gf_op_commit), 0},
 	{GF_OP_CLEAR, sizeof(struct gf_op_clear), 0},
 	{GF_OP_INTENT, sizeof(struct gf_op_intent), 0},
@@ -69,6 +70,10 @@ static void fill_sample(void *op, enum gf_op_type type)
 		break;
 	case GF_OP_LARGE:
 		((struct gf_op_blocks *)op)->count = 5;
+		break;
+	case GF_OP_SHARE:
+		((struct gf_op_share *)op)->blocks.count = 3;
+		((struct gf_op_share *)op)->place = GF_PLACE_POOL | 7;
 		break;
 	case GF_OP_UNGROW:
 		((struct gf_op_ungrow *)op)->grown = 1;

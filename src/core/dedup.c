@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Content dedup: a block that is about to be stored is looked for first.
+ *
+ *   same as below, zero   found by those who call this (volume.c, checkpoint.c); not stored
+ *   in a golden image     its content index says where (golden_index.c): SHARED with the image
+ *   in the pool           SHARED with the slot
+ *   in a layer            the bytes go to a slot of the pool, the block is SHARED with that, and
+ * the other one is noted to be moved there by the next checkpoint
+ *
+ * All hints are hints: what they name is read and compared before anything refers to it. A slot is
+ * compared after a reference to it was taken, so that it cannot become another one in between. The
+ * other layer's block may change while it is read, which is of no concern: if it was equal once, it
+ * is our bytes that go to the pool.
+ *
+ * Moving a block of a layer to the pool changes where it stands without any record. That is only
+ * right when no record in the ring speaks of that block: replayed, it would say that the block is
+ * in place. So a block is moved when its layer's newest large write is behind the new tail, and the
+ * block is at rest; until then it stays noted. When the checkpoint fails the next one may not come
+ * as far with the tail: what was moved goes back to where it still stands.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/invariant.h"
+#include "base/log.h"
+#include "base/mutation.h"
+#include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/content_table.h"
+#include "store/pool.h"
+#include "store/region.h"
+
+#define SLOTS_AT_ONCE 64
+#define MAX_CANDIDATES 4
+#define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
+
+struct move {
+	uint64_t layer;
+	uint64_t block;
+	uint64_t slot;
+};
+
+struct moved {
+	uint64_t layer;
+	uint64_t block;
+	uint64_t place;
+};
+
+struct dedup_state {
+	struct content_table *table;
+	pthread_mutex_t lock;
+	struct move *moves;    /* lock */
+	size_t count;	       /* lock */
+	size_t capacity;       /* lock */
+	struct moved *moved;   /* checkpoint_lock; by the checkpoint that runs */
+	size_t moved_count;    /* checkpoint_lock */
+	size_t moved_capacity; /* checkpoint_lock */
+};
+
+int dedup_start(struct fs *fs)
+{
+	struct dedup_state *d;
+	int r;
+
+	if (fs->options.dedup == FS_DEDUP_OFF)
+		return 0;
+	d = calloc(1, sizeof(*d));
+	if (!d)
+		return -ENOMEM;
+	r = content_table_new(&d->table,
+		fs->options.dedup_memory ? fs->options.dedup_memory : DEDUP_MEMORY_DEFAULT);
+	if (r) {
+		free(d);
+		return r;
+	}
+	pthread_mutex_init(&d->lock, NULL);
+	fs->dedup = d;
+	return 0;
+}
+
+void dedup_stop(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (!d)
+		return;
+	content_table_free(d->table);
+	pthread_mutex_destroy(&d->lock);
+	free(d->moves);
+	free(d->moved);
+	free(d);
+	fs->dedup = NULL;
+}
+
+/* ---- looking for one block ---- */
+
+void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last)
+{
+	*d = (struct dedup){.fs = fs, .layer = layer, .first = first, .last = last};
+	d->enabled = fs->options.dedup != FS_DEDUP_OFF && !fs->options.read_only &&
+		     !atomic_load(&layer->failed);
+}
+
+void dedup_end(struct dedup *d)
+{
+	if (d->claimed)
+		pool_unclaim(d->fs->pool, d->slot, d->claimed);
+	d->claimed = 0;
+}
+
+static bool is_equal(const void *a, const void *b)
+{
+	return memcmp(a, b, GF_BLOCK_SIZE) == 0 || MUTATED("share without comparing");
+}
+
+static bool find_in_golden(struct dedup *d, const void *bytes, uint64_t *out)
+{
+	uint8_t there[GF_BLOCK_SIZE];
+	uint64_t id, block, place;
+	struct hash128 hash;
+	struct image *image;
+	bool found;
+
+	if (!golden_index_any(d->fs))
+		return false;
+	hash = hash_block128(d->fs->super.secret, bytes);
+	if (golden_index_find(d->fs, &hash, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
+		return false;
+	place = place_from_golden(id, block);
+	/* With a reference the image stays. */
+	layer_ref_place(d->layer, place);
+	image = d->fs->env.golden(d->fs->env.arg, id);
+	found = image &&
+		image->ops->read(image, there, GF_BLOCK_SIZE, block * GF_BLOCK_SIZE) == 0 &&
+		is_equal(bytes, there);
+	if (!found) {
+		layer_unref_place(d->layer, place);
+		return false;
+	}
+	COUNT(d->fs, dedup_golden_blocks, 1);
+	*out = place;
+	return true;
+}
+
+static bool try_slot(struct dedup *d, uint64_t slot, const void *bytes)
+{
+	uint8_t there[GF_BLOCK_SIZE];
+
+	if (!pool_ref_live(d->fs->pool, slot, d->layer->id))
+		return false;
+	if (pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
+		return true;
+	pool_unref(d->fs->pool, slot, d->layer->id);
+	return false;
+}
+
+/* Whether a block of a layer has these bytes, in place. */
+static bool has_bytes(struct fs *fs, const struct content_place *at, const void *bytes)
+{
+	struct layer *layer = layer_hold(fs, at->owner);
+	uint8_t there[GF_BLOCK_SIZE];
+	bool found;
+
+	if (!layer)
+		return false;
+	found = !atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
+		layer_read_data(layer, there, GF_BLOCK_SIZE, at->block * GF_BLOCK_SIZE) == 0 &&
+		is_equal(bytes, there);
+	atomic_fetch_sub(&layer->users, 1);
+	return found;
+}
+
+/* The bytes go to a slot, of which the layer has a reference then. */
+static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *slot)
+{
+	struct pool *pool = d->fs->pool;
+
+	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
+		return false;
+	if (pool_write(pool, d->slot, bytes, &sum, 1))
+		return false;
+	if (!pool_ref(pool, d->slot, d->layer->id))
+		return false;
+	*slot = d->slot++;
+	d->claimed--;
+	return true;
+}
+
+static void note_move(struct fs *fs, const struct move *move)
+{
+	struct dedup_state *d = fs->dedup;
+
+	MUTEX_GUARD(&d->lock);
+	if (d->count == d->capacity) {
+		size_t capacity = max_u64(256, 2 * d->capacity);
+		struct move *moves;
+
+		if (d->count >= MAX_MOVES)
+			return;
+		moves = realloc(d->moves, capacity * sizeof(*moves));
+		if (!moves)
+			return;
+		d->moves = moves;
+		d->capacity = capacity;
+	}
+	d->moves[d->count++] = *move;
+	atomic_store(&fs->changed, true);
+}
+
+static bool is_held(const struct dedup *d, const struct content_place *at)
+{
+	return at->owner == d->layer->id && at->block >= d->first && at->block <= d->last;
+}
+
+static bool find_in_layer(struct dedup *d, const struct content_place *at, const void *bytes,
+	uint32_t sum, uint64_t *out)
+{
+	struct content_place pooled = {.pool = true};
+
+	if (is_held(d, at) || !has_bytes(d->fs, at, bytes) ||
+		!store_in_pool(d, bytes, sum, &pooled.block))
+		return false;
+	note_move(d->fs,
+		&(struct move){.layer = at->owner, .block = at->block, .slot = pooled.block});
+	content_table_put(d->fs->dedup->table, 0, sum, &pooled);
+	*out = place_from_slot(pooled.block);
+	return true;
+}
+
+static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
+{
+	struct content_place places[MAX_CANDIDATES];
+	unsigned n = content_table_find(d->fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+
+	if (pool_failed(d->fs->pool))
+		return false;
+	for (unsigned i = 0; i < n; i++) {
+		if (!places[i].pool || !try_slot(d, places[i].block, bytes))
+			continue;
+		*out = place_from_slot(places[i].block);
+		return true;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, out))
+			return true;
+	return false;
+}
+
+bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
+{
+	unsigned token;
+	bool found;
+
+	if (!d->enabled)
+		return false;
+	token = drain_enter(&d->fs->readers);
+	found = find_in_golden(d, bytes, out);
+	if (!found && d->fs->options.dedup == FS_DEDUP_ALL && find_in_table(d, bytes, sum, out)) {
+		COUNT(d->fs, dedup_pool_blocks, 1);
+		found = true;
+	}
+	drain_leave(&d->fs->readers, token);
+	return found;
+}
+
+void dedup_note(
+	struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count)
+{
+	for (uint64_t i = 0; fs->dedup && i < count; i++)
+		content_table_put(fs->dedup->table, 0, sums[i],
+			&(struct content_place){.owner = layer->id, .block = block + i});
+}
+
+void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
+{
+	uint32_t first = block / GF_REGION_BLOCKS, last = (block + count - 1) / GF_REGION_BLOCKS;
+
+	if (fs->options.dedup != FS_DEDUP_OFF)
+		layer_set_unexamined(
+			layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
+}
+
+bool dedup_is_known(struct fs *fs, uint32_t sum)
+{
+	struct content_place place;
+
+	return fs->dedup && content_table_find(fs->dedup->table, 0, sum, &place, 1);
+}
+
+bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)
+{
+	struct content_place places[MAX_CANDIDATES];
+	unsigned n = 0;
+
+	if (fs->options.dedup == FS_DEDUP_ALL)
+		n = content_table_find(fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+	for (unsigned i = 0; i < n; i++)
+		if (places[i].pool || places[i].owner != layer->id || places[i].block != block)
+			return true;
+	return false;
+}
+
+/* One region of a layer, by the checksums of its blocks. */
+static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
+{
+	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
+	CLEANUP_FREE uint32_t *sums = malloc(GF_REGION_BLOCKS * sizeof(*sums));
+	CLEANUP_FREE uint64_t *places = malloc(GF_REGION_BLOCKS * sizeof(*places));
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	int r = view && sums && places ? layer_view_region(layer, region, view) : -ENOMEM;
+
+	if (!r)
+		r = layer_read_sums(layer, base, sums, GF_REGION_BLOCKS);
+	if (!r)
+		r = layer_read_places(layer, base, places, GF_REGION_BLOCKS);
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
+		struct content_place at = {.owner = layer->id, .block = base + i};
+
+		if (place_is_pool(places[i])) {
+			at = (struct content_place){
+				.pool = true, .block = place_to_slot(places[i])};
+			r = pool_read_sums(fs->pool, at.block, &sums[i], 1);
+		} else if (states_get(view->states, i) != GF_OVERLAY ||
+			   (view->journaled[i / 8] >> (i % 8) & 1)) {
+			continue;
+		}
+		if (sums[i])
+			content_table_put(fs->dedup->table, 0, sums[i], &at);
+	}
+	return r;
+}
+
+void dedup_fill_table(struct fs *fs)
+{
+	struct layer *layer;
+	uint64_t id = 0;
+
+	while (fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
+		uint32_t region = 0;
+
+		id = layer->id;
+		while ((region = layer_next_region(layer, region)) != LAYER_NO_REGION)
+			fill_from_region(fs, layer, region++);
+		atomic_fetch_sub(&layer->users, 1);
+	}
+}
+
+/* ---- moving the other block ---- */
+
+enum move_result { MOVE_LATER, MOVE_NEVER, MOVE_DONE };
+
+/* Under the block's range. */
+static enum move_result move_locked(
+	struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
+{
+	uint64_t place = place_from_slot(m->slot);
+	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
+
+	if (layer_is_at_rest(layer, m->block) != 1)
+		return MOVE_NEVER;
+	/* A record that says the block is in place would be replayed. */
+	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
+		!MUTATED("move blocks of which the ring says that they are in place"))
+		return MOVE_LATER;
+	if (!layer_ref_place(layer, place))
+		return MOVE_NEVER;
+	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
+		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
+		dedup_remember_moved(fs, layer, m->block, place) == 0 &&
+		layer_set_shared(layer, m->block, 1, &place) == 0) {
+		COUNT(fs, dedup_pool_blocks, 1);
+		return MOVE_DONE;
+	}
+	layer_unref_place(layer, place);
+	return MOVE_NEVER;
+}
+
+static enum move_result move_one(struct fs *fs, const struct move *m, uint64_t tail)
+{
+	struct layer *layer = layer_hold(fs, m->layer);
+	enum move_result result = MOVE_NEVER;
+	struct range range;
+
+	if (!layer)
+		return MOVE_NEVER;
+	if (!atomic_load(&layer->failed) && !layer->left_out) {
+		rangelock_lock(&layer->ranges, &range, m->block, m->block);
+		result = move_locked(fs, layer, m, tail);
+		rangelock_unlock(&layer->ranges, &range);
+	}
+	atomic_fetch_sub(&layer->users, 1);
+	return result;
+}
+
+int dedup_remember_moved(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t place)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (d->moved_count == d->moved_capacity) {
+		size_t capacity = max_u64(256, 2 * d->moved_capacity);
+		struct moved *moved = realloc(d->moved, capacity * sizeof(*moved));
+
+		if (!moved)
+			return -ENOMEM;
+		d->moved = moved;
+		d->moved_capacity = capacity;
+	}
+	d->moved[d->moved_count++] = (struct moved){layer->id, block, place};
+	return 0;
+}
+
+void dedup_move(struct fs *fs, uint64_t tail)
+{
+	CLEANUP_FREE struct move *moves = NULL;
+	struct dedup_state *d = fs->dedup;
+	size_t count;
+
+	if (!d)
+		return;
+	pthread_mutex_lock(&d->lock);
+	moves = steal_pointer(&d->moves);
+	count = d->count;
+	d->count = d->capacity = 0;
+	pthread_mutex_unlock(&d->lock);
+	for (size_t i = 0; i < count; i++)
+		if (move_one(fs, &moves[i], tail) == MOVE_LATER)
+			note_move(fs, &moves[i]);
+	if (count)
+		figures_changed(fs);
+}
+
+/* Whether the block reads as what stands in its layer. Somebody may have written to it since. */
+static bool is_in_place(struct fs *fs, struct layer *layer, uint64_t block)
+{
+	uint8_t in_layer[GF_BLOCK_SIZE], seen[GF_BLOCK_SIZE];
+	unsigned token = drain_enter(&fs->readers);
+	int r = volume_read_blocks(fs, layer, seen, block, 1, READ_HELD);
+
+	drain_leave(&fs->readers, token);
+	return !r && layer_read_data(layer, in_layer, GF_BLOCK_SIZE, block * GF_BLOCK_SIZE) == 0 &&
+	       is_equal(in_layer, seen);
+}
+
+/* The bytes are still in place: nothing is punched before the checkpoint counts. */
+static void move_back(struct fs *fs, const struct moved *m)
+{
+	struct layer *layer = layer_hold(fs, m->layer);
+	struct range range;
+	uint64_t place;
+	int r;
+
+	if (!layer)
+		return;
+	pthread_rwlock_rdlock(&fs->sharing);
+	rangelock_lock(&layer->ranges, &range, m->block, m->block);
+	r = layer_read_places(layer, m->block, &place, 1);
+	if (!r && place == m->place && is_in_place(fs, layer, m->block))
+		r = layer_set_state(layer, m->block, 1, GF_OVERLAY);
+	rangelock_unlock(&layer->ranges, &range);
+	pthread_rwlock_unlock(&fs->sharing);
+	if (r)
+		fs_fail(fs, r);
+	else if (place_is_pool(m->place))
+		note_move(fs, &(struct move){m->layer, m->block, place_to_slot(m->place)});
+	else
+		dedup_owe(fs, layer, m->block, 1);
+	atomic_fetch_sub(&layer->users, 1);
+}
+
+void dedup_moved(struct fs *fs, bool durable)
+{
+	struct dedup_state *d = fs->dedup;
+
+	if (!d)
+		return;
+	if (!durable && !MUTATED("what was moved stays when the checkpoint fails"))
+		for (size_t i = 0; i < d->moved_count; i++)
+			move_back(fs, &d->moved[i]);
+	if (d->moved_count)
+		figures_changed(fs);
+	d->moved_count = d->moved_capacity = 0;
+	free(steal_pointer(&d->moved));
+}
+
+bool dedup_has_moves(struct fs *fs)
+{
+	if (!fs->dedup)
+		return false;
+	MUTEX_GUARD(&fs->dedup->lock);
+	return fs->dedup->count != 0;
+}
+
+/* ---- layers that are gone ---- */
+
+/* With the gate held nobody takes the list away. */
+void dedup_drop_dead(struct fs *fs)
+{
+	bool dropped = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_rdlock(&fs->gate);
+	for (struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer) {
+			dropped |= d->layer->may_share;
+			layer_drop_shared(d->layer);
+		}
+	pthread_rwlock_unlock(&fs->gate);
+	pthread_rwlock_unlock(&fs->tree);
+	if (dropped)
+		figures_changed(fs);
+}
+
+/* ---- counting references after a mount ---- */
+
+/* Of blocks that are lost to damage nobody knows to what they refer. That may come to light again
+ * (goldfs check --repair), so it must not be freed. */
+static bool places_are_lost(struct fs *fs)
+{
+	const struct layer_entry *entry;
+	bool lost = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	for (entry = fs->layers; entry && !lost; entry = entry->hh.next)
+		lost = layer_lost_places(entry->layer);
+	pthread_rwlock_unlock(&fs->tree);
+	if (lost && !atomic_exchange(&fs->places_lost, true))
+		log_error(0,
+			"what some blocks shared is lost to damage; nothing of the pool is freed "
+			"until \"goldfs check --repair\" was run");
+	return lost;
+}
+
+int dedup_count(struct fs *fs)
+{
+	struct pool_figures figures;
+	struct layer *layer;
+	uint64_t id = 0;
+	int r = 0;
+
+	if (!pool_is_counting(fs->pool) && !atomic_load(&fs->golden_counting))
+		return 0;
+	while (!r && (layer = layer_hold_next(fs, id)) != NULL) {
+		id = layer->id;
+		while ((r = layer_count_shared(layer)) > 0)
+			;
+		atomic_fetch_sub(&layer->users, 1);
+	}
+	if (r)
+		return log_error(r,
+			"cannot count what blocks are shared; nothing of the pool is freed "
+			"until the next mount");
+	if (places_are_lost(fs))
+		return 0;
+	if (pool_is_counting(fs->pool))
+		pool_counted(fs->pool);
+	atomic_store(&fs->golden_counting, false);
+	/* Space to be given back, or images that nobody needs, make a checkpoint worth it. */
+	pool_figures(fs->pool, &figures);
+	if (figures.dying_slots || tree_has_idle_golden(fs))
+		atomic_store(&fs->changed, true);
+	figures_changed(fs);
+	return 0;
+}

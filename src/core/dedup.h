@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* Content dedup: finding a block's bytes before they are stored once more; see dedup.c. */
+#ifndef GOLDFS_CORE_DEDUP_H
+#define GOLDFS_CORE_DEDUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/layer.h"
+
+struct fs;
+
+#define DEDUP_MEMORY_DEFAULT (UINT64_C(256) << 20)
+
+int dedup_start(struct fs *fs);
+void dedup_stop(struct fs *fs);
+
+/* One look at blocks [first, last] of a layer, whose range the caller holds. On the stack. */
+struct dedup {
+	struct fs *fs;
+	struct layer *layer;
+	uint64_t first, last;
+	bool enabled;
+	uint64_t slot, claimed; /* slots that are claimed and not used yet */
+};
+void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
+/*
+ * Whether the bytes of one block, with this checksum, stand somewhere already. If so, *place says
+ * where, and the layer has one reference more, for layer_set_shared() or layer_unref_place().
+ */
+bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *place);
+void dedup_end(struct dedup *d);
+
+/* Blocks that are in place now, for others to find. */
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint64_t count);
+
+/* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
+ * a record from number tail on may say something else of them. */
+void dedup_move(struct fs *fs, uint64_t tail);
+/* The checkpoint had a block share this place, to be remembered for dedup_moved(). -ENOMEM. */
+int dedup_remember_moved(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t place);
+/* The end of both, on any way: the checkpoint counts, or the blocks are where they were. */
+void dedup_moved(struct fs *fs, bool durable);
+bool dedup_has_moves(struct fs *fs);
+
+/* They may come to be known elsewhere later, and are to be looked at again. */
+void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
+/* Whether content with this checksum was seen, or was seen elsewhere than in this block. Hints. */
+bool dedup_is_known(struct fs *fs, uint32_t sum);
+bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
+/* Has the table of content know what stands in layers and in the pool, by its checksums. */
+void dedup_fill_table(struct fs *fs);
+
+/* ---- dedup_examine.c: looking once more at what stands in layers ---- */
+
+/* Around a checkpoint that is to do so: images that may be of use get an index. NULL: there is nothing
+ * to look at. No lock is held. */
+struct dedup_images;
+struct dedup_images *dedup_examine_begin(struct fs *fs);
+void dedup_examine_end(struct fs *fs, struct dedup_images *images);
+/* The checkpoint's part: as dedup_move(). 0 or -errno. */
+int dedup_examine(struct fs *fs, uint64_t tail);
+
+/* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next
+ * checkpoint. Done by checkpoints, and before somebody asks for exact figures. */
+void dedup_drop_dead(struct fs *fs);
+
+/* After a mount: counts all references. Until that is done nothing shared is freed. */
+int dedup_count(struct fs *fs);
+
+#endif

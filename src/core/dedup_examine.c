@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Looking once more at blocks that stand in their layers.
+ *
+ * Content is looked for when it is stored (dedup.c). That misses what came to be known later: two
+ * who wrote the same at the same time, a golden image that had no content index yet, what was
+ * stored while dedup was off or before the table of content was made by this process. So regions
+ * into which something large was written are remembered (layer_set_unexamined()), and looked at
+ * when the store settles; `goldfs dedup` has all regions of a file looked at.
+ *
+ * It is done by a checkpoint, under the rule of dedup_move(): no record says what is found, so none
+ * in the ring may speak of the block.
+ *
+ * An image that nothing was cloned from has no pin and no index. When a sample of its blocks is
+ * among what was written, as it is when somebody copied it into the mount, it gets both for as long
+ * as they are of use: an image to which nothing refers loses them at the next checkpoint.
+ */
+#include "core/fs_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/sizes.h"
+#include "core/dedup.h"
+#include "store/content_table.h"
+#include "store/region.h"
+
+#define RUN_BLOCKS 256
+#define SAMPLES 16
+#define MAX_DEPTH 32 /* of folders of images */
+#define INDEX_POLL_US 20000
+
+/* ---- one run of blocks ---- */
+
+struct examined {
+	struct fs *fs;
+	struct layer *layer;
+	uint8_t *data; /* RUN_BLOCKS */
+	bool images;   /* an image was indexed since the blocks were looked for */
+};
+
+static bool is_at_rest(const struct region_view *view, uint32_t i)
+{
+	return states_get(view->states, i) == GF_OVERLAY &&
+	       !(view->journaled[i / 8] >> (i % 8) & 1);
+}
+
+/* Whether it is worth reading them. */
+static bool is_hinted_at(struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count)
+{
+	if (e->images)
+		return true;
+	for (uint64_t i = 0; i < count; i++)
+		if (dedup_is_known_elsewhere(e->fs, e->layer, block + i, sums[i]))
+			return true;
+	return false;
+}
+
+static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count)
+{
+	struct layer *layer = e->layer;
+	struct dedup d;
+	int r = 0;
+
+	dedup_begin(&d, e->fs, layer, block, block + count - 1);
+	for (uint64_t i = 0; i < count && !r; i++) {
+		const uint8_t *bytes = e->data + i * GF_BLOCK_SIZE;
+		uint64_t place;
+
+		/* What is damaged stays where it is, and is shared with nobody. */
+		if (hash_block(e->fs->super.secret, bytes) != sums[i])
+			continue;
+		if (!dedup_find(&d, bytes, sums[i], &place))
+			continue;
+		r = dedup_remember_moved(e->fs, layer, block + i, place);
+		if (!r)
+			r = layer_set_shared(layer, block + i, 1, &place);
+		if (r)
+			layer_unref_place(layer, place);
+	}
+	dedup_end(&d);
+	return r;
+}
+
+/* The range is held, and nothing in the ring speaks of the blocks. */
+static int examine_held(struct examined *e, uint64_t block, uint64_t count)
+{
+	uint32_t sums[RUN_BLOCKS];
+	unsigned token;
+	int r;
+
+	for (uint64_t i = 0; i < count; i++)
+		if (layer_is_at_rest(e->layer, block + i) != 1)
+			return 0; /* it has just been written */
+	r = layer_read_sums(e->layer, block, sums, count);
+	if (r || !is_hinted_at(e, block, sums, count))
+		return 0;
+	if (layer_read_data(e->layer, e->data, count * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE))
+		return 0;
+	token = drain_enter(&e->fs->readers);
+	r = share_run(e, block, sums, count);
+	drain_leave(&e->fs->readers, token);
+	return r;
+}
+
+/* 1: the layer is being written to, later. */
+static int examine_run(struct examined *e, uint64_t block, uint64_t count, uint64_t tail)
+{
+	struct range range;
+	int r;
+
+	pthread_rwlock_rdlock(&e->fs->sharing);
+	rangelock_lock(&e->layer->ranges, &range, block, block + count - 1);
+	if (atomic_load(&e->layer->large_seq) >= tail || atomic_load(&e->layer->poison_seq))
+		r = 1;
+	else
+		r = examine_held(e, block, count);
+	rangelock_unlock(&e->layer->ranges, &range);
+	pthread_rwlock_unlock(&e->fs->sharing);
+	return r;
+}
+
+/* Whether somebody wants it to end. */
+static bool tell(struct examine_progress *p, uint64_t bytes)
+{
+	if (!p)
+		return false;
+	p->done += bytes;
+	p->total = max_u64(p->total, p->done);
+	p->stopped = p->stopped || p->cb(p->arg, p->done, p->total);
+	return p->stopped;
+}
+
+/* ---- layers ---- */
+
+static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
+{
+	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	int r = view ? layer_view_region(e->layer, region, view) : -ENOMEM;
+
+	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
+		n = 1;
+		if (!is_at_rest(view, i))
+			continue;
+		while (n < RUN_BLOCKS && i + n < GF_REGION_BLOCKS && is_at_rest(view, i + n))
+			n++;
+		r = examine_run(e, base + i, n, tail);
+		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE))
+			r = 1;
+	}
+	return r;
+}
+
+static int examine_layer(struct examined *e, uint64_t tail)
+{
+	uint32_t region;
+	uint64_t asked;
+	int r = 0;
+
+	while (!r && layer_take_unexamined(e->layer, &region, &asked)) {
+		e->images = asked < atomic_load(&e->fs->indexes_opened);
+		r = examine_region(e, region, tail);
+		if (r)
+			layer_set_unexamined(e->layer, region, 1, asked);
+	}
+	return r > 0 ? 0 : r;
+}
+
+int dedup_examine(struct fs *fs, uint64_t tail)
+{
+	struct examined e = {.fs = fs};
+	uint64_t id = 0;
+	int r = 0;
+
+	if (!atomic_exchange(&fs->examine, false) || fs->options.dedup == FS_DEDUP_OFF)
+		return 0;
+	e.data = malloc(RUN_BLOCKS * GF_BLOCK_SIZE);
+	if (!e.data)
+		r = -ENOMEM;
+	while (!r && (e.layer = layer_hold_next(fs, id)) != NULL) {
+		id = e.layer->id;
+		if (!atomic_load(&e.layer->failed) && !e.layer->left_out)
+			r = examine_layer(&e, tail);
+		atomic_fetch_sub(&e.layer->users, 1);
+	}
+	free(e.data);
+	return r;
+}
+
+/* ---- images that nothing was cloned from ---- */
+
+struct dedup_images {
+	struct golden **held; /* malloc'ed */
+	size_t count;
+};
+
+/* Whether some of the image's blocks are among what was seen lately. */
+static bool is_sampled(struct fs *fs, uint64_t ino, uint64_t size)
+{
+	uint64_t blocks = size / GF_BLOCK_SIZE, step = blocks / SAMPLES + 1;
+	uint8_t bytes[GF_BLOCK_SIZE];
+
+	for (uint64_t block = 0; block < blocks; block += step) {
+		int64_t at = fs_seek(fs, ino, block * GF_BLOCK_SIZE, SEEK_DATA);
+
+		if (at < 0)
+			break;
+		block = max_u64(block, round_up((uint64_t)at, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
+		if (block >= blocks || fs_read(fs, ino, bytes, sizeof(bytes),
+					       block * GF_BLOCK_SIZE) != sizeof(bytes))
+			break;
+		if (!is_zero(bytes, sizeof(bytes)) &&
+			dedup_is_known(fs, hash_block(fs->super.secret, bytes)))
+			return true;
+	}
+	return false;
+}
+
+/* A pin that is a link or a reflink costs nothing; a copy would. */
+static bool is_beside_the_store(struct fs *fs, uint64_t dev)
+{
+	struct stat st;
+
+	return fs->options.store_fd >= 0 && fstat(fs->options.store_fd, &st) == 0 &&
+	       st.st_dev == dev;
+}
+
+static void wait_for_index(struct fs *fs, struct golden *g)
+{
+	pin_work_want(fs);
+	while (golden_index_is_due(fs, g) && !atomic_load(&fs->golden_stopping))
+		usleep(INDEX_POLL_US);
+}
+
+static void take_image(struct fs *fs, struct dedup_images *images, const struct fs_attr *attr)
+{
+	struct golden **more;
+	struct golden *g;
+	struct inode *node;
+	uint64_t id, dev;
+
+	if (golden_device(fs, attr->ino, &node, &dev) || !is_beside_the_store(fs, dev) ||
+		golden_open(fs, node, NULL))
+		return;
+	if (is_sampled(fs, attr->ino, attr->size) && golden_keep(fs, attr->ino, &id) == 0 &&
+		(g = golden_hold(fs, id)) != NULL) {
+		more = realloc(images->held, (images->count + 1) * sizeof(*more));
+		if (more) {
+			images->held = more;
+			images->held[images->count++] = g;
+			wait_for_index(fs, g);
+		} else {
+			golden_hold_end(fs, g);
+		}
+	}
+	golden_close(fs, node);
+}
+
+struct names {
+	char (*list)[GF_NAME_MAX + 1]; /* malloc'ed */
+	size_t count;
+};
+
+static int add_name(void *arg, const char *name, const struct fs_attr *attr, uint64_t next)
+{
+	struct names *names = arg;
+	void *more = realloc(names->list, (names->count + 1) * sizeof(*names->list));
+
+	if (!more)
+		return -ENOMEM;
+	names->list = more;
+	snprintf(names->list[names->count++], sizeof(*names->list), "%s", name);
+	return 0;
+}
+
+static void take_folder(struct fs *fs, struct dedup_images *images, uint64_t dir, unsigned depth)
+{
+	struct names names = {0};
+
+	if (depth > MAX_DEPTH || fs_list(fs, dir, 0, add_name, &names) < 0)
+		names.count = 0;
+	for (size_t i = 0; i < names.count && !atomic_load(&fs->golden_stopping); i++) {
+		struct fs_attr attr;
+
+		if (fs_lookup(fs, dir, names.list[i], &attr))
+			continue;
+		if (S_ISDIR(attr.mode))
+			take_folder(fs, images, attr.ino, depth + 1);
+		else if (S_ISREG(attr.mode))
+			take_image(fs, images, &attr);
+		fs_forget(fs, attr.ino, 1);
+	}
+	free(names.list);
+}
+
+static bool something_is_unexamined(struct fs *fs)
+{
+	const struct layer_entry *entry;
+	bool found = false;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	for (entry = fs->layers; entry && !found; entry = entry->hh.next)
+		found = layer_has_unexamined(entry->layer);
+	pthread_rwlock_unlock(&fs->tree);
+	return found;
+}
+
+struct dedup_images *dedup_examine_begin(struct fs *fs)
+{
+	struct dedup_images *images;
+
+	if (fs->options.dedup == FS_DEDUP_OFF || fs->options.read_only ||
+		!something_is_unexamined(fs))
+		return NULL;
+	images = calloc(1, sizeof(*images));
+	if (images && fs->options.images && fs->golden_runs)
+		take_folder(fs, images, FS_INO_GOLDEN, 0);
+	atomic_store(&fs->examine, true);
+	return images;
+}
+
+void dedup_examine_end(struct fs *fs, struct dedup_images *images)
+{
+	for (size_t i = 0; images && i < images->count; i++)
+		golden_hold_end(fs, images->held[i]);
+	if (images)
+		free(images->held);
+	free(images);
+}
+
+/* ---- what somebody asks for ---- */
+
+/* Bytes to look at, at most: what several files stand on counts for each. */
+static uint64_t want(struct fs *fs, const uint64_t *inos, size_t count)
+{
+	uint64_t blocks = 0;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	for (size_t i = 0; i < count; i++) {
+		struct inode *inode = tree_find(fs, inos[i]);
+		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
+
+		for (; layer; layer = layer->parent) {
+			layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
+			blocks += atomic_load(&layer->owned_blocks);
+		}
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return blocks * GF_BLOCK_SIZE;
+}
+
+static void set_progress(struct fs *fs, struct examine_progress *progress)
+{
+	MUTEX_GUARD(&fs->checkpoint_lock);
+	fs->examine_progress = progress;
+}
+
+int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
+	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
+{
+	struct examine_progress p = {.cb = progress, .arg = arg};
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	if (fs->options.dedup == FS_DEDUP_OFF)
+		return -EOPNOTSUPP;
+	dedup_fill_table(fs);
+	p.total = want(fs, inos, count);
+	set_progress(fs, progress ? &p : NULL);
+	r = fs_settle(fs);
+	set_progress(fs, NULL);
+	return !r && p.stopped ? -ECANCELED : r;
+}

@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MIT */
+/* See the header. */
+#include "core/figures_pool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sizes.h"
+#include "store/pool.h"
+
+/* ---- the list ---- */
+
+void slot_list_release(struct slot_list *list)
+{
+	free(list->list);
+	*list = (struct slot_list){0};
+}
+
+static int add(struct slot_list *list, uint64_t place, struct slot_seen seen)
+{
+	if (list->count == list->capacity) {
+		size_t capacity = max_u64(1024, 2 * list->capacity);
+		struct slot_seen *more = realloc(list->list, capacity * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		list->list = more;
+		list->capacity = capacity;
+	}
+	seen.slot = place_to_slot(place);
+	list->list[list->count++] = seen;
+	return 0;
+}
+
+static int compare_slots(const void *a, const void *b)
+{
+	const struct slot_seen *x = a, *y = b;
+
+	return x->slot < y->slot ? -1 : x->slot > y->slot;
+}
+
+/* How many entries from i on are of one slot. */
+static size_t slot_run(const struct slot_list *list, size_t i)
+{
+	size_t n = 1;
+
+	while (i + n < list->count && list->list[i + n].slot == list->list[i].slot)
+		n++;
+	return n;
+}
+
+static void sort(struct slot_list *list)
+{
+	if (list->count)
+		qsort(list->list, list->count, sizeof(*list->list), compare_slots);
+}
+
+/* ---- for all files ---- */
+
+/* The layer's own blocks may be seen through others, or others' through it. */
+static bool is_in_family(const struct layer *layer)
+{
+	return layer->parent || !layer->head_of;
+}
+
+bool pool_needs_walk(struct fs *fs)
+{
+	const struct layer_entry *entry;
+
+	for (entry = fs->layers; entry; entry = entry->hh.next)
+		if (entry->layer->may_share && is_in_family(entry->layer))
+			return true;
+	return false;
+}
+
+bool pool_figure_is_walked(struct fs *fs, const struct layer *layer)
+{
+	return layer->may_share && pool_needs_walk(fs);
+}
+
+/* Bytes of a block that lie behind the end of a file which ends within it. */
+static uint64_t cut_of(uint64_t size, uint64_t block)
+{
+	return size / GF_BLOCK_SIZE == block && size % GF_BLOCK_SIZE ?
+		GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
+}
+
+/* Blocks that come to a file, and to no other. */
+static int add_seen(struct family *f, size_t m, const struct plane *bits, struct slot_list *list)
+{
+	struct inode *file = f->nodes[m].file;
+	uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS, size = atomic_load(&file->size);
+	struct plane mask;
+	int r = 0;
+
+	plane_limit(&mask, f->region, file_limit(file));
+	for (int w = 0; w < REGION_WORDS && !r; w++) {
+		uint64_t left = bits->words[w] & mask.words[w];
+
+		for (; left && !r; left &= left - 1) {
+			uint32_t i = (uint32_t)w * 64 + (uint32_t)__builtin_ctzll(left);
+			long k = family_owner(f, (long)m, i);
+			struct slot_seen seen = {.file = file, .cut = cut_of(size, base + i),
+				.future = (base + i) * GF_BLOCK_SIZE >= size};
+
+			if (k >= 0 && f->nodes[k].places)
+				r = add(list, f->nodes[k].places[i], seen);
+		}
+	}
+	return r;
+}
+
+static int add_many(const struct family_node *n, struct slot_list *list)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++)
+		if (plane_get(&n->pooled, i) && plane_get(&n->second, i))
+			r = add(list, n->places[i], (struct slot_seen){0});
+	return r;
+}
+
+/* Blocks that come to a file, and to others. */
+static void count_many(const struct family *f, struct inode *file, const struct plane *bits)
+{
+	uint64_t size = atomic_load(&file->size), last = size / GF_BLOCK_SIZE;
+	struct plane mask;
+
+	plane_limit(&mask, f->region, round_up(size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
+	for (int i = 0; i < REGION_WORDS; i++)
+		mask.words[i] &= bits->words[i];
+	file->fig.pool_shared += plane_count(&mask);
+	if (size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
+		plane_get(&mask, last % GF_REGION_BLOCKS))
+		file->fig.tail = TAIL_CLONE;
+}
+
+/* From the root to the files, as in figures.c: what starts in frozen layers. */
+static int pass_up(struct family *f, struct plane *flow, bool many, struct slot_list *list)
+{
+	int r = 0;
+
+	for (size_t k = 0; k < f->count && !r; k++) {
+		struct family_node *n = &f->nodes[k];
+		struct plane part = {{0}};
+
+		for (int i = 0; n->parent >= 0 && i < REGION_WORDS; i++)
+			part.words[i] = flow[n->parent].words[i] & n->first.words[i] &
+					n->below.words[i];
+		for (int i = 0; i < REGION_WORDS; i++)
+			flow[k].words[i] |= part.words[i];
+		if (n->file && many)
+			count_many(f, n->file, &part);
+		else if (n->file)
+			r = add_seen(f, k, &part, list);
+	}
+	return r;
+}
+
+static void start_flow(struct family *f, struct plane *flow, bool many)
+{
+	memset(flow, 0, f->count * sizeof(*flow));
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		for (int i = 0; !n->file && i < REGION_WORDS; i++)
+			flow[k].words[i] = n->pooled.words[i] & (many ? n->second.words[i] :
+				n->first.words[i] & ~n->second.words[i]);
+	}
+}
+
+int pool_figures_region(struct family *f, struct plane *flow, struct slot_list *list)
+{
+	bool any = false;
+	int r = 0;
+
+	for (size_t k = 0; k < f->count && !r; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		any |= n->places != NULL;
+		if (n->places)
+			r = n->file ? add_seen(f, k, &n->pooled, list) : add_many(n, list);
+	}
+	if (!any || r)
+		return r;
+	start_flow(f, flow, true);
+	r = pass_up(f, flow, true, list);
+	start_flow(f, flow, false);
+	return r ? r : pass_up(f, flow, false, list);
+}
+
+/* The file that is the only one to see all of these; NULL: there are several. */
+static struct inode *only_file(const struct slot_seen *seen, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (seen[i].file != seen[0].file)
+			return NULL;
+	return seen[0].file;
+}
+
+/* Blocks of one slot, which only one file shows. */
+static void account_one(const struct slot_seen *seen, size_t n)
+{
+	size_t count = 0;
+	bool cut = false;
+
+	for (size_t i = 0; i < n; i++) {
+		count += !seen[i].future;
+		cut |= seen[i].cut != 0;
+	}
+	if (!count)
+		return;
+	seen->file->fig.pool_unique++;
+	seen->file->fig.pool_self += count - 1;
+	/* What is unique is one that it shows to the end. */
+	if (cut)
+		seen->file->fig.tail = count > 1 ? TAIL_SELF : TAIL_UNIQUE;
+}
+
+void slot_list_account(struct fs *fs, struct slot_list *list)
+{
+	size_t n;
+
+	sort(list);
+	for (size_t i = 0; i < list->count; i += n) {
+		n = slot_run(list, i);
+		if (only_file(list->list + i, n)) {
+			account_one(list->list + i, n);
+			continue;
+		}
+		for (size_t k = i; k < i + n; k++) {
+			struct slot_seen *seen = &list->list[k];
+
+			if (!seen->file || seen->future)
+				continue;
+			seen->file->fig.pool_shared++;
+			if (seen->cut)
+				seen->file->fig.tail = TAIL_CLONE;
+		}
+	}
+}
+
+/* ---- for a set of files ---- */
+
+/* Blocks of this region within which a file of the set ends. */
+static void find_tails(const struct family *f, struct plane *tails)
+{
+	memset(tails, 0, sizeof(*tails));
+	for (size_t m = 0; m < f->count; m++) {
+		uint64_t end, block;
+
+		if (!f->nodes[m].file || !f->nodes[m].marked)
+			continue;
+		end = file_end(f->nodes[m].file);
+		block = end / GF_BLOCK_SIZE;
+		if (end % GF_BLOCK_SIZE && block / GF_REGION_BLOCKS == f->region)
+			tails->words[block % GF_REGION_BLOCKS / 64] |= UINT64_C(1) << (block % 64);
+	}
+}
+
+int slot_list_add_set(struct slot_list *list, struct family *f)
+{
+	struct plane tails;
+	int r = 0;
+
+	find_tails(f, &tails);
+	for (size_t k = 0; k < f->count; k++) {
+		struct family_node *n = &f->nodes[k];
+
+		for (uint32_t i = 0; n->places && i < GF_REGION_BLOCKS && !r; i++) {
+			struct slot_seen seen = {0};
+
+			if (!plane_get(&n->pooled, i) || plane_get(&n->second, i))
+				continue;
+			/* Any file of the set will do to tell its blocks from those that nobody sees. */
+			if (plane_get(&n->first, i))
+				seen.file = f->fs->root;
+			if (seen.file && plane_get(&tails, i))
+				seen.cut = GF_BLOCK_SIZE - family_shown(f, (long)k, i);
+			r = add(list, n->places[i], seen);
+		}
+	}
+	return r;
+}
+
+void slot_list_freed(struct fs *fs, struct slot_list *list, uint64_t *slots, uint64_t *cut)
+{
+	size_t n;
+
+	*slots = *cut = 0;
+	sort(list);
+	for (size_t i = 0; i < list->count; i += n) {
+		uint64_t least = GF_BLOCK_SIZE;
+		bool seen = false, one;
+		uint64_t layer;
+
+		n = slot_run(list, i);
+		for (size_t k = i; k < i + n; k++) {
+			seen |= list->list[k].file != NULL;
+			if (list->list[k].file)
+				least = min_u64(least, list->list[k].cut);
+		}
+		if (!seen || pool_slot_refs(fs->pool, list->list[i].slot, &one, &layer) != n)
+			continue;
+		++*slots;
+		*cut += least;
+	}
+}

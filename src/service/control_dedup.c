@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/* The verb dedup: looks for the content of files and folders elsewhere, as a job. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "service/internal.h"
+#include "service/walk.h"
+
+/* What the job works on; it owns this. */
+struct wanted {
+	struct service *service;
+	uint64_t *inos; /* malloc'ed */
+	size_t count;
+	size_t capacity;
+};
+
+static int add_file(void *arg, const char *path, const struct fs_attr *attr,
+	const struct fs_info *info)
+{
+	struct wanted *w = arg;
+
+	if (w->count == w->capacity) {
+		size_t capacity = w->capacity ? 2 * w->capacity : 64;
+		uint64_t *more = reallocarray(w->inos, capacity, sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		w->inos = more;
+		w->capacity = capacity;
+	}
+	w->inos[w->count++] = attr->ino;
+	return 0;
+}
+
+static void wanted_free(struct wanted *w)
+{
+	if (w)
+		free(w->inos);
+	free(w);
+}
+
+static bool progress(void *arg, uint64_t done, uint64_t total)
+{
+	return job_progress(arg, done, total);
+}
+
+static int run_dedup(void *arg, struct job *job)
+{
+	struct wanted *w = arg;
+	int r = fs_dedup(w->service->fs, w->inos, w->count, progress, job);
+
+	wanted_free(w);
+	return r;
+}
+
+static int gather(struct request *rq, json_t *paths, struct wanted *w)
+{
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(paths, i, value) {
+		CLEANUP_FREE char *path = NULL;
+		struct node node;
+		int r;
+
+		if (request_path_value(rq, "paths", value, &path) < 0 ||
+			request_walk(rq, path, &node) < 0)
+			return rq->error;
+		r = walk(rq->service->fs, &rq->access, &node, path, WALK_CLONE | WALK_BARE, add_file, w);
+		node_release(rq->service->fs, &node);
+		if (r < 0)
+			return request_fail_path(rq, r, "cannot look at", path);
+	}
+	return 0;
+}
+
+/* Whose blocks are looked at is of no concern to their owners, but it is work for the whole store. */
+int control_dedup(struct request *rq)
+{
+	struct wanted *w = calloc(1, sizeof(*w));
+	json_t *paths;
+	uint64_t id;
+	int r;
+
+	if (!w)
+		return request_fail(rq, -ENOMEM, "out of memory");
+	w->service = rq->service;
+	if (request_owner_only(rq) < 0 || request_list(rq, "paths", &paths) < 0 ||
+		gather(rq, paths, w) < 0) {
+		wanted_free(w);
+		return rq->error;
+	}
+	r = jobs_start(rq->service->jobs,
+		&(struct job_spec){.kind = "dedup", .target = rq->service->info.mountpoint,
+			.uid = rq->access.uid, .gid = rq->access.gid, .run = run_dedup, .arg = w},
+		&id);
+	if (r < 0) {
+		wanted_free(w);
+		return request_fail(rq, r, "too many jobs run already, wait for one of them");
+	}
+	return request_reply(rq, "job", json_integer((json_int_t)id));
+}
