@@ -37,6 +37,7 @@
 
 #define SLOTS_AT_ONCE 64
 #define MAX_CANDIDATES 4
+#define SUMS_AT_ONCE 1024
 #define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
 
 struct move {
@@ -535,6 +536,26 @@ static bool places_are_lost(struct fs *fs)
 	return lost;
 }
 
+/* The table of content starts empty: what is shared already is what the next will have, too. */
+static void note_pool(struct fs *fs)
+{
+	uint32_t sums[SUMS_AT_ONCE];
+	uint64_t slot = 0, count;
+
+	if (!fs->dedup || fs->options.dedup != FS_DEDUP_ALL || fs->options.read_only)
+		return;
+	while ((count = pool_next_live(fs->pool, &slot, SUMS_AT_ONCE)) != 0) {
+		/* Without them the content is only not found. */
+		if (pool_read_sums(fs->pool, slot, sums, count))
+			memset(sums, 0, count * sizeof(*sums));
+		for (uint64_t i = 0; i < count; i++)
+			if (sums[i])
+				content_table_put(fs->dedup->table, 0, sums[i],
+					&(struct content_place){.pool = true, .block = slot + i});
+		slot += count;
+	}
+}
+
 int dedup_count(struct fs *fs)
 {
 	struct pool_figures figures;
@@ -556,8 +577,10 @@ int dedup_count(struct fs *fs)
 			"until the next mount");
 	if (places_are_lost(fs))
 		return 0;
-	if (pool_is_counting(fs->pool))
+	if (pool_is_counting(fs->pool)) {
 		pool_counted(fs->pool);
+		note_pool(fs);
+	}
 	atomic_store(&fs->golden_counting, false);
 	/* Space to be given back, or images that nobody needs, make a checkpoint worth it. */
 	pool_figures(fs->pool, &figures);

@@ -121,12 +121,26 @@ cp "$images/more/other.img" "$mnt/copied.img"
 cmp "$images/more/other.img" "$mnt/copied.img" || fail "the copy is another"
 at_most "unique bytes of a copied image" "$(figure "$mnt/copied.img" unique_bytes)" $(((24 << 20) / 100))
 
-# Over a remount everything reads the same, and references are counted again.
+# Over a remount everything reads the same, and references are counted again. What is shared is shared
+# with those who come later, too.
+mkdir "$mnt/early"
+for n in 1 2; do
+	cp "$mnt/golden/base.img" "$mnt/early/$n.img"
+	dd if=data of="$mnt/early/$n.img" bs=1M conv=notrunc,fsync status=none
+done
+"$goldfs" settle "$mnt"
 sum=$(sha256sum <"$mnt/shifted.img")
 umount_goldfs
 "$goldfs" check "$store" >check.log || fail "check: $(cat check.log)"
 mount_goldfs
 [ "$(sha256sum <"$mnt/shifted.img")" = "$sum" ] || fail "the shifted clone has changed"
+"$goldfs" settle "$mnt"
+cp "$mnt/golden/base.img" "$mnt/early/3.img"
+dd if=data of="$mnt/early/3.img" bs=1M conv=notrunc,fsync status=none
+cmp -n "$bytes" data "$mnt/early/3.img" || fail "what is shared after a mount is another"
+at_most "unique bytes of what comes after a mount" "$(figure "$mnt/early/3.img" unique_bytes)" $((bytes / 20))
+rm -r "$mnt/early"
+"$goldfs" settle "$mnt"
 
 # What was stored while dedup was off is found when somebody asks for it.
 umount_goldfs
