@@ -81,20 +81,20 @@ static const struct verb verbs[] = {
 		"top [OPTION...] [MOUNTPOINT]",
 		"On a terminal it is a view: press h for its keys. Otherwise it prints one round.\n"
 		"\n"
-		"  -b, --batch         print rounds as text, for ever or as often as -n says\n"
+		"      --batch         print rounds as text, for ever or as often as -i says\n"
 		"  -j, --json          print rounds as JSON, an object a line\n"
-		"  -n, --iterations N  as many rounds\n"
+		"  -i, --iterations N  as many rounds\n"
 		"  -d, --delay SECONDS between rounds, 1 if not given\n"
 		"  -a, --all           clones that nobody uses, too\n"
 		"      --active        only clones that were active in the last interval\n"
 		"  -o, --output COL,.. columns to print; +COL,... adds to the usual ones\n"
 		"      --sort COL      sort by a column, -COL in descending order\n"
-		"      --bytes         print sizes in bytes\n"
-		"      --noheadings    no heading lines\n"
+		"  -b, --bytes         print sizes in bytes\n"
+		"  -n, --noheadings    no heading lines\n"
 		"Columns: read/s write/s reads/s writes/s flush/s r-avg r-max w-avg w-max f-avg f-max\n"
 		"  unique unique/s unique+ shared shared/s shared+ virtual path; since the start:\n"
 		"  read write reads writes flushes r-avg-all r-max-all w-avg-all ...\n",
-		{"goldfs top /mnt/vms", "goldfs top -b -n 5 -d 2 --sort -write/s /mnt/vms"}},
+		{"goldfs top /mnt/vms", "goldfs top --batch -i 5 -d 2 --sort -write/s /mnt/vms"}},
 	{"settle", verb_settle, "write everything to its place and free what can be freed",
 		"settle [--background] MOUNTPOINT",
 		"      --background    print the id of the job and do not wait for it\n",

@@ -182,18 +182,18 @@ static int run_screen(const struct batch *batch, const char *mountpoint)
 
 int verb_top(int argc, char **argv)
 {
-	enum { ACTIVE = VIEW_FIRST_FREE, BYTES, NO_HEADINGS };
+	enum { ACTIVE = VIEW_FIRST_FREE, BATCH };
 	static const struct option longs[] = {
-		{"batch", no_argument, NULL, 'b'},
+		{"batch", no_argument, NULL, BATCH},
 		{"json", no_argument, NULL, 'j'},
-		{"iterations", required_argument, NULL, 'n'},
+		{"iterations", required_argument, NULL, 'i'},
 		{"delay", required_argument, NULL, 'd'},
 		{"all", no_argument, NULL, 'a'},
 		{"active", no_argument, NULL, ACTIVE},
 		{"output", required_argument, NULL, 'o'},
 		{"sort", required_argument, NULL, VIEW_SORT},
-		{"bytes", no_argument, NULL, BYTES},
-		{"noheadings", no_argument, NULL, NO_HEADINGS},
+		{"bytes", no_argument, NULL, 'b'},
+		{"noheadings", no_argument, NULL, 'n'},
 		{NULL, 0, NULL, 0},
 	};
 	struct batch batch = {.delay = 1, .rounds = 1, .filter = TOP_USED};
@@ -202,20 +202,16 @@ int verb_top(int argc, char **argv)
 	int opt, r;
 
 	opterr = 0;
-	while ((opt = getopt_long(argc, argv, ":bjn:d:ao:", longs, NULL)) != -1) {
-		if (opt == 'b')
+	while ((opt = getopt_long(argc, argv, ":jbni:d:ao:", longs, NULL)) != -1) {
+		if (opt == BATCH)
 			asked_for_batch = true;
 		else if (opt == 'a')
 			batch.filter = TOP_ALL;
 		else if (opt == ACTIVE)
 			batch.filter = TOP_ACTIVE;
-		else if (opt == BYTES)
-			batch.view.bytes = true;
-		else if (opt == NO_HEADINGS)
-			batch.view.no_headings = true;
-		else if (opt == 'n' && number_parse(optarg, 1, UINT32_MAX, &batch.rounds))
+		else if (opt == 'i' && number_parse(optarg, 1, UINT32_MAX, &batch.rounds))
 			asked_for_rounds = true;
-		else if (opt == 'n')
+		else if (opt == 'i')
 			return cli_usage("top", "\"%s\" is no number of rounds", optarg);
 		else if (opt == 'd' && !parse_delay(optarg, &batch.delay))
 			return cli_usage("top", "\"%s\" is no number of seconds from 0.1 to 3600",

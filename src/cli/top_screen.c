@@ -632,7 +632,7 @@ static struct answer *run_on_terminal(struct screen *s, int signals)
 	if (!open_terminal(&terminal)) {
 		const char *term = getenv("TERM");
 
-		leave(cli_fail("the terminal \"%s\" is not known, use goldfs top -b",
+		leave(cli_fail("the terminal \"%s\" is not known, use goldfs top --batch",
 			term ? term : ""));
 	}
 	last = run(s, signals);

@@ -65,7 +65,7 @@ grep -qx 'goldfs_clone_write_bytes_total{clone="idle.img"} 0' mnt/.goldfs/metric
 	wrong "no series of what did not write"
 dd if=mnt/read.img of=/dev/null bs=1M status=none
 
-works "$goldfs" top -j -n 3 -d 0.5 mnt
+works "$goldfs" top -j -i 3 -d 0.5 mnt
 [ "$(wc -l <out)" -eq 3 ] || wrong "an object a line: $(head -c 500 out)"
 jq -se 'length == 3' out >/dev/null || wrong "three rounds"
 holds '.goldfs | length == 2'
@@ -94,14 +94,14 @@ holds '(.goldfs[] | select(.path == "'"$mnt"'/read.img")) | .unique_bytes == 209
 	.shared_bytes == 14680064'
 
 # Text.
-works "$goldfs" top -b -n 2 -d 0.2 mnt
+works "$goldfs" top --batch -i 2 -d 0.2 mnt
 [ "$(grep -c ' 64M virtual, ' out)" -eq 2 ] || wrong "$(cat out)"
 [ "$(grep -c '^READ/s .* PATH$' out)" -eq 2 ] || wrong "$(cat out)"
 [ "$(grep -c '/busy.img$' out)" -eq 2 ] || wrong "$(cat out)"
-works "$goldfs" top --noheadings --bytes -d 0.2 -o unique,path --sort path mnt
+works "$goldfs" top -n -b -d 0.2 -o unique,path --sort path mnt
 [ "$(tail -n 1 out)" = "2097152 $mnt/read.img" ] || wrong "$(cat out)"
 (cd mnt && "$goldfs" top -d 0.2 | head -n 1 | grep -q ' virtual, ') || wrong "in the mount"
-for options in "-n 0" "-n x" "-d 0" "-d 1s" "-d nan" "-o nothing" "--sort nothing" "-x" "mnt mnt"; do
+for options in "-i 0" "-i x" "-d 0" "-d 1s" "-d nan" "-o nothing" "--sort nothing" "-x" "mnt mnt"; do
 	"$goldfs" top $options >out 2>err
 	[ $? -eq 2 ] && [ ! -s out ] || wrong "top $options: $(cat out err)"
 done
@@ -109,7 +109,7 @@ done
 "$goldfs" top -j mnt >/dev/full 2>err && wrong "output that cannot be written"
 
 # The worker is replaced in the middle: it goes on, and adds up.
-"$goldfs" top -j -n 8 -d 0.5 mnt >rounds 2>err &
+"$goldfs" top -j -i 8 -d 0.5 mnt >rounds 2>err &
 viewer=$!
 while [ "$(wc -l <rounds)" -lt 3 ]; do sleep 0.1; done
 if [ "$(daemon_figure supervisor_pid)" -ne 0 ] && ! grep -q 'cannot take over' "$store/log"; then
@@ -134,7 +134,7 @@ fi
 # A mount that goes away ends it, with a message.
 kill $writer
 wait $writer 2>/dev/null
-"$goldfs" top -b -d 0.2 mnt >rounds 2>err &
+"$goldfs" top --batch -d 0.2 mnt >rounds 2>err &
 viewer=$!
 while [ ! -s rounds ]; do sleep 0.1; done
 umount_goldfs

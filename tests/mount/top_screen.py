@@ -196,7 +196,7 @@ try:
     t = Terminal(term='no-such-terminal')
     t.process.wait(PATIENCE)
     time.sleep(0.1)
-    if t.process.returncode != 1 or b'is not known, use goldfs top -b' not in t.seen:
+    if t.process.returncode != 1 or b'is not known, use goldfs top --batch' not in t.seen:
         fail('an unknown terminal:', t.process.returncode, t.seen)
 finally:
     stop.set()
