@@ -484,6 +484,23 @@ static void test_failed_sync_of_the_journal_is_the_end(void **state)
 	assert_shows(a, 0, 1, 'A');
 }
 
+/* That a disk makes nothing durable is told by the mount, before anybody is answered. */
+static void test_mount_needs_a_sync_of_the_journal(void **state)
+{
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, 1, 'A');
+	assert_int_equal(put(a, 1, 1, 'B'), 0);
+	replace_disk(simdisk_clone(disk));
+	simdisk_fail(disk, SIMDISK_FDATASYNC, 1, -EIO, true, "journal/0");
+	assert_int_equal(open_with(false), -EIO);
+	assert_int_equal(simdisk_faults(disk), 1);
+	simdisk_heal(disk);
+	assert_int_equal(open_with(false), 0);
+	assert_shows(a, 0, 1, 'A');
+	assert_shows(a, 1, 1, 'B');
+}
+
 /* ---- records that are carried on ---- */
 
 static void lose_power_at_catalog(void *arg, struct simdisk *busy, const struct simdisk_call *call)
@@ -640,6 +657,7 @@ int main(void)
 		T(test_failed_catalog_does_not_count),
 		T(test_end_of_the_chain_is_durable),
 		T(test_failed_sync_of_the_journal_is_the_end),
+		T(test_mount_needs_a_sync_of_the_journal),
 		T(test_copies_beside_their_originals),
 		T(test_reserve_is_given_back),
 		T(test_half_a_reserve_is_not_kept),
