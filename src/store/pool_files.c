@@ -507,20 +507,30 @@ static bool close_tail(struct pool *pool, uint64_t number, struct pool_run *tail
 	return true;
 }
 
+/* Of checksums alone, too: the power may have taken the name of the other file. */
+static int shorten(struct pool *pool, const struct pool_file *f, uint64_t slot)
+{
+	int fd = atomic_load(&f->fd), sum_fd = atomic_load(&f->sum_fd), e = 0;
+	struct io *io = pool->io;
+
+	if (fd >= 0)
+		e = SITE("cut off the end of the pool",
+			io->ops->truncate(io, fd, offset_of(slot)));
+	if (!e && sum_fd >= 0)
+		e = SITE("cut off checksums of the pool",
+			io->ops->truncate(io, sum_fd, sum_offset_of(slot)));
+	return e;
+}
+
 static void cut_off_tail(struct pool *pool, uint64_t number)
 {
 	struct pool_file *f = file_of(pool, number);
-	struct io *io = pool->io;
 	struct pool_run tail;
 	int e;
 
-	if (!f || atomic_load(&f->fd) < 0 || !close_tail(pool, number, &tail))
+	if (!f || !close_tail(pool, number, &tail))
 		return;
-	e = SITE("cut off the end of the pool",
-		io->ops->truncate(io, atomic_load(&f->fd), offset_of(tail.slot)));
-	if (!e && atomic_load(&f->sum_fd) >= 0)
-		e = SITE("cut off checksums of the pool",
-			io->ops->truncate(io, atomic_load(&f->sum_fd), sum_offset_of(tail.slot)));
+	e = shorten(pool, f, tail.slot);
 	pthread_mutex_lock(&pool->lock);
 	if (!e)
 		f->slots = tail.slot % POOL_FILE_SLOTS;

@@ -1041,6 +1041,22 @@ static void an_empty_pool_takes_no_space(void **state)
 	assert_true(has(b, 0, 1));
 }
 
+/* The power took the name of the one file and not of the other. */
+static void checksums_of_nothing_take_no_space(void **state)
+{
+	struct bench *b = *state;
+
+	fill(b, 10, 1);
+	pool_free(b->pool);
+	assert_int_equal(unlinkat(b->dir.scratch.dirfd, "pool/0.data", 0), 0);
+	open_pool(b);
+	pool_counted(b->pool);
+	checkpoint(b);
+	assert_int_equal(stat_of(b, "pool/0.sum").size, 0);
+	assert_int_equal(fill(b, 1, 1), 0);
+	assert_true(has(b, 0, 1));
+}
+
 static void what_was_claimed_in_vain_comes_back(void **state)
 {
 	struct bench *b = *state;
@@ -1443,6 +1459,7 @@ int main(void)
 		TEST(what_was_claimed_in_vain_comes_back),
 		TEST(what_is_claimed_is_not_found),
 		TEST(slots_are_not_used_while_they_are_punched),
+		TEST(checksums_of_nothing_take_no_space),
 		TEST(a_tail_is_not_used_while_it_is_cut_off),
 		TEST(space_that_nobody_uses_is_found),
 		TEST(what_was_written_is_synced_once),
