@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* goldfs dedup: has the content of files looked for elsewhere. */
 #include <getopt.h>
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "cli/client.h"
@@ -34,33 +32,6 @@ static int gather(int count, char **typed, struct place *first, json_t *paths)
 	return EXIT_DONE;
 }
 
-static int start(const struct place *place, json_t *paths, uint64_t *id)
-{
-	json_t *reply = client_call(place->mountpoint,
-		json_pack("{s:s, s:O}", "verb", "dedup", "paths", paths));
-
-	*id = (uint64_t)json_integer_value(json_object_get(reply, "job"));
-	json_decref(reply);
-	return reply ? EXIT_DONE : EXIT_FAILED;
-}
-
-static int dedup(const struct place *place, json_t *paths, bool background)
-{
-	char line[32];
-	uint64_t id;
-	int len, r;
-
-	do {
-		r = start(place, paths, &id);
-		if (r == EXIT_DONE && !background)
-			r = job_follow(place->mountpoint, id);
-	} while (r == JOB_LOST);
-	if (r != EXIT_DONE || !background)
-		return r;
-	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", id);
-	return cli_print(line, (size_t)len);
-}
-
 int verb_dedup(int argc, char **argv)
 {
 	enum { BACKGROUND = 256 };
@@ -71,6 +42,7 @@ int verb_dedup(int argc, char **argv)
 	struct place place = {0};
 	bool background = false;
 	json_t *paths;
+	uint64_t id;
 	int opt, r;
 
 	opterr = 0;
@@ -84,7 +56,9 @@ int verb_dedup(int argc, char **argv)
 	paths = json_array();
 	r = gather(argc - optind, argv + optind, &place, paths);
 	if (r == EXIT_DONE)
-		r = dedup(&place, paths, background);
+		r = job_run(place.mountpoint,
+			json_pack("{s:s, s:O}", "verb", "dedup", "paths", paths),
+			background ? JOB_DETACHED : JOB_FOLLOWED, &id);
 	if (place.mountpoint)
 		place_release(&place);
 	json_decref(paths);

@@ -66,6 +66,9 @@ static int job_status(json_t *job, uint64_t id)
 	return cli_fail("job %" PRIu64 " failed: %s", id, text_of(job, "error"));
 }
 
+/* A status, without a word: the process that ran the job died. */
+enum { JOB_LOST = -1 };
+
 static int follow(const char *mountpoint, uint64_t id, bool judge)
 {
 	for (;;) {
@@ -95,14 +98,30 @@ static int follow(const char *mountpoint, uint64_t id, bool judge)
 	}
 }
 
-int job_follow(const char *mountpoint, uint64_t id)
+static int start(const char *mountpoint, json_t *request, uint64_t *id)
 {
-	return follow(mountpoint, id, true);
+	json_t *reply = client_call(mountpoint, json_incref(request));
+
+	*id = (uint64_t)json_integer_value(json_object_get(reply, "job"));
+	json_decref(reply);
+	return reply ? EXIT_DONE : EXIT_FAILED;
 }
 
-int job_await(const char *mountpoint, uint64_t id)
+int job_run(const char *mountpoint, json_t *request, enum job_wait wait, uint64_t *id)
 {
-	return follow(mountpoint, id, false);
+	char line[32];
+	int len, r;
+
+	do {
+		r = start(mountpoint, request, id);
+		if (r == EXIT_DONE && wait != JOB_DETACHED)
+			r = follow(mountpoint, *id, wait == JOB_FOLLOWED);
+	} while (r == JOB_LOST);
+	json_decref(request);
+	if (r != EXIT_DONE || wait != JOB_DETACHED)
+		return r;
+	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", *id);
+	return cli_print(line, (size_t)len);
 }
 
 /* ---- the verb ---- */
@@ -129,7 +148,7 @@ static int ask_about(const char *verb, const struct place *place, uint64_t id,
 
 static int wait_for(const struct place *place, uint64_t id)
 {
-	int r = job_follow(place->mountpoint, id);
+	int r = follow(place->mountpoint, id, true);
 
 	if (r == JOB_LOST)
 		r = cli_fail("job %" PRIu64

@@ -3,16 +3,19 @@
 #ifndef GOLDFS_CLI_JOBS_H
 #define GOLDFS_CLI_JOBS_H
 
+#include <jansson.h>
 #include <stdint.h>
 
+enum job_wait {
+	JOB_DETACHED, /* prints the job's number and does not wait */
+	JOB_FOLLOWED, /* EXIT_FAILED, with a word about it, when the job did not do its work */
+	JOB_AWAITED,  /* EXIT_DONE however it ended: the caller looks at that */
+};
 /*
- * Waits until job id ends, with a progress line when stderr is a terminal, and returns its status:
- * EXIT_DONE, or EXIT_FAILED with a word about it; or JOB_LOST, without a word, when the process
- * that ran it died: whoever knows what it was starts it again.
+ * Starts a job by this request, which is released, and waits until it ends, with a progress line when
+ * stderr is a terminal. When the process that ran it died it is started again. *id: the job's number.
+ * Returns an exit status.
  */
-enum { JOB_LOST = -1 };
-int job_follow(const char *mountpoint, uint64_t id);
-/* The same, but EXIT_DONE however it ended: who waits asks for that. */
-int job_await(const char *mountpoint, uint64_t id);
+int job_run(const char *mountpoint, json_t *request, enum job_wait wait, uint64_t *id);
 
 #endif

@@ -148,33 +148,14 @@ static int show_report(const struct place *place, uint64_t id, bool json)
 	return r == EXIT_DONE && found ? EXIT_FAILED : r;
 }
 
-static int start_scrub(const struct place *place, uint64_t *id)
-{
-	json_t *reply = client_call(place->mountpoint,
-		json_pack("{s:s, s:b}", "verb", "scrub", "background", 1));
-
-	*id = number(reply, "job");
-	json_decref(reply);
-	return reply ? EXIT_DONE : EXIT_FAILED;
-}
-
 static int scrub(const struct place *place, bool background, bool json)
 {
-	char line[32];
 	uint64_t id;
-	int len, r;
+	int r = job_run(place->mountpoint,
+		json_pack("{s:s, s:b}", "verb", "scrub", "background", 1),
+		background ? JOB_DETACHED : JOB_AWAITED, &id);
 
-	do {
-		r = start_scrub(place, &id);
-		if (r == EXIT_DONE && !background)
-			r = job_await(place->mountpoint, id);
-	} while (r == JOB_LOST);
-	if (r != EXIT_DONE)
-		return r;
-	if (!background)
-		return show_report(place, id, json);
-	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", id);
-	return cli_print(line, (size_t)len);
+	return r != EXIT_DONE || background ? r : show_report(place, id, json);
 }
 
 int verb_scrub(int argc, char **argv)

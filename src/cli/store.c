@@ -60,34 +60,6 @@ int verb_df(int argc, char **argv)
 	return r;
 }
 
-/* Starts the job. */
-static int start_settle(const struct place *place, uint64_t *id)
-{
-	json_t *reply = client_call(place->mountpoint,
-		json_pack("{s:s, s:b}", "verb", "settle", "background", 1));
-
-	*id = (uint64_t)json_integer_value(json_object_get(reply, "job"));
-	json_decref(reply);
-	return reply ? EXIT_DONE : EXIT_FAILED;
-}
-
-static int settle(const struct place *place, bool background)
-{
-	char line[32];
-	uint64_t id;
-	int len, r;
-
-	do {
-		r = start_settle(place, &id);
-		if (r == EXIT_DONE && !background)
-			r = job_follow(place->mountpoint, id);
-	} while (r == JOB_LOST);
-	if (r != EXIT_DONE || !background)
-		return r;
-	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", id);
-	return cli_print(line, (size_t)len);
-}
-
 int verb_settle(int argc, char **argv)
 {
 	enum { BACKGROUND = 256 };
@@ -97,6 +69,7 @@ int verb_settle(int argc, char **argv)
 	};
 	bool background = false;
 	struct place place;
+	uint64_t id;
 	int opt, r;
 
 	opterr = 0;
@@ -110,7 +83,9 @@ int verb_settle(int argc, char **argv)
 	r = place_mount("settle", argv[optind], &place);
 	if (r != EXIT_DONE)
 		return r;
-	r = settle(&place, background);
+	r = job_run(place.mountpoint,
+		json_pack("{s:s, s:b}", "verb", "settle", "background", 1),
+		background ? JOB_DETACHED : JOB_FOLLOWED, &id);
 	place_release(&place);
 	return r;
 }
