@@ -326,8 +326,7 @@ static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
 			at = (struct content_place){
 				.pool = true, .block = place_to_slot(places[i])};
 			r = pool_read_sums(fs->pool, at.block, &sums[i], 1);
-		} else if (states_get(view->states, i) != GF_OVERLAY ||
-			   (view->journaled[i / 8] >> (i % 8) & 1)) {
+		} else if (!region_view_is(view, i, GF_OVERLAY)) {
 			continue;
 		}
 		if (sums[i])
@@ -353,49 +352,47 @@ void dedup_fill_table(struct fs *fs)
 
 /* ---- moving the other block ---- */
 
-enum move_result { MOVE_LATER, MOVE_NEVER, MOVE_DONE };
-
-/* Under the block's range. */
-static enum move_result move_locked(
+/* Under the block's range. false: not yet; else it is done, or is not to be done any more. */
+static bool move_locked(
 	struct fs *fs, struct layer *layer, const struct move *m, uint64_t tail)
 {
 	uint64_t place = place_from_slot(m->slot);
 	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
 
 	if (layer_is_at_rest(layer, m->block) != 1)
-		return MOVE_NEVER;
+		return true;
 	/* A record that says the block is in place would be replayed. */
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
 		!MUTATED("move blocks of which the ring says that they are in place"))
-		return MOVE_LATER;
+		return false;
 	if (!layer_ref_place(layer, place))
-		return MOVE_NEVER;
+		return true;
 	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
 		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
 		dedup_remember_moved(fs, layer, m->block, place) == 0 &&
 		layer_set_shared(layer, m->block, 1, &place) == 0) {
 		COUNT(fs, dedup_pool_blocks, 1);
-		return MOVE_DONE;
+		return true;
 	}
 	layer_unref_place(layer, place);
-	return MOVE_NEVER;
+	return true;
 }
 
-static enum move_result move_one(struct fs *fs, const struct move *m, uint64_t tail)
+static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
 {
 	struct layer *layer = layer_hold(fs, m->layer);
-	enum move_result result = MOVE_NEVER;
 	struct range range;
+	bool over = true;
 
 	if (!layer)
-		return MOVE_NEVER;
+		return true;
 	if (!atomic_load(&layer->failed) && !layer->left_out) {
 		rangelock_lock(&layer->ranges, &range, m->block, m->block);
-		result = move_locked(fs, layer, m, tail);
+		over = move_locked(fs, layer, m, tail);
 		rangelock_unlock(&layer->ranges, &range);
 	}
 	atomic_fetch_sub(&layer->users, 1);
-	return result;
+	return over;
 }
 
 int dedup_remember_moved(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t place)
@@ -429,7 +426,7 @@ void dedup_move(struct fs *fs, uint64_t tail)
 	d->count = d->capacity = 0;
 	pthread_mutex_unlock(&d->lock);
 	for (size_t i = 0; i < count; i++)
-		if (move_one(fs, &moves[i], tail) == MOVE_LATER)
+		if (!move_one(fs, &moves[i], tail))
 			note_move(fs, &moves[i]);
 	if (count)
 		figures_changed(fs);

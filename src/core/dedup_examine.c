@@ -45,12 +45,6 @@ struct examined {
 	bool images;   /* an image was indexed since the blocks were looked for */
 };
 
-static bool is_at_rest(const struct region_view *view, uint32_t i)
-{
-	return states_get(view->states, i) == GF_OVERLAY &&
-	       !(view->journaled[i / 8] >> (i % 8) & 1);
-}
-
 /* Whether it is worth reading them. */
 static bool is_hinted_at(struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count)
 {
@@ -92,7 +86,6 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 static int examine_held(struct examined *e, uint64_t block, uint64_t count)
 {
 	uint32_t sums[RUN_BLOCKS];
-	unsigned token;
 	int r;
 
 	for (uint64_t i = 0; i < count; i++)
@@ -103,10 +96,7 @@ static int examine_held(struct examined *e, uint64_t block, uint64_t count)
 		return 0;
 	if (layer_read_data(e->layer, e->data, count * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE))
 		return 0;
-	token = drain_enter(&e->fs->readers);
-	r = share_run(e, block, sums, count);
-	drain_leave(&e->fs->readers, token);
-	return r;
+	return share_run(e, block, sums, count);
 }
 
 /* 1: the layer is being written to, later. */
@@ -147,9 +137,10 @@ static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
 
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
-		if (!is_at_rest(view, i))
+		if (!region_view_is(view, i, GF_OVERLAY))
 			continue;
-		while (n < RUN_BLOCKS && i + n < GF_REGION_BLOCKS && is_at_rest(view, i + n))
+		while (n < RUN_BLOCKS && i + n < GF_REGION_BLOCKS &&
+			region_view_is(view, i + n, GF_OVERLAY))
 			n++;
 		r = examine_run(e, base + i, n, tail);
 		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE))

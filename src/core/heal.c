@@ -129,12 +129,6 @@ static int heal_run(struct fs *fs, struct layer *layer, uint8_t *buf, uint64_t b
 	return r;
 }
 
-static bool is_at_rest(const struct region_view *view, uint32_t i)
-{
-	return states_get(view->states, i) == GF_OVERLAY &&
-	       !(view->journaled[i / 8] >> (i % 8) & 1);
-}
-
 int heal_region(struct fs *fs, struct layer *layer, uint32_t region)
 {
 	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
@@ -147,9 +141,10 @@ int heal_region(struct fs *fs, struct layer *layer, uint32_t region)
 	r = layer_view_region(layer, region, view);
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
-		if (!is_at_rest(view, i))
+		if (!region_view_is(view, i, GF_OVERLAY))
 			continue;
-		while (n < HEAL_BLOCKS && i + n < GF_REGION_BLOCKS && is_at_rest(view, i + n))
+		while (n < HEAL_BLOCKS && i + n < GF_REGION_BLOCKS &&
+			region_view_is(view, i + n, GF_OVERLAY))
 			n++;
 		r = heal_run(fs, layer, buf, base + i, n);
 	}

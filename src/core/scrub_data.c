@@ -196,21 +196,10 @@ static int scrub_piece(struct walk *w, uint64_t block, uint64_t count)
 			       times_now(CLOCK_MONOTONIC) - start);
 }
 
-static bool is_at_rest(const struct region_view *view, uint32_t i)
-{
-	return states_get(view->states, i) == GF_OVERLAY &&
-	       !(view->journaled[i / 8] >> (i % 8) & 1);
-}
-
-static bool is_shared(const struct region_view *view, uint32_t i)
-{
-	return states_get(view->states, i) == GF_SHARED &&
-	       !(view->journaled[i / 8] >> (i % 8) & 1);
-}
-
 static bool is_lost(struct walk *w, const struct region_view *view, uint64_t base, uint32_t i)
 {
-	return is_shared(view, i) && (view->lost || layer_is_lost(w->layer, base + i));
+	return region_view_is(view, i, GF_SHARED) &&
+	       (view->lost || layer_is_lost(w->layer, base + i));
 }
 
 /* Whether the page of which nothing is known is still there, and so was named already. */
@@ -262,7 +251,8 @@ static int scrub_shared(struct walk *w, uint32_t region, const struct region_vie
 	if (!r && layer_read_places(w->layer, base, places, GF_REGION_BLOCKS))
 		return 0; /* its page was named already */
 	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
-		const char *is = is_shared(view, i) ? judge_shared(w, base + i, places[i]) : NULL;
+		const char *is = region_view_is(view, i, GF_SHARED) ?
+			judge_shared(w, base + i, places[i]) : NULL;
 
 		if (is != why || first + count != base + i) {
 			r = why ? tell_bad_shared(w, first, count, why) : 0;
@@ -318,9 +308,10 @@ static int scrub_region(struct walk *w, uint32_t region)
 		r = scrub_shared(w, region, view);
 	for (uint32_t i = 0, n; i < GF_REGION_BLOCKS && !r; i += n) {
 		n = 1;
-		if (!is_at_rest(view, i))
+		if (!region_view_is(view, i, GF_OVERLAY))
 			continue;
-		while (n < PIECE_BLOCKS && i + n < GF_REGION_BLOCKS && is_at_rest(view, i + n))
+		while (n < PIECE_BLOCKS && i + n < GF_REGION_BLOCKS &&
+			region_view_is(view, i + n, GF_OVERLAY))
 			n++;
 		r = scrub_piece(w, base + i, n);
 	}

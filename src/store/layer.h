@@ -426,6 +426,8 @@ struct region_view {
 	uint32_t generation; /* of its page, 0: it has none */
 };
 int layer_view_region(struct layer *layer, uint32_t region, struct region_view *view);
+/* Whether a block's newest version is in place, and in this state. */
+bool region_view_is(const struct region_view *view, uint32_t i, enum gf_state state);
 /* The bytes where the region's page stands, whole or not, and their place in the map file. */
 int layer_read_page(struct layer *layer, uint32_t region, uint32_t generation,
 	uint8_t page[sizeof(struct gf_disk_page)], uint64_t *place);

@@ -13,6 +13,11 @@
 #include "base/sizes.h"
 #include "store/layer_internal.h"
 
+bool region_view_is(const struct region_view *view, uint32_t i, enum gf_state state)
+{
+	return states_get(view->states, i) == state && !(view->journaled[i / 8] >> (i % 8) & 1);
+}
+
 int layer_view_region(struct layer *l, uint32_t number, struct region_view *view)
 {
 	struct region *r;
