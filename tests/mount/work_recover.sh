@@ -96,6 +96,8 @@ for ((n = 1; n <= 12; n++)); do
 	"$goldfs" mount -f -o "store=$store,log=$store/log" "$images" "$mnt" &
 	pid=$!
 	sleep "0.0$((n * 7 % 10))$n"
+	# Stopped, it cannot start a worker between the list and the end.
+	kill -STOP "$pid" 2>/dev/null || true
 	for one in "$pid" $(ps -o pid= --ppid "$pid"); do
 		kill -9 "$one" 2>/dev/null || true
 	done
