@@ -152,8 +152,8 @@ $(OBJ)/flags: force
 check:
 	@tests/deps check
 	@$(MAKE) --no-print-directory $(jobs) test-programs
-	@tests/run $(BIN)/goldfs $(call only,tests/check-layers tests/check-sites $(unit_bins) $(fuzz_bins) $(crash_bins) \
-		$(corrupt_bins) $(mount_tests) $(boot_tests))
+	@tests/run $(BIN)/goldfs $(call only,tests/check-layers tests/check-sites $(boot_tests) $(unit_bins) \
+		$(fuzz_bins) $(crash_bins) $(corrupt_bins) $(mount_tests))
 
 test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(corrupt_bins) $(tool_bins)
 
