@@ -6,7 +6,7 @@
 # and after kill -9; space that is freed can be used at once.
 #
 # usage: [SMALL=512M] disk_full.sh BUILD/goldfs [FSTYPE…]
-# Time limit: 240 s
+# Time limit: 480 s
 
 . "$(dirname "$0")/lib.sh"
 
@@ -122,7 +122,7 @@ full_by_clones()
 	mount_goldfs
 	"$goldfs" clone -n 10 "$mnt/golden/base.img" "$mnt/vm%d.img" || fail "cannot clone"
 	for i in 1 2 3 4 5 6 7 8 9 10; do
-		writer "$mnt/vm$i.img" 60 "$i" >"$work/out.$i" 2>&1 &
+		writer "$mnt/vm$i.img" 220 "$i" >"$work/out.$i" 2>&1 &
 	done
 	wait $(jobs -p)
 	for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -164,7 +164,7 @@ full_by_others()
 	"$goldfs" clone -n 3 "$mnt/golden/base.img" "$mnt/vm%d.img" || fail "cannot clone"
 	dd if=/dev/urandom of="$mnt/vm3.img" bs=1M count=40 conv=notrunc,fsync 2>/dev/null
 	for i in 1 2; do
-		writer "$mnt/vm$i.img" 20 "$i" >"$work/out.$i" 2>&1 &
+		writer "$mnt/vm$i.img" 120 "$i" >"$work/out.$i" 2>&1 &
 	done
 	sleep 1
 	dd if=/dev/zero of="$work/small/foreign" bs=1M 2>/dev/null
