@@ -399,6 +399,8 @@ static int picture_take(struct picture *p)
 		pthread_rwlock_wrlock(&p->fs->gate);
 	atomic_store(&p->fs->changed, false);
 	atomic_store(&p->fs->large_pending, 0);
+	/* At no moment are both 0: who needs space would not wait for this checkpoint. */
+	atomic_store(&p->fs->giving_back, true);
 	p->given_up = atomic_exchange(&p->fs->given_up, 0);
 	r = picture_take_locked(p);
 	if (!open)
@@ -646,7 +648,16 @@ static void picture_failed(struct picture *p)
 	}
 	pthread_rwlock_unlock(&fs->tree);
 	atomic_fetch_add(&fs->given_up, p->given_up);
+	atomic_store(&fs->giving_back, false);
 	atomic_store(&fs->changed, true);
+}
+
+/* After picture_finish(): the last of what is given back. */
+static void picture_bury(struct picture *p)
+{
+	bury_dead(p->fs, steal_pointer(&p->dead));
+	atomic_store(&p->fs->giving_back, false);
+	space_given_back(p->fs);
 }
 
 static void picture_release(struct picture *p)
@@ -762,8 +773,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	picture_finish(&p);
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
-	bury_dead(fs, steal_pointer(&p.dead));
-	space_given_back(fs);
+	picture_bury(&p);
 	if (out->full)
 		atomic_store(&fs->changed, true);
 	else
@@ -817,7 +827,7 @@ static int forget_unseen(struct fs *fs)
 		picture_finish(&p);
 	picture_release(&p);
 	if (!r)
-		bury_dead(fs, steal_pointer(&p.dead));
+		picture_bury(&p);
 	pthread_mutex_unlock(&fs->checkpoint_lock);
 	return r;
 }

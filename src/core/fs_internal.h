@@ -233,6 +233,7 @@ struct fs {
 	_Atomic uint64_t reserve_held; /* of it, in the file "reserve" */
 	_Atomic uint64_t fresh_blocks; /* in the ring, and without a place in their layer yet */
 	_Atomic uint64_t given_up;     /* changes whose space the next checkpoint gives back */
+	atomic_bool giving_back;       /* a checkpoint is about to give space back */
 
 	pthread_rwlock_t tree;
 	struct inode *inodes;	   /* tree, by_ino */

@@ -147,12 +147,12 @@ bool space_make(struct fs *fs)
 {
 	uint64_t before;
 
+	/* Others that needed space may have had it made while this one waited. */
+	before = atomic_load(&fs->counters.checkpoints);
 	about_to_block();
 	MUTEX_GUARD(&fs->space_lock);
-	if (!atomic_load(&fs->given_up))
-		return false;
-	before = atomic_load(&fs->counters.checkpoints);
-	checkpoint_run(fs);
+	if (atomic_load(&fs->given_up) || atomic_load(&fs->giving_back))
+		checkpoint_run(fs);
 	/* One that finds no space itself gives nothing back. */
 	return atomic_load(&fs->counters.checkpoints) != before;
 }

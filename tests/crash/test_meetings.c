@@ -706,6 +706,32 @@ static void test_sync_during_a_large_write(void **state)
 	assert_reads(b, LARGE, MIB, "C");
 }
 
+/* ---- space ---- */
+
+static void write_anew(void)
+{
+	put(b, 'B', BLOCK, 0);
+}
+
+/* What a checkpoint is about to give back counts for who needs space meanwhile. */
+static void test_full_disk_waits_for_a_checkpoint(void **state)
+{
+	struct fs_statfs st;
+
+	a = make("a");
+	b = make("b");
+	put(a, 'A', MIB, 0);
+	settle();
+	simdisk_set_capacity(disk, simdisk_used(disk));
+	assert_int_equal(fs_statfs(fs, &st), 0); /* looks how much is left */
+	assert_int_equal(
+		fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, MIB), 0);
+	arm(SIMDISK_PWRITE, "catalog.", true, 1, write_anew);
+	settle();
+	part();
+	assert_reads(b, BLOCK, 0, "B");
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -723,6 +749,7 @@ int main(void)
 		T(test_files_outlive_their_names),
 		T(test_space_outlives_its_blocks),
 		T(test_picture_is_not_ahead_of_the_journal),
+		T(test_full_disk_waits_for_a_checkpoint),
 		T(test_sync_during_a_sync),
 		T(test_write_during_a_sync),
 		T(test_sync_during_a_large_write),
