@@ -804,6 +804,9 @@ static int forget_unseen(struct fs *fs)
 	}
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_wrlock(&fs->sharing);
+	/* A reader that passed a layer before something newer was written there is on its way to what
+	 * nobody sees any more. */
+	drain_wait(&fs->readers);
 	if (!r)
 		r = figures_free_unseen(fs, &forgotten);
 	pthread_rwlock_unlock(&fs->tree);
