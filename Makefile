@@ -199,8 +199,8 @@ check-ledger: $(BIN)/tests/crash/test_ledger
 .PHONY: check-crash-long check-ledger check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
-mutation_tests := superblock catalog_file journal layer image pin pin_order figures content_index \
-	pool
+mutation_tests := superblock catalog_file journal layer chain image pin pin_order figures \
+	content_index pool
 mutation_crash := crash threads faults limits restart repair meetings steps shared
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
 	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'
@@ -238,6 +238,12 @@ check-boot: all
 ## stress: kill the worker a hundred times under load (KILLS=, CLONES=, GUEST=no, SEED=)
 stress: all $(tool_bins)
 	@tests/stress/kills.sh $(BIN)/goldfs
+
+## bench-depth: reading at depth 64 against depth 1 (build without DEVELOPER=1 to measure)
+bench-depth: all
+	@tests/bench/depth.sh $(BIN)/goldfs
+
+.PHONY: bench-depth
 
 ## check-layers: no include points upward
 check-layers:

@@ -282,7 +282,7 @@ static int apply_size_meta(struct fs *fs, struct inode *inode, const struct gf_o
 	if (!layer || atomic_load(&inode->layer) != layer)
 		return -EUCLEAN;
 	if (op->size < layer->bound && !MUTATED("truncation leaves what is below in sight"))
-		layer->bound = op->size;
+		layer_set_bound(layer, op->size);
 	inode->size = op->size;
 	MUTEX_GUARD(&inode->lock);
 	inode->mtime_ns = op->time_ns;
@@ -390,7 +390,7 @@ static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
 
 	if (!layer)
 		return -EUCLEAN;
-	layer->bound = op->value;
+	layer_set_bound(layer, op->value);
 	return 0;
 }
 

@@ -57,6 +57,7 @@ struct fs_options {
 	uint64_t journal_size; /* for a new store; 0: a sixteenth of the file system, 16..256 MiB */
 	uint64_t reserve;      /* bytes kept free below; 0: max of 32 MiB and 1 % */
 	bool read_only;	       /* nothing in the store is written, the journal is replayed in memory */
+	bool eager_chains;     /* what a chain of layers shows is remembered at once (tests) */
 	bool no_background;    /* no threads: the caller destages by fs_settle() (tests) */
 	/* Another process served this very mount before and died, nothing else happened since:
 	 * files without names are still open, and what it did not sync is in the page cache. */

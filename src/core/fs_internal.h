@@ -41,6 +41,7 @@
 #include "store/ops.h"
 #include "store/superblock.h"
 
+struct chain_cache;
 struct content_index;
 struct pin_progress;
 
@@ -220,6 +221,7 @@ struct fs {
 	struct journal *journal;
 	struct jindex *jindex;
 	struct pool *pool;
+	struct chain_cache *chains; /* which layers own what, of long chains */
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */

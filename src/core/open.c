@@ -25,6 +25,7 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "core/dedup.h"
+#include "store/chain.h"
 #include "store/pool.h"
 
 #define MIN_JOURNAL (1 * MIB)
@@ -596,6 +597,7 @@ static void destroy(struct fs *fs)
 	dedup_stop(fs);
 	journal_close(fs->journal);
 	jindex_free(fs->jindex);
+	chain_cache_free(fs->chains);
 	pool_free(fs->pool);
 	drain_release(&fs->readers);
 	pthread_cond_destroy(&fs->golden_work);
@@ -670,11 +672,15 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		r = read_or_make_super(fs);
 	if (!r)
 		r = pool_open(&fs->pool, io);
+	if (!r)
+		r = chain_cache_new(&fs->chains, CHAIN_MEMORY);
+	if (!r && options->eager_chains)
+		chain_cache_be_eager(fs->chains);
 	atomic_store(&fs->golden_counting, true);
 	fs->env = (struct layer_env){
 		.io = io, .jindex = fs->jindex, .secret = fs->super.secret,
 		.names_owed = &fs->names_owed, .fresh = &fs->fresh_blocks,
-		.given_up = &fs->given_up, .pool = fs->pool,
+		.given_up = &fs->given_up, .chains = fs->chains, .pool = fs->pool,
 		.golden = tree_golden_image, .golden_ref = tree_golden_ref, .arg = fs};
 	if (!r)
 		r = recover(fs);

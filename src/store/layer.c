@@ -16,9 +16,11 @@
 
 #include "base/cleanup.h"
 #include "base/hash.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/sizes.h"
 #include "image/image.h"
+#include "store/chain.h"
 #include "store/layer_internal.h"
 
 int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
@@ -78,6 +80,7 @@ void layer_free(struct layer *l)
 {
 	if (!l)
 		return;
+	chain_forget(l->env->chains, l);
 	for (uint32_t i = 0; i < l->leaf_count; i++) {
 		for (uint32_t k = 0; l->leaves[i] && k < LEAF_REGIONS; k++)
 			forget_region(l, i * LEAF_REGIONS + k, &l->leaves[i][k]);
@@ -210,35 +213,103 @@ static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct exte
 	return 1;
 }
 
-int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, struct extent *x)
+/* What shows of the extent's blocks is cut at what a layer lets through; false: nothing does. */
+static bool cut_at(struct extent *x, uint64_t block, uint64_t limit)
 {
-	int owned = 0;
+	x->limit = min_u64(x->limit, limit);
+	if (block * GF_BLOCK_SIZE >= x->limit)
+		return false;
+	x->count = min_u64(
+		x->count, round_up(x->limit, GF_BLOCK_SIZE) / GF_BLOCK_SIZE - block);
+	return true;
+}
 
-	*x = (struct extent){.kind = EXTENT_ZERO, .count = max, .limit = GF_MAX_SIZE};
-	for (;;) {
-		if (!below) {
-			MUTEX_GUARD(&l->lock);
-			owned = run_locked(l, block, x->count, x);
-		}
-		if (owned)
-			return owned < 0 ? owned : 0;
-		below = false;
-		x->layer = NULL;
-		x->limit = min_u64(x->limit, l->bound);
-		if (block * GF_BLOCK_SIZE >= x->limit)
-			return 0; /* zeros: nothing shows through from here on */
-		x->count = min_u64(x->count,
-			round_up(x->limit, GF_BLOCK_SIZE) / GF_BLOCK_SIZE - block);
-		if (!l->parent) {
-			x->kind = l->image ? EXTENT_IMAGE : EXTENT_ZERO;
-			x->image = l->image;
+/* On from `top`, the first layer below the one that was asked. Returns how many were looked at. */
+static unsigned walk_down(struct layer *top, uint64_t block, struct extent *x, int *result)
+{
+	struct layer *l = top;
+	struct chain_hop hop;
+	unsigned steps = 0;
+	int owned;
+
+	if (chain_find(l->env->chains, l, block, x->count, &hop)) {
+		INVARIANT(INVARIANT_LAYER, chain_hop_is_right(l->env->chains, l, block, &hop));
+		x->count = hop.count;
+		*result = 0;
+		if (!cut_at(x, block, hop.limit))
 			return 0;
-		}
-		l = l->parent;
+		l = hop.layer;
+	}
+	for (;; l = l->parent) {
+		steps++;
+		pthread_mutex_lock(&l->lock);
+		owned = run_locked(l, block, x->count, x);
+		pthread_mutex_unlock(&l->lock);
+		*result = owned < 0 ? owned : 0;
+		if (owned)
+			return steps;
+		x->layer = NULL;
+		if (!cut_at(x, block, atomic_load(&l->bound)))
+			return steps; /* zeros: nothing shows through from here on */
+		if (l->parent)
+			continue;
+		x->kind = l->image ? EXTENT_IMAGE : EXTENT_ZERO;
+		x->image = l->image;
+		return steps;
 	}
 }
 
+int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, struct extent *x)
+{
+	unsigned steps;
+	int owned = 0;
+
+	*x = (struct extent){.kind = EXTENT_ZERO, .count = max, .limit = GF_MAX_SIZE};
+	if (!below) {
+		MUTEX_GUARD(&l->lock);
+		owned = run_locked(l, block, x->count, x);
+	}
+	if (owned)
+		return owned < 0 ? owned : 0;
+	x->layer = NULL;
+	if (!cut_at(x, block, atomic_load(&l->bound)))
+		return 0;
+	if (!l->parent) {
+		x->kind = l->image ? EXTENT_IMAGE : EXTENT_ZERO;
+		x->image = l->image;
+		return 0;
+	}
+	l = l->parent;
+	steps = walk_down(l, block, x, &owned);
+	chain_walked(l->env->chains, l, block, steps);
+	return owned;
+}
+
 /* ---- changing states ---- */
+
+/* A block that shows what is below will not any more: who relies on that is told. */
+static void note_owned_locked(struct layer *l, const struct region *r, uint32_t first, uint32_t count)
+{
+	if (!l->passed)
+		return;
+	for (uint32_t i = first; i < first + count; i++) {
+		if (region_state(r, i) != GF_PARENT || region_journaled(r, i))
+			continue;
+		l->passed = false;
+		chain_changed(l->env->chains);
+		return;
+	}
+}
+
+void layer_set_bound(struct layer *l, uint64_t bound)
+{
+	MUTEX_GUARD(&l->lock);
+	atomic_store(&l->bound, bound);
+	if (!l->passed)
+		return;
+	l->passed = false;
+	chain_changed(l->env->chains);
+}
 
 void layer_note_punch_locked(struct layer *l, uint64_t block, uint64_t count)
 {
@@ -299,6 +370,8 @@ int layer_put_state_locked(struct layer *l, uint32_t number, struct region *r, u
 
 	if (state != GF_OVERLAY && overlay)
 		note_given_up_locked(l, r, base, first, count);
+	if (state != GF_PARENT)
+		note_owned_locked(l, r, first, count);
 	e = region_put(r, first, count, state);
 	if (e)
 		return e;
@@ -382,6 +455,7 @@ static int set_journaled_in_region_locked(struct layer *l, uint32_t number, uint
 		e = end_sharing_locked(l, number, r, first, count);
 	if (e)
 		return e;
+	note_owned_locked(l, r, first, count);
 	for (uint32_t i = 0; i < count; i++) {
 		entry.block = (uint64_t)number * GF_REGION_BLOCKS + first + i;
 		entry.pos = pos + (uint64_t)i * GF_BLOCK_SIZE;

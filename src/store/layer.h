@@ -40,6 +40,7 @@
 #include "goldfs/format.h"
 #include "store/jindex.h"
 
+struct chain_cache;
 struct image;
 struct pool;
 struct region;
@@ -55,6 +56,7 @@ struct layer_env {
 	atomic_bool *names_owed;
 	_Atomic uint64_t *fresh;    /* blocks of all layers that are journaled and not OVERLAY */
 	_Atomic uint64_t *given_up; /* counts up when blocks are noted to be punched */
+	struct chain_cache *chains; /* which layer owns what, see chain.h; NULL: it is looked up */
 
 	/* For SHARED blocks; all NULL: there are none but lost ones. */
 	struct pool *pool;
@@ -107,6 +109,11 @@ struct layer {
 	uint64_t head_of;     /* inode that writes to it, 0: frozen; catalog lock */
 
 	atomic_int users; /* calls that hold on to it beyond the catalog's lock */
+
+	/* What chain.h remembers. */
+	bool passed;	    /* lock; something relies on what it does not own */
+	atomic_bool chained; /* some region is known of the chain that begins here */
+	_Atomic uint32_t walked; /* layers that look-ups from here on have passed since */
 
 	struct rangelock ranges;
 	pthread_mutex_t sync_lock; /* one sync at a time: who waits has been served by it */
@@ -218,6 +225,8 @@ int layer_forget_block(struct layer *layer, uint64_t block, uint64_t *place);
 void layer_set_unsynced(struct layer *layer);
 /* Forgets everything from block on (a file got shorter). Cheap where nothing is owned. */
 int layer_clear_from(struct layer *layer, uint64_t block);
+/* How many bytes of what is below show through from now on. */
+void layer_set_bound(struct layer *layer, uint64_t bound);
 /* Whether any of the blocks is OVERLAY in place, journaled or not. 1, 0, or -errno. */
 int layer_any_overlay(struct layer *layer, uint64_t block, uint64_t count);
 /* Whether the block is OVERLAY and its newest version. 1, 0, or -errno. */

@@ -95,6 +95,30 @@ void region_clear_journaled(struct region *r, uint32_t i)
 	}
 }
 
+/* Bit i goes to bit 2 * i. */
+static uint64_t spread(uint32_t bits)
+{
+	uint64_t x = bits;
+
+	x = (x | x << 16) & UINT64_C(0x0000ffff0000ffff);
+	x = (x | x << 8) & UINT64_C(0x00ff00ff00ff00ff);
+	x = (x | x << 4) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+	x = (x | x << 2) & UINT64_C(0x3333333333333333);
+	return (x | x << 1) & UINT64_C(0x5555555555555555);
+}
+
+uint64_t region_owned(const struct region *r, uint32_t word)
+{
+	uint64_t states = r->uniform * UINT64_C(0x5555555555555555);
+	uint32_t journal = 0;
+
+	if (r->states)
+		memcpy(&states, r->states + word * sizeof(states), sizeof(states));
+	if (r->journal)
+		memcpy(&journal, r->journal + word * sizeof(journal), sizeof(journal));
+	return ((states | states >> 1) & UINT64_C(0x5555555555555555)) | spread(journal);
+}
+
 uint32_t region_count(const struct region *r, uint32_t first, uint32_t count, enum gf_state state)
 {
 	uint32_t n = 0;

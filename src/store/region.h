@@ -57,6 +57,8 @@ int region_materialize(struct region *r);
 int region_put(struct region *r, uint32_t first, uint32_t count, enum gf_state state);
 int region_set_journaled(struct region *r, uint32_t first, uint32_t count);
 void region_clear_journaled(struct region *r, uint32_t i);
+/* Of the 32 blocks from word * 32 on: bit 2 * i is set when block i is journaled or not PARENT. */
+uint64_t region_owned(const struct region *r, uint32_t word);
 /* Blocks in the given state. */
 uint32_t region_count(const struct region *r, uint32_t first, uint32_t count, enum gf_state state);
 void region_release(struct region *r);

@@ -69,6 +69,7 @@ static const struct {
 	{.path = "../unit/test_content_index"},
 	{.path = "../unit/test_journal"},
 	{.path = "../unit/test_layer"},
+	{.path = "../unit/test_chain"},
 	{.path = "../unit/test_pool"},
 	{.path = "../unit/test_image"},
 	{.path = "../unit/test_pin"},

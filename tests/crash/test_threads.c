@@ -156,6 +156,8 @@ static void work(struct crew *crew)
 static int run_crew(uint64_t seed, uint64_t states, struct drive_result *result)
 {
 	static const struct drive_options options = {.policy = -1, .jobs = 1};
+	static const struct profile *const mixes[] = {
+		&profile_threads, &profile_threads_dedup, &profile_threads_deep};
 	struct crew *crew = calloc(1, sizeof(*crew));
 	pthread_mutexattr_t attr;
 	int failed;
@@ -169,7 +171,7 @@ static int run_crew(uint64_t seed, uint64_t states, struct drive_result *result)
 	crew->d.result = result;
 	if (run_init(&crew->d.run, seed, OPS))
 		abort();
-	run_set_profile(&crew->d.run, seed % 2 ? &profile_threads : &profile_threads_dedup);
+	run_set_profile(&crew->d.run, mixes[seed % ARRAY_SIZE(mixes)]);
 	simdisk_set_capacity(crew->d.run.disk, TIB);
 	rng_seed(&crew->d.rng, rng_scramble(seed));
 	crew->trace = open_memstream(&crew->trace_text, &crew->trace_len);

@@ -88,6 +88,7 @@ struct fs_options run_options(struct run *run)
 		.journal_size = run->profile->journal_size,
 		.reserve = 64 * KIB,
 		.no_background = true,
+		.eager_chains = true,
 		.verify_reads = true,
 		.dedup = run->profile->dedup ? FS_DEDUP_ALL : FS_DEDUP_OFF,
 		.store_fd = -1,

@@ -97,7 +97,7 @@ struct profile {
 };
 extern const struct profile profiles[];
 extern const int profile_count;
-extern const struct profile profile_threads, profile_threads_dedup;
+extern const struct profile profile_threads, profile_threads_dedup, profile_threads_deep;
 int run_one_op(struct run *run);
 
 #endif

@@ -152,6 +152,10 @@ const struct profile profile_threads_dedup =
 	MIX("threads, repeated", MIB, TIB, 0, 4, "sssshhh55bLLLLLLllEEEEEEzgpprttyfffffffcCRuxe",
 		.dedup = true);
 
+/* Files that go on and on in layers of their own, while others read through those below. */
+const struct profile profile_threads_deep =
+	MIX("threads, deep", MIB, TIB, 0, 4, "sLCsLChCCsRhLlzptrCCubCfffeC");
+
 static const struct {
 	char letter;
 	int (*run)(struct run *run);
