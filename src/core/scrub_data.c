@@ -439,6 +439,25 @@ static int bad_sums(struct scrub *s, struct golden *g)
 		.place = path}, "the sums of a golden image are damaged; they are computed anew");
 }
 
+/* Whether it is served at all. When it is not, that concerns everybody who shows any of it, not only
+ * who shows what is damaged. */
+static int scrub_opening(struct scrub *s, struct golden *g)
+{
+	char path[PIN_NAME_MAX];
+	int r = golden_acquire(g);
+
+	if (!r) {
+		pthread_rwlock_unlock(&g->lock);
+		return 0;
+	}
+	pin_name(path, g->id, "");
+	return scrub_find(s, &(struct about){.severity = CHECK_DAMAGE, .structure = "golden",
+		.place = path, .length = g->image.size, .golden = g->id,
+		.count = round_up(g->image.size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE,
+		.advice = "put the bytes that the image had back in place, or restore its clones from a backup"},
+		"golden image \"%s\" has changed or is damaged, so its clones are not served", g->path);
+}
+
 static int scrub_golden(struct scrub *s, struct golden *g)
 {
 	uint32_t pin = atomic_load(&g->pin);
@@ -447,8 +466,9 @@ static int scrub_golden(struct scrub *s, struct golden *g)
 	bool direct;
 	int r, fd;
 
-	if (pin != GF_PIN_COPY && pin != GF_PIN_LINK && pin != GF_PIN_REFLINK)
-		return 0;
+	r = scrub_opening(s, g);
+	if (r || (pin != GF_PIN_COPY && pin != GF_PIN_LINK && pin != GF_PIN_REFLINK))
+		return r;
 	s->report->golden_images++;
 	r = pin_sums_load(s->fs->options.store_fd, g->id, &sums);
 	if (r)

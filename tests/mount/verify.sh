@@ -180,6 +180,25 @@ touch -r stamp "$images/base.img"
 mount_goldfs verify=read
 scrub_is_clean
 
+# In a block that tells whether it is the image at all: then it is not served, which concerns those,
+# too, who do not show that block.
+"$goldfs" clone "$mnt/golden/base.img" "$mnt/d" || fail "no clone"
+put d 0 256 large
+umount_goldfs
+flip "$store/golden/1" 10
+touch -r stamp "$images/base.img"
+mount_goldfs verify=read
+reads_error d 1000
+scrub_finds golden found d
+umount_goldfs
+flip "$store/golden/1" 10
+touch -r stamp "$images/base.img"
+mount_goldfs verify=read
+reads d 0 256 large
+rm "$mnt/d"
+"$goldfs" settle "$mnt"
+scrub_is_clean
+
 # ---- a synced record of the journal, when the daemon was killed ----
 head -c 4096 /dev/urandom >fresh
 put b 1200 1 fresh
