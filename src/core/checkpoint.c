@@ -231,7 +231,8 @@ static int batch_destage_locked(struct batch *b)
 		if (b->kinds[i] == GF_OVERLAY)
 			r = batch_store_run(b, i, n);
 		else if (b->kinds[i] == GF_SHARED)
-			r = layer_set_shared(b->layer, b->entries[i].block, n, b->places + i);
+			r = dedup_set_shared(b->fs, b->layer, b->entries[i].block, n,
+				b->places + i);
 		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
 		/* Of the run that failed some may be in use by now. */
@@ -710,6 +711,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 
 	*out = (struct outcome){.copy_below = out->copy_below};
 	opbuf_init(&p.catalog);
+	dedup_find_domains(fs);
 	r = failing_recall(fs);
 	if (r)
 		return r;

@@ -13,6 +13,8 @@
  * other layer's block may change while it is read, which is of no concern: if it was equal once, it
  * is our bytes that go to the pool.
  *
+ * What is found is of the same domain, or of a golden image (domain.c).
+ *
  * Moving a block of a layer to the pool changes where it stands without any record. That is only
  * right when no record in the ring speaks of that block: replayed, it would say that the block is
  * in place. So a block is moved when its layer's newest large write is behind the new tail, and the
@@ -31,6 +33,7 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "core/dedup.h"
+#include "core/domain.h"
 #include "store/content_table.h"
 #include "store/pool.h"
 #include "store/region.h"
@@ -102,9 +105,15 @@ void dedup_stop(struct fs *fs)
 
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last)
 {
+	const enum fs_dedup dedup = FS_DEDUP_ALL - atomic_load(&layer->dedup);
+
 	*d = (struct dedup){.fs = fs, .layer = layer, .first = first, .last = last};
+	d->domain = atomic_load(&layer->domain);
+	d->all = fs->options.dedup == FS_DEDUP_ALL && dedup == FS_DEDUP_ALL &&
+		 d->domain != DOMAIN_NONE;
 	d->enabled = fs->options.dedup != FS_DEDUP_OFF && !fs->options.read_only &&
-		     !atomic_load(&layer->failed);
+		     !atomic_load(&layer->failed) &&
+		     (dedup != FS_DEDUP_OFF || MUTATED("a folder's dedup=off is not heeded"));
 }
 
 void dedup_end(struct dedup *d)
@@ -154,14 +163,17 @@ static bool try_slot(struct dedup *d, uint64_t slot, const void *bytes)
 
 	if (!pool_ref_live(d->fs->pool, slot, d->layer->id))
 		return false;
-	if (pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
+	/* With a reference it does not become another's. */
+	if (domain_may_share(d->fs, slot, d->domain) &&
+		pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
 		return true;
 	pool_unref(d->fs->pool, slot, d->layer->id);
 	return false;
 }
 
-/* Whether a block of a layer has these bytes, in place. */
-static bool has_bytes(struct fs *fs, const struct content_place *at, const void *bytes)
+/* Whether a block of a layer, which is of this domain, has these bytes, in place. */
+static bool has_bytes(struct fs *fs, const struct content_place *at, uint64_t domain,
+	const void *bytes)
 {
 	struct layer *layer = layer_hold(fs, at->owner);
 	uint8_t there[GF_BLOCK_SIZE];
@@ -169,7 +181,9 @@ static bool has_bytes(struct fs *fs, const struct content_place *at, const void 
 
 	if (!layer)
 		return false;
-	found = !atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
+	found = (atomic_load(&layer->domain) == domain ||
+			MUTATED("blocks of layers of other domains are shared")) &&
+		!atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
 		layer_read_data(layer, there, GF_BLOCK_SIZE, at->block * GF_BLOCK_SIZE) == 0 &&
 		is_equal(bytes, there);
 	atomic_fetch_sub(&layer->users, 1);
@@ -182,6 +196,8 @@ static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint
 	struct pool *pool = d->fs->pool;
 
 	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
+		return false;
+	if (domain_slot_made(d->fs, d->slot, d->domain))
 		return false;
 	if (pool_write(pool, d->slot, bytes, &sum, 1))
 		return false;
@@ -223,12 +239,12 @@ static bool find_in_layer(struct dedup *d, const struct content_place *at, const
 {
 	struct content_place pooled = {.pool = true};
 
-	if (is_held(d, at) || !has_bytes(d->fs, at, bytes) ||
+	if (is_held(d, at) || !has_bytes(d->fs, at, d->domain, bytes) ||
 		!store_in_pool(d, bytes, sum, &pooled.block))
 		return false;
 	note_move(d->fs,
 		&(struct move){.layer = at->owner, .block = at->block, .slot = pooled.block});
-	content_table_put(d->fs->dedup->table, 0, sum, &pooled);
+	content_table_put(d->fs->dedup->table, d->domain, sum, &pooled);
 	*out = place_from_slot(pooled.block);
 	return true;
 }
@@ -236,7 +252,7 @@ static bool find_in_layer(struct dedup *d, const struct content_place *at, const
 static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 {
 	struct content_place places[MAX_CANDIDATES];
-	unsigned n = content_table_find(d->fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+	unsigned n = content_table_find(d->fs->dedup->table, d->domain, sum, places, MAX_CANDIDATES);
 
 	if (pool_failed(d->fs->pool))
 		return false;
@@ -261,7 +277,7 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 		return false;
 	token = drain_enter(&d->fs->readers);
 	found = find_in_golden(d, bytes, out);
-	if (!found && d->fs->options.dedup == FS_DEDUP_ALL && find_in_table(d, bytes, sum, out)) {
+	if (!found && d->all && find_in_table(d, bytes, sum, out)) {
 		COUNT(d->fs, dedup_pool_blocks, 1);
 		found = true;
 	}
@@ -269,11 +285,24 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 	return found;
 }
 
+int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count,
+	const uint64_t *places)
+{
+	int r = layer_set_shared(layer, block, count, places);
+
+	/* Afterwards: see set_layer(), domain.c. */
+	if (!r)
+		domain_places_shared(fs, layer, places, count);
+	return r;
+}
+
 void dedup_note(
 	struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count)
 {
-	for (uint64_t i = 0; fs->dedup && i < count; i++)
-		content_table_put(fs->dedup->table, 0, sums[i],
+	uint64_t domain = atomic_load(&layer->domain);
+
+	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++)
+		content_table_put(fs->dedup->table, domain, sums[i],
 			&(struct content_place){.owner = layer->id, .block = block + i});
 }
 
@@ -286,20 +315,21 @@ void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t coun
 			layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
 }
 
-bool dedup_is_known(struct fs *fs, uint32_t sum)
+bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
 {
 	struct content_place place;
 
-	return fs->dedup && content_table_find(fs->dedup->table, 0, sum, &place, 1);
+	return fs->dedup && content_table_find(fs->dedup->table, domain, sum, &place, 1);
 }
 
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)
 {
 	struct content_place places[MAX_CANDIDATES];
+	uint64_t domain = atomic_load(&layer->domain);
 	unsigned n = 0;
 
-	if (fs->options.dedup == FS_DEDUP_ALL)
-		n = content_table_find(fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+	if (fs->options.dedup == FS_DEDUP_ALL && domain != DOMAIN_NONE)
+		n = content_table_find(fs->dedup->table, domain, sum, places, MAX_CANDIDATES);
 	for (unsigned i = 0; i < n; i++)
 		if (places[i].pool || places[i].owner != layer->id || places[i].block != block)
 			return true;
@@ -312,7 +342,7 @@ static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
 	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
 	CLEANUP_FREE uint32_t *sums = malloc(GF_REGION_BLOCKS * sizeof(*sums));
 	CLEANUP_FREE uint64_t *places = malloc(GF_REGION_BLOCKS * sizeof(*places));
-	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS, domain = atomic_load(&layer->domain);
 	int r = view && sums && places ? layer_view_region(layer, region, view) : -ENOMEM;
 
 	if (!r)
@@ -329,8 +359,8 @@ static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
 		} else if (!region_view_is(view, i, GF_OVERLAY)) {
 			continue;
 		}
-		if (sums[i])
-			content_table_put(fs->dedup->table, 0, sums[i], &at);
+		if (sums[i] && domain != DOMAIN_NONE)
+			content_table_put(fs->dedup->table, domain, sums[i], &at);
 	}
 	return r;
 }
@@ -365,12 +395,17 @@ static bool move_locked(
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
 		!MUTATED("move blocks of which the ring says that they are in place"))
 		return false;
+	/* Its folder may be of another domain by now, or that is not known yet. */
+	if (!domain_is_known(fs))
+		return false;
+	if (!domain_may_share(fs, m->slot, atomic_load(&layer->domain)))
+		return true;
 	if (!layer_ref_place(layer, place))
 		return true;
 	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
 		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
 		dedup_remember_moved(fs, layer, m->block, place) == 0 &&
-		layer_set_shared(layer, m->block, 1, &place) == 0) {
+		dedup_set_shared(fs, layer, m->block, 1, &place) == 0) {
 		COUNT(fs, dedup_pool_blocks, 1);
 		return true;
 	}
@@ -545,12 +580,22 @@ static void note_pool(struct fs *fs)
 		/* Without them the content is only not found. */
 		if (pool_read_sums(fs->pool, slot, sums, count))
 			memset(sums, 0, count * sizeof(*sums));
-		for (uint64_t i = 0; i < count; i++)
-			if (sums[i])
-				content_table_put(fs->dedup->table, 0, sums[i],
+		for (uint64_t i = 0; i < count; i++) {
+			uint64_t domain = domain_of_slot(fs, slot + i);
+
+			if (sums[i] && domain != DOMAIN_NONE)
+				content_table_put(fs->dedup->table, domain, sums[i],
 					&(struct content_place){.pool = true, .block = slot + i});
+		}
 		slot += count;
 	}
+}
+
+void dedup_find_domains(struct fs *fs)
+{
+	/* Entries stand under the domain. */
+	if (domain_walk(fs) && !pool_is_counting(fs->pool))
+		note_pool(fs);
 }
 
 int dedup_count(struct fs *fs)
@@ -576,6 +621,7 @@ int dedup_count(struct fs *fs)
 		return 0;
 	if (pool_is_counting(fs->pool)) {
 		pool_counted(fs->pool);
+		domain_walk(fs);
 		note_pool(fs);
 	}
 	atomic_store(&fs->golden_counting, false);

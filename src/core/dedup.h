@@ -21,6 +21,8 @@ struct dedup {
 	struct layer *layer;
 	uint64_t first, last;
 	bool enabled;
+	bool all;	 /* not in golden images only */
+	uint64_t domain; /* in which it is looked for (domain.c) */
 	uint64_t slot, claimed; /* slots that are claimed and not used yet */
 };
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
@@ -30,6 +32,10 @@ void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t f
  */
 bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *place);
 void dedup_end(struct dedup *d);
+
+/* Blocks that are SHARED with these places now, the references for which dedup_find() took. */
+int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count,
+	const uint64_t *places);
 
 /* Blocks that are in place now, for others to find. */
 void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
@@ -46,8 +52,9 @@ bool dedup_has_moves(struct fs *fs);
 
 /* They may come to be known elsewhere later, and are to be looked at again. */
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
-/* Whether content with this checksum was seen, or was seen elsewhere than in this block. Hints. */
-bool dedup_is_known(struct fs *fs, uint32_t sum);
+/* Whether content with this checksum was seen in a domain, or was seen elsewhere than in this block.
+ * Hints. */
+bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum);
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
 /* Has the table of content know what stands in layers and in the pool, by its checksums. */
 void dedup_fill_table(struct fs *fs);
@@ -65,6 +72,9 @@ int dedup_examine(struct fs *fs, uint64_t tail);
 /* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next
  * checkpoint. Done by checkpoints, and before somebody asks for exact figures. */
 void dedup_drop_dead(struct fs *fs);
+
+/* What is not known of domains, after a mount or a change of them, is found out. No lock is held. */
+void dedup_find_domains(struct fs *fs);
 
 /* After a mount: counts all references. Until that is done nothing shared is freed. */
 int dedup_count(struct fs *fs);

@@ -619,7 +619,8 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 		n = kind_run(job, i, count);
 		INVARIANT(2, job->placed);
 		if (job->kinds[i] == GF_SHARED)
-			r = layer_set_shared(job->layer, job->large_first + i, n, job->places + i);
+			r = dedup_set_shared(job->fs, job->layer, job->large_first + i, n,
+				job->places + i);
 		else
 			r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
 		if (job->kinds[i] == GF_OVERLAY)
