@@ -26,12 +26,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/dedup.h"
 #include "core/domain.h"
 #include "store/content_table.h"
@@ -41,6 +43,7 @@
 #define SLOTS_AT_ONCE 64
 #define MAX_CANDIDATES 4
 #define SUMS_AT_ONCE 1024
+#define FILL_NS INT64_C(50000000) /* at a time */
 #define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
 
 struct move {
@@ -64,6 +67,10 @@ struct dedup_state {
 	struct moved *moved;   /* checkpoint_lock; by the checkpoint that runs */
 	size_t moved_count;    /* checkpoint_lock */
 	size_t moved_capacity; /* checkpoint_lock */
+	/* The background's: up to where the table was filled from the disk. */
+	uint64_t fill_layer;
+	uint32_t fill_region;
+	bool filled;
 };
 
 int dedup_start(struct fs *fs)
@@ -99,6 +106,37 @@ void dedup_stop(struct fs *fs)
 	free(d->moved);
 	free(d);
 	fs->dedup = NULL;
+}
+
+/* ---- the table of content ---- */
+
+/* What content is known by: by fewer bits in tests of what happens then. */
+static uint32_t known_as(const struct fs *fs, uint32_t sum)
+{
+	unsigned bits = fs->options.hash_bits;
+
+	return bits && sum ? (sum & ((UINT32_C(1) << bits) - 1)) + 1 : sum;
+}
+
+static void table_put(
+	struct fs *fs, uint64_t domain, uint32_t sum, const struct content_place *place)
+{
+	struct content_place at = *place;
+
+	if (fs->options.hash_bits)
+		at.tag = 0;
+	content_table_put(fs->dedup->table, domain, known_as(fs, sum), &at);
+}
+
+static unsigned table_find(struct fs *fs, uint64_t domain, uint32_t sum,
+	struct content_place *places, unsigned max)
+{
+	return content_table_find(fs->dedup->table, domain, known_as(fs, sum), places, max);
+}
+
+struct content_table *dedup_table(struct fs *fs)
+{
+	return fs->dedup ? fs->dedup->table : NULL;
 }
 
 /* ---- looking for one block ---- */
@@ -139,6 +177,7 @@ static bool find_in_golden(struct dedup *d, const void *bytes, uint64_t *out)
 	if (!golden_index_any(d->fs))
 		return false;
 	hash = hash_block128(d->fs->super.secret, bytes);
+	hash_cut(&hash, d->fs->options.hash_bits);
 	if (golden_index_find(d->fs, &hash, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
 		return false;
 	place = place_from_golden(id, block);
@@ -235,27 +274,44 @@ static bool is_held(const struct dedup *d, const struct content_place *at)
 }
 
 static bool find_in_layer(struct dedup *d, const struct content_place *at, const void *bytes,
-	uint32_t sum, uint64_t *out)
+	uint32_t sum, uint32_t tag, uint64_t *out)
 {
-	struct content_place pooled = {.pool = true};
+	struct content_place pooled = {.pool = true, .tag = tag};
 
 	if (is_held(d, at) || !has_bytes(d->fs, at, d->domain, bytes) ||
 		!store_in_pool(d, bytes, sum, &pooled.block))
 		return false;
 	note_move(d->fs,
 		&(struct move){.layer = at->owner, .block = at->block, .slot = pooled.block});
-	content_table_put(d->fs->dedup->table, d->domain, sum, &pooled);
+	/* One place is enough, and that block is about to leave it. */
+	content_table_drop(d->fs->dedup->table, d->domain, known_as(d->fs, sum), at);
+	table_put(d->fs, d->domain, sum, &pooled);
 	*out = place_from_slot(pooled.block);
 	return true;
+}
+
+/* Leaves out what is another content by more bits of its hash; *tag: those of the bytes. */
+static unsigned drop_others(struct fs *fs, struct content_place *places, unsigned n,
+	const void *bytes, uint32_t *tag)
+{
+	unsigned kept = 0;
+
+	hash_block_tagged(fs->super.secret, bytes, tag);
+	for (unsigned i = 0; i < n; i++)
+		if (!places[i].tag || places[i].tag == *tag)
+			places[kept++] = places[i];
+	return kept;
 }
 
 static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 {
 	struct content_place places[MAX_CANDIDATES];
-	unsigned n = content_table_find(d->fs->dedup->table, d->domain, sum, places, MAX_CANDIDATES);
+	unsigned n = table_find(d->fs, d->domain, sum, places, MAX_CANDIDATES);
+	uint32_t tag;
 
-	if (pool_failed(d->fs->pool))
+	if (!n || pool_failed(d->fs->pool))
 		return false;
+	n = drop_others(d->fs, places, n, bytes, &tag);
 	for (unsigned i = 0; i < n; i++) {
 		if (!places[i].pool || !try_slot(d, places[i].block, bytes))
 			continue;
@@ -263,7 +319,7 @@ static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint
 		return true;
 	}
 	for (unsigned i = 0; i < n; i++)
-		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, out))
+		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, tag, out))
 			return true;
 	return false;
 }
@@ -296,14 +352,16 @@ int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_
 	return r;
 }
 
-void dedup_note(
-	struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count)
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	const uint32_t *tags, uint64_t count)
 {
 	uint64_t domain = atomic_load(&layer->domain);
 
 	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++)
-		content_table_put(fs->dedup->table, domain, sums[i],
-			&(struct content_place){.owner = layer->id, .block = block + i});
+		table_put(fs, domain, sums[i],
+			&(struct content_place){.owner = layer->id,
+				.block = block + i,
+				.tag = tags ? tags[i] : 0});
 }
 
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
@@ -319,7 +377,7 @@ bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
 {
 	struct content_place place;
 
-	return fs->dedup && content_table_find(fs->dedup->table, domain, sum, &place, 1);
+	return fs->dedup && table_find(fs, domain, sum, &place, 1);
 }
 
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)
@@ -329,40 +387,64 @@ bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block
 	unsigned n = 0;
 
 	if (fs->options.dedup == FS_DEDUP_ALL && domain != DOMAIN_NONE)
-		n = content_table_find(fs->dedup->table, domain, sum, places, MAX_CANDIDATES);
+		n = table_find(fs, domain, sum, places, MAX_CANDIDATES);
 	for (unsigned i = 0; i < n; i++)
 		if (places[i].pool || places[i].owner != layer->id || places[i].block != block)
 			return true;
 	return false;
 }
 
+/* ---- filling the table from the disk ---- */
+
+struct filling {
+	struct fs *fs;
+	struct layer *layer;
+	uint64_t domain;
+	bool offer;	 /* only where there is room: what was seen since is newer */
+	uint64_t refused;
+};
+
+static void fill_in(struct filling *f, uint32_t sum, const struct content_place *at)
+{
+	if (!f->offer)
+		table_put(f->fs, f->domain, sum, at);
+	else if (!content_table_offer(f->fs->dedup->table, f->domain, known_as(f->fs, sum), at))
+		f->refused++;
+}
+
 /* One region of a layer, by the checksums of its blocks. */
-static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
+static int fill_from_region(struct filling *f, uint32_t region)
 {
 	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
 	CLEANUP_FREE uint32_t *sums = malloc(GF_REGION_BLOCKS * sizeof(*sums));
 	CLEANUP_FREE uint64_t *places = malloc(GF_REGION_BLOCKS * sizeof(*places));
-	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS, domain = atomic_load(&layer->domain);
-	int r = view && sums && places ? layer_view_region(layer, region, view) : -ENOMEM;
+	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
+	int r = view && sums && places ? layer_view_region(f->layer, region, view) : -ENOMEM;
 
 	if (!r)
-		r = layer_read_sums(layer, base, sums, GF_REGION_BLOCKS);
+		r = layer_read_sums(f->layer, base, sums, GF_REGION_BLOCKS);
 	if (!r)
-		r = layer_read_places(layer, base, places, GF_REGION_BLOCKS);
+		r = layer_read_places(f->layer, base, places, GF_REGION_BLOCKS);
 	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
-		struct content_place at = {.owner = layer->id, .block = base + i};
+		struct content_place at = {.owner = f->layer->id, .block = base + i};
 
 		if (place_is_pool(places[i])) {
 			at = (struct content_place){
 				.pool = true, .block = place_to_slot(places[i])};
-			r = pool_read_sums(fs->pool, at.block, &sums[i], 1);
+			r = pool_read_sums(f->fs->pool, at.block, &sums[i], 1);
 		} else if (!region_view_is(view, i, GF_OVERLAY)) {
 			continue;
 		}
-		if (sums[i] && domain != DOMAIN_NONE)
-			content_table_put(fs->dedup->table, domain, sums[i], &at);
+		if (sums[i])
+			fill_in(f, sums[i], &at);
 	}
 	return r;
+}
+
+static void fill_begin(struct filling *f, struct fs *fs, struct layer *layer, bool offer)
+{
+	*f = (struct filling){.fs = fs, .layer = layer, .offer = offer};
+	f->domain = atomic_load(&layer->domain);
 }
 
 void dedup_fill_table(struct fs *fs)
@@ -371,13 +453,65 @@ void dedup_fill_table(struct fs *fs)
 	uint64_t id = 0;
 
 	while (fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
+		struct filling f;
 		uint32_t region = 0;
 
 		id = layer->id;
-		while ((region = layer_next_region(layer, region)) != LAYER_NO_REGION)
-			fill_from_region(fs, layer, region++);
+		fill_begin(&f, fs, layer, false);
+		while (f.domain != DOMAIN_NONE &&
+			(region = layer_next_region(layer, region)) != LAYER_NO_REGION)
+			fill_from_region(&f, region++);
 		atomic_fetch_sub(&layer->users, 1);
 	}
+}
+
+/* The layer in which it goes on, held; NULL: all were seen. */
+static struct layer *layer_to_fill_from(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+	struct layer *layer = d->fill_region ? layer_hold(fs, d->fill_layer) : NULL;
+
+	if (layer)
+		return layer;
+	layer = layer_hold_next(fs, d->fill_layer);
+	d->fill_region = 0;
+	if (layer)
+		d->fill_layer = layer->id;
+	return layer;
+}
+
+/* What the table has no room for is most of a region when it is full. */
+static bool fill_one_region(struct fs *fs, struct layer *layer)
+{
+	struct dedup_state *d = fs->dedup;
+	struct filling f;
+
+	fill_begin(&f, fs, layer, true);
+	d->fill_region = f.domain == DOMAIN_NONE ? LAYER_NO_REGION :
+						   layer_next_region(layer, d->fill_region);
+	if (d->fill_region == LAYER_NO_REGION) {
+		d->fill_region = 0;
+		return true;
+	}
+	fill_from_region(&f, d->fill_region++);
+	return f.refused < GF_REGION_BLOCKS / 2;
+}
+
+bool dedup_fill_some(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+	int64_t until = times_now(CLOCK_MONOTONIC) + FILL_NS;
+	struct layer *layer;
+
+	if (!d || d->filled || fs->options.dedup != FS_DEDUP_ALL)
+		return false;
+	while (!d->filled && times_now(CLOCK_MONOTONIC) < until) {
+		layer = layer_to_fill_from(fs);
+		d->filled = !layer || !fill_one_region(fs, layer);
+		if (layer)
+			atomic_fetch_sub(&layer->users, 1);
+	}
+	return !d->filled;
 }
 
 /* ---- moving the other block ---- */
@@ -584,7 +718,7 @@ static void note_pool(struct fs *fs)
 			uint64_t domain = domain_of_slot(fs, slot + i);
 
 			if (sums[i] && domain != DOMAIN_NONE)
-				content_table_put(fs->dedup->table, domain, sums[i],
+				table_put(fs, domain, sums[i],
 					&(struct content_place){.pool = true, .block = slot + i});
 		}
 		slot += count;

@@ -15,6 +15,9 @@ struct fs;
 int dedup_start(struct fs *fs);
 void dedup_stop(struct fs *fs);
 
+/* For tests and benchmarks; NULL: there is none. */
+struct content_table *dedup_table(struct fs *fs);
+
 /* One look at blocks [first, last] of a layer, whose range the caller holds. On the stack. */
 struct dedup {
 	struct fs *fs;
@@ -37,9 +40,9 @@ void dedup_end(struct dedup *d);
 int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count,
 	const uint64_t *places);
 
-/* Blocks that are in place now, for others to find. */
+/* Blocks that are in place now, for others to find. tags: more of their hashes, NULL: not known. */
 void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	uint64_t count);
+	const uint32_t *tags, uint64_t count);
 
 /* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
  * a record from number tail on may say something else of them. */
@@ -58,6 +61,9 @@ bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum);
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
 /* Has the table of content know what stands in layers and in the pool, by its checksums. */
 void dedup_fill_table(struct fs *fs);
+/* A part of that, of some 50 ms, as far as there is room for more. false: there is nothing left to do.
+ * One thread calls it. */
+bool dedup_fill_some(struct fs *fs);
 
 /* ---- dedup_examine.c: looking once more at what stands in layers ---- */
 

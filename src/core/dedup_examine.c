@@ -4,7 +4,7 @@
  *
  * Content is looked for when it is stored (dedup.c). That misses what came to be known later: two
  * who wrote the same at the same time, a golden image that had no content index yet, what was
- * stored while dedup was off or before the table of content was made by this process. So regions
+ * stored while dedup was off, or before the background has told the table of content. So regions
  * into which something large was written are remembered (layer_set_unexamined()), and looked at
  * when the store settles; `goldfs dedup` has all regions of a file looked at.
  *

@@ -71,6 +71,7 @@ struct fs_options {
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;
 	uint64_t dedup_memory; /* bytes for the table of content; 0: 256 MiB */
+	unsigned hash_bits; /* tests: content is known by so few bits of its hash; 0: by all */
 	struct fs_hooks hooks;
 	/*
 	 * Where golden images come from. images is the live folder (may be NULL: no golden tree);
