@@ -60,7 +60,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 
 /* incompatible: blocks may be SHARED with a location */
 #define GF_INCOMPAT_SHARED UINT64_C(1)
-#define GF_INCOMPAT_KNOWN GF_INCOMPAT_SHARED
+/* incompatible: folders or clones may say where their content is looked for (GF_OP_DEDUP) */
+#define GF_INCOMPAT_DEDUP UINT64_C(16)
+#define GF_INCOMPAT_KNOWN (GF_INCOMPAT_SHARED | GF_INCOMPAT_DEDUP)
 #define GF_COMPAT_KNOWN UINT64_C(0)
 #define GF_AUTOCLEAR_KNOWN UINT64_C(0)
 
@@ -215,6 +217,7 @@ enum gf_op_type {
 	GF_OP_SUSPECT = 44, /* catalog file only: regions where a block may be old or new */
 	GF_OP_LIMIT = 45,
 	GF_OP_UNGROW = 46, /* a write failed after its record, which made the file larger */
+	GF_OP_DEDUP = 58,
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -411,6 +414,28 @@ struct gf_op_limit {
 	uint64_t bytes;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_limit) == 24, "limit");
+
+enum gf_dedup_policy {
+	GF_DEDUP_INHERIT = 0, /* as the folder above says, or the mount */
+	GF_DEDUP_OFF = 1,
+	GF_DEDUP_GOLDEN = 2, /* content is looked for in golden images only */
+	GF_DEDUP_ALL = 3,
+};
+
+enum gf_dedup_domain {
+	GF_DOMAIN_INHERIT = 0,
+	GF_DOMAIN_OWN = 1,    /* shares by content within itself, and with golden images */
+	GF_DOMAIN_SHARED = 2, /* the store's common one, whatever the folder above says */
+};
+
+/* Where the content of all that lies below a folder, or of a file, is looked for. */
+struct gf_op_dedup {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint32_t policy; /* enum gf_dedup_policy */
+	uint32_t domain; /* enum gf_dedup_domain */
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_dedup) == 24, "dedup");
 
 struct gf_op_layer {
 	struct gf_disk_op op;

@@ -29,6 +29,15 @@ uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block)
 	return sum ? sum : 1;
 }
 
+uint32_t hash_block_tagged(
+	const uint8_t secret[HASH_SECRET_LEN], const void *block, uint32_t *tag)
+{
+	uint64_t hash = hash_content(secret, block, GF_BLOCK_SIZE);
+
+	*tag = hash >> 32 ? (uint32_t)(hash >> 32) : 1;
+	return (uint32_t)hash ? (uint32_t)hash : 1;
+}
+
 struct hash128 hash_block128(const uint8_t secret[HASH_SECRET_LEN], const void *block)
 {
 	const XXH128_hash_t hash =

@@ -17,6 +17,9 @@ uint64_t hash_struct(const void *buf, size_t len);
 /* The checksum kept for each block at rest, also in journal records of large writes. Never 0: 0 on
  * disk means that no checksum is known. */
 uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block);
+/* The same, and in *tag further 32 bits of the hash that cost nothing, never 0 either. */
+uint32_t hash_block_tagged(
+	const uint8_t secret[HASH_SECRET_LEN], const void *block, uint32_t *tag);
 uint64_t hash_content(const uint8_t secret[HASH_SECRET_LEN], const void *buf, size_t len);
 
 /*
@@ -28,6 +31,15 @@ struct hash128 {
 	uint64_t high;
 };
 struct hash128 hash_block128(const uint8_t secret[HASH_SECRET_LEN], const void *block);
+
+/* Tests: leaves so many bits of it, so that many blocks have the same. 0: as it is. */
+static inline void hash_cut(struct hash128 *hash, unsigned bits)
+{
+	if (!bits)
+		return;
+	hash->high &= (UINT64_C(1) << bits) - 1;
+	hash->low &= (UINT64_C(1) << bits) - 1;
+}
 
 /* hash_struct() of bytes that come piece by piece. NULL: no memory. */
 struct hash_stream;

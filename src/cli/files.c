@@ -33,6 +33,8 @@ static const struct column file_columns[] = {
 	{"PINNED-GOLDEN", "pinned_golden_bytes", COLUMN_SIZE, false},
 	{"SNAPSHOTS", "snapshots", COLUMN_COUNT, false},
 	{"LIMIT", "limit_bytes", COLUMN_SIZE, false},
+	{"DEDUP", "dedup", COLUMN_TEXT, false},
+	{"DEDUP-DOMAIN", "dedup_domain", COLUMN_TEXT, false},
 	{"CREATED", "created", COLUMN_TEXT, false},
 	{"STATE", "state", COLUMN_TEXT, true},
 	{"REASON", "reason", COLUMN_TEXT, false},

@@ -35,8 +35,8 @@ struct verb {
 
 #define FILE_COLUMNS \
 	"Columns: path kind mode format base virtual data zero unique shared shared-golden\n" \
-	"  shared-clone shared-snapshot shared-self pinned-golden snapshots limit created\n" \
-	"  state reason\n"
+	"  shared-clone shared-snapshot shared-self pinned-golden snapshots limit dedup dedup-domain\n" \
+	"  created state reason\n"
 
 static const struct verb verbs[] = {
 	{"mount", verb_mount, "mount a folder of golden images",
@@ -128,11 +128,19 @@ static const struct verb verbs[] = {
 		"Exit status: 0 no damage, 1 it could not be checked, 2 usage, 3 damage\n",
 		{"goldfs check /var/lib/goldfs", "goldfs check --repair /srv/gi/.goldfs"}},
 	{"dedup", verb_dedup, "look for content that is stored elsewhere, too",
-		"dedup [--background] PATH…",
+		"dedup [--background] PATH…\ndedup [--set POLICY] [--domain DOMAIN] FOLDER",
 		"Compares what the clones named, or all below a folder, hold of their own with golden\n"
 		"images, the pool and all other clones, keeps equal blocks once, and settles. What is\n"
-		"written while goldfs runs is compared by itself. For root and the owner of the mount.\n",
-		{"goldfs dedup /mnt/vms/imported", "goldfs dedup --background /mnt/vms"}},
+		"written while goldfs runs is compared by itself. For root and the owner of the mount.\n"
+		"\n"
+		"      --background    print the id of the job and do not wait for it\n"
+		"      --set POLICY    where content below FOLDER, or of a clone, is looked for from now\n"
+		"                      on: off, golden (in golden images only), all, or inherit\n"
+		"      --domain DOMAIN own: it is shared within FOLDER only, and with golden images;\n"
+		"                      shared: with all others that say so; inherit\n"
+		"The nearest folder above that says something counts; goldfs stat shows what does. What\n"
+		"is shared already stays so.\n",
+		{"goldfs dedup /mnt/vms/imported", "goldfs dedup --domain own /mnt/vms/tenant1"}},
 	{"limit", verb_limit, "limit what a folder, or a clone, may hold of its own",
 		"limit FOLDER SIZE|none",
 		"Writes that would exceed it fail as on a full disk. For root and the owner of the\n"

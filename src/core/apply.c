@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/domain.h"
 #include "store/pool.h"
 
 static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
@@ -93,8 +94,13 @@ static int apply_inode(struct fs *fs, const struct gf_op_inode *op, const struct
 	}
 	if (!op->name_len)
 		return 0;
-	if (!how->loading)
-		return tree_link(fs, inode, op->parent, name, op->name_len);
+	if (!how->loading) {
+		int r = tree_link(fs, inode, op->parent, name, op->name_len);
+
+		if (!r)
+			domain_place_file(fs, inode);
+		return r;
+	}
 	/* The folder may come later in the stream: remember, link in apply_finish_loading(). */
 	inode->parent = op->parent;
 	inode->key = malloc(sizeof(*inode->key));
@@ -198,10 +204,12 @@ static int apply_move(struct fs *fs, struct inode *inode, struct inode *other,
 static int apply_rename(struct fs *fs, struct inode *inode, const struct gf_op_rename *op)
 {
 	struct inode *other = op->other ? tree_find(fs, op->other) : NULL;
+	struct domain_move move;
 	int r;
 
 	if ((op->other && !other) || inode == fs->root || other == fs->root)
 		return -EUCLEAN;
+	domain_move_begin(fs, &move, inode, other);
 	if (op->op.flags & 1)
 		r = other ? apply_exchange(fs, inode, other, op->time_ns) : -EUCLEAN;
 	else
@@ -210,6 +218,8 @@ static int apply_rename(struct fs *fs, struct inode *inode, const struct gf_op_r
 	if (!r && (!tree_reaches_root(fs, inode) || (other && other->key &&
 							    !tree_reaches_root(fs, other))))
 		r = -EUCLEAN;
+	if (!r)
+		domain_move_end(fs, &move);
 	return r;
 }
 
@@ -271,6 +281,7 @@ static int apply_head(struct fs *fs, struct inode *inode, uint64_t id)
 	fresh->head_of = inode->ino;
 	old->head_of = 0;
 	atomic_store(&inode->layer, fresh);
+	domain_place_file(fs, inode);
 	tree_layer_put(fs, old);
 	return 0;
 }
@@ -370,6 +381,8 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 		return 0;
 	case GF_OP_LIMIT:
 		return limit_apply(fs, inode, ((const struct gf_op_limit *)p)->bytes);
+	case GF_OP_DEDUP:
+		return domain_apply(fs, inode, p);
 	case GF_OP_UNGROW:
 		return apply_ungrow(inode, p);
 	default:
@@ -416,8 +429,8 @@ static bool stands_in_catalog(const struct gf_disk_op *op)
 {
 	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
 	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
-	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_REQUEST ||
-	       op->type == GF_OP_EPOCH;
+	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_DEDUP ||
+	       op->type == GF_OP_REQUEST || op->type == GF_OP_EPOCH;
 }
 
 /* What a folder holds may have changed by more than writing. */
@@ -467,6 +480,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_UNLINK:
 	case GF_OP_DROP:
 	case GF_OP_LIMIT:
+	case GF_OP_DEDUP:
 	case GF_OP_UNGROW:
 		/* The number of an inode is the first field of all of these. */
 		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino);
@@ -983,6 +997,8 @@ static int serialize_inode(struct opbuf *buf, struct inode *inode)
 		op->ino = inode->ino;
 		op->bytes = inode->limit->bytes;
 	}
+	if (!r)
+		r = domain_serialize(buf, inode);
 	for (const struct xattr *x = inode->xattrs; x && !r; x = x->next) {
 		size_t len = strlen(x->name);
 		struct gf_op_xattr *op;

@@ -54,6 +54,7 @@ struct batch {
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
 	uint64_t places[DESTAGE_BLOCKS]; /* of SHARED ones */
+	uint32_t tags[DESTAGE_BLOCKS]; /* more of their hashes */
 	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
 	uint64_t *budget; /* bytes that new blocks may take below */
@@ -83,7 +84,8 @@ static int batch_read(struct batch *b)
 		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
 		if (r)
 			return fs_fail_because(fs, r, "cannot read the journal");
-		b->right[i] = hash_block(fs->super.secret, b->data + i * GF_BLOCK_SIZE) == e->sum;
+		b->right[i] = hash_block_tagged(fs->super.secret, b->data + i * GF_BLOCK_SIZE,
+				      &b->tags[i]) == e->sum;
 		if (!b->right[i])
 			damage_note(fs, e->layer, e->block);
 	}
@@ -177,7 +179,8 @@ static int batch_store(struct batch *b, size_t i, size_t n)
 		r = layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
 	for (size_t k = i; k < i + n && !r; k++)
 		if (b->right[k])
-			dedup_note(b->fs, b->layer, b->entries[k].block, &b->entries[k].sum, 1);
+			dedup_note(b->fs, b->layer, b->entries[k].block, &b->entries[k].sum,
+				&b->tags[k], 1);
 	if (!r)
 		dedup_owe(b->fs, b->layer, b->entries[i].block, n);
 	return r;
@@ -231,7 +234,8 @@ static int batch_destage_locked(struct batch *b)
 		if (b->kinds[i] == GF_OVERLAY)
 			r = batch_store_run(b, i, n);
 		else if (b->kinds[i] == GF_SHARED)
-			r = layer_set_shared(b->layer, b->entries[i].block, n, b->places + i);
+			r = dedup_set_shared(b->fs, b->layer, b->entries[i].block, n,
+				b->places + i);
 		else
 			r = layer_set_state(b->layer, b->entries[i].block, n, b->kinds[i]);
 		/* Of the run that failed some may be in use by now. */
@@ -721,6 +725,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 
 	*out = (struct outcome){.copy_below = out->copy_below};
 	opbuf_init(&p.catalog);
+	dedup_find_domains(fs);
 	r = failing_recall(fs);
 	if (r)
 		return r;
@@ -968,7 +973,7 @@ static void *worker_main(void *arg)
 			checkpoint_reclaim(fs);
 		}
 		/* A region a second: nobody waits for this. */
-		if (!journal_is_short(fs->journal) && heal_some(fs))
+		if (!journal_is_short(fs->journal) && (heal_some(fs) | dedup_fill_some(fs)))
 			pause = 1;
 	}
 	return NULL;

@@ -13,6 +13,8 @@
  * other layer's block may change while it is read, which is of no concern: if it was equal once, it
  * is our bytes that go to the pool.
  *
+ * What is found is of the same domain, or of a golden image (domain.c).
+ *
  * Moving a block of a layer to the pool changes where it stands without any record. That is only
  * right when no record in the ring speaks of that block: replayed, it would say that the block is
  * in place. So a block is moved when its layer's newest large write is behind the new tail, and the
@@ -24,13 +26,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/dedup.h"
+#include "core/domain.h"
 #include "store/content_table.h"
 #include "store/pool.h"
 #include "store/region.h"
@@ -38,6 +43,7 @@
 #define SLOTS_AT_ONCE 64
 #define MAX_CANDIDATES 4
 #define SUMS_AT_ONCE 1024
+#define FILL_NS INT64_C(50000000) /* at a time */
 #define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
 
 struct move {
@@ -61,6 +67,10 @@ struct dedup_state {
 	struct moved *moved;   /* checkpoint_lock; by the checkpoint that runs */
 	size_t moved_count;    /* checkpoint_lock */
 	size_t moved_capacity; /* checkpoint_lock */
+	/* The background's: up to where the table was filled from the disk. */
+	uint64_t fill_layer;
+	uint32_t fill_region;
+	bool filled;
 };
 
 int dedup_start(struct fs *fs)
@@ -98,13 +108,50 @@ void dedup_stop(struct fs *fs)
 	fs->dedup = NULL;
 }
 
+/* ---- the table of content ---- */
+
+/* What content is known by: by fewer bits in tests of what happens then. */
+static uint32_t known_as(const struct fs *fs, uint32_t sum)
+{
+	unsigned bits = fs->options.hash_bits;
+
+	return bits && sum ? (sum & ((UINT32_C(1) << bits) - 1)) + 1 : sum;
+}
+
+static void table_put(
+	struct fs *fs, uint64_t domain, uint32_t sum, const struct content_place *place)
+{
+	struct content_place at = *place;
+
+	if (fs->options.hash_bits)
+		at.tag = 0;
+	content_table_put(fs->dedup->table, domain, known_as(fs, sum), &at);
+}
+
+static unsigned table_find(struct fs *fs, uint64_t domain, uint32_t sum,
+	struct content_place *places, unsigned max)
+{
+	return content_table_find(fs->dedup->table, domain, known_as(fs, sum), places, max);
+}
+
+struct content_table *dedup_table(struct fs *fs)
+{
+	return fs->dedup ? fs->dedup->table : NULL;
+}
+
 /* ---- looking for one block ---- */
 
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last)
 {
+	const enum fs_dedup dedup = FS_DEDUP_ALL - atomic_load(&layer->dedup);
+
 	*d = (struct dedup){.fs = fs, .layer = layer, .first = first, .last = last};
+	d->domain = atomic_load(&layer->domain);
+	d->all = fs->options.dedup == FS_DEDUP_ALL && dedup == FS_DEDUP_ALL &&
+		 d->domain != DOMAIN_NONE;
 	d->enabled = fs->options.dedup != FS_DEDUP_OFF && !fs->options.read_only &&
-		     !atomic_load(&layer->failed);
+		     !atomic_load(&layer->failed) &&
+		     (dedup != FS_DEDUP_OFF || MUTATED("a folder's dedup=off is not heeded"));
 }
 
 void dedup_end(struct dedup *d)
@@ -130,6 +177,7 @@ static bool find_in_golden(struct dedup *d, const void *bytes, uint64_t *out)
 	if (!golden_index_any(d->fs))
 		return false;
 	hash = hash_block128(d->fs->super.secret, bytes);
+	hash_cut(&hash, d->fs->options.hash_bits);
 	if (golden_index_find(d->fs, &hash, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
 		return false;
 	place = place_from_golden(id, block);
@@ -154,14 +202,17 @@ static bool try_slot(struct dedup *d, uint64_t slot, const void *bytes)
 
 	if (!pool_ref_live(d->fs->pool, slot, d->layer->id))
 		return false;
-	if (pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
+	/* With a reference it does not become another's. */
+	if (domain_may_share(d->fs, slot, d->domain) &&
+		pool_read(d->fs->pool, slot, there, 1) == 0 && is_equal(bytes, there))
 		return true;
 	pool_unref(d->fs->pool, slot, d->layer->id);
 	return false;
 }
 
-/* Whether a block of a layer has these bytes, in place. */
-static bool has_bytes(struct fs *fs, const struct content_place *at, const void *bytes)
+/* Whether a block of a layer, which is of this domain, has these bytes, in place. */
+static bool has_bytes(struct fs *fs, const struct content_place *at, uint64_t domain,
+	const void *bytes)
 {
 	struct layer *layer = layer_hold(fs, at->owner);
 	uint8_t there[GF_BLOCK_SIZE];
@@ -169,7 +220,9 @@ static bool has_bytes(struct fs *fs, const struct content_place *at, const void 
 
 	if (!layer)
 		return false;
-	found = !atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
+	found = (atomic_load(&layer->domain) == domain ||
+			MUTATED("blocks of layers of other domains are shared")) &&
+		!atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
 		layer_read_data(layer, there, GF_BLOCK_SIZE, at->block * GF_BLOCK_SIZE) == 0 &&
 		is_equal(bytes, there);
 	atomic_fetch_sub(&layer->users, 1);
@@ -182,6 +235,8 @@ static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint
 	struct pool *pool = d->fs->pool;
 
 	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
+		return false;
+	if (domain_slot_made(d->fs, d->slot, d->domain))
 		return false;
 	if (pool_write(pool, d->slot, bytes, &sum, 1))
 		return false;
@@ -219,27 +274,44 @@ static bool is_held(const struct dedup *d, const struct content_place *at)
 }
 
 static bool find_in_layer(struct dedup *d, const struct content_place *at, const void *bytes,
-	uint32_t sum, uint64_t *out)
+	uint32_t sum, uint32_t tag, uint64_t *out)
 {
-	struct content_place pooled = {.pool = true};
+	struct content_place pooled = {.pool = true, .tag = tag};
 
-	if (is_held(d, at) || !has_bytes(d->fs, at, bytes) ||
+	if (is_held(d, at) || !has_bytes(d->fs, at, d->domain, bytes) ||
 		!store_in_pool(d, bytes, sum, &pooled.block))
 		return false;
 	note_move(d->fs,
 		&(struct move){.layer = at->owner, .block = at->block, .slot = pooled.block});
-	content_table_put(d->fs->dedup->table, 0, sum, &pooled);
+	/* One place is enough, and that block is about to leave it. */
+	content_table_drop(d->fs->dedup->table, d->domain, known_as(d->fs, sum), at);
+	table_put(d->fs, d->domain, sum, &pooled);
 	*out = place_from_slot(pooled.block);
 	return true;
+}
+
+/* Leaves out what is another content by more bits of its hash; *tag: those of the bytes. */
+static unsigned drop_others(struct fs *fs, struct content_place *places, unsigned n,
+	const void *bytes, uint32_t *tag)
+{
+	unsigned kept = 0;
+
+	hash_block_tagged(fs->super.secret, bytes, tag);
+	for (unsigned i = 0; i < n; i++)
+		if (!places[i].tag || places[i].tag == *tag)
+			places[kept++] = places[i];
+	return kept;
 }
 
 static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 {
 	struct content_place places[MAX_CANDIDATES];
-	unsigned n = content_table_find(d->fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+	unsigned n = table_find(d->fs, d->domain, sum, places, MAX_CANDIDATES);
+	uint32_t tag;
 
-	if (pool_failed(d->fs->pool))
+	if (!n || pool_failed(d->fs->pool))
 		return false;
+	n = drop_others(d->fs, places, n, bytes, &tag);
 	for (unsigned i = 0; i < n; i++) {
 		if (!places[i].pool || !try_slot(d, places[i].block, bytes))
 			continue;
@@ -247,7 +319,7 @@ static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint
 		return true;
 	}
 	for (unsigned i = 0; i < n; i++)
-		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, out))
+		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, tag, out))
 			return true;
 	return false;
 }
@@ -261,7 +333,7 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 		return false;
 	token = drain_enter(&d->fs->readers);
 	found = find_in_golden(d, bytes, out);
-	if (!found && d->fs->options.dedup == FS_DEDUP_ALL && find_in_table(d, bytes, sum, out)) {
+	if (!found && d->all && find_in_table(d, bytes, sum, out)) {
 		COUNT(d->fs, dedup_pool_blocks, 1);
 		found = true;
 	}
@@ -269,12 +341,27 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 	return found;
 }
 
-void dedup_note(
-	struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums, uint64_t count)
+int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count,
+	const uint64_t *places)
 {
-	for (uint64_t i = 0; fs->dedup && i < count; i++)
-		content_table_put(fs->dedup->table, 0, sums[i],
-			&(struct content_place){.owner = layer->id, .block = block + i});
+	int r = layer_set_shared(layer, block, count, places);
+
+	/* Afterwards: see set_layer(), domain.c. */
+	if (!r)
+		domain_places_shared(fs, layer, places, count);
+	return r;
+}
+
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	const uint32_t *tags, uint64_t count)
+{
+	uint64_t domain = atomic_load(&layer->domain);
+
+	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++)
+		table_put(fs, domain, sums[i],
+			&(struct content_place){.owner = layer->id,
+				.block = block + i,
+				.tag = tags ? tags[i] : 0});
 }
 
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
@@ -286,53 +373,78 @@ void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t coun
 			layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
 }
 
-bool dedup_is_known(struct fs *fs, uint32_t sum)
+bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
 {
 	struct content_place place;
 
-	return fs->dedup && content_table_find(fs->dedup->table, 0, sum, &place, 1);
+	return fs->dedup && table_find(fs, domain, sum, &place, 1);
 }
 
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)
 {
 	struct content_place places[MAX_CANDIDATES];
+	uint64_t domain = atomic_load(&layer->domain);
 	unsigned n = 0;
 
-	if (fs->options.dedup == FS_DEDUP_ALL)
-		n = content_table_find(fs->dedup->table, 0, sum, places, MAX_CANDIDATES);
+	if (fs->options.dedup == FS_DEDUP_ALL && domain != DOMAIN_NONE)
+		n = table_find(fs, domain, sum, places, MAX_CANDIDATES);
 	for (unsigned i = 0; i < n; i++)
 		if (places[i].pool || places[i].owner != layer->id || places[i].block != block)
 			return true;
 	return false;
 }
 
+/* ---- filling the table from the disk ---- */
+
+struct filling {
+	struct fs *fs;
+	struct layer *layer;
+	uint64_t domain;
+	bool offer;	 /* only where there is room: what was seen since is newer */
+	uint64_t refused;
+};
+
+static void fill_in(struct filling *f, uint32_t sum, const struct content_place *at)
+{
+	if (!f->offer)
+		table_put(f->fs, f->domain, sum, at);
+	else if (!content_table_offer(f->fs->dedup->table, f->domain, known_as(f->fs, sum), at))
+		f->refused++;
+}
+
 /* One region of a layer, by the checksums of its blocks. */
-static int fill_from_region(struct fs *fs, struct layer *layer, uint32_t region)
+static int fill_from_region(struct filling *f, uint32_t region)
 {
 	CLEANUP_FREE struct region_view *view = malloc(sizeof(*view));
 	CLEANUP_FREE uint32_t *sums = malloc(GF_REGION_BLOCKS * sizeof(*sums));
 	CLEANUP_FREE uint64_t *places = malloc(GF_REGION_BLOCKS * sizeof(*places));
 	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
-	int r = view && sums && places ? layer_view_region(layer, region, view) : -ENOMEM;
+	int r = view && sums && places ? layer_view_region(f->layer, region, view) : -ENOMEM;
 
 	if (!r)
-		r = layer_read_sums(layer, base, sums, GF_REGION_BLOCKS);
+		r = layer_read_sums(f->layer, base, sums, GF_REGION_BLOCKS);
 	if (!r)
-		r = layer_read_places(layer, base, places, GF_REGION_BLOCKS);
+		r = layer_read_places(f->layer, base, places, GF_REGION_BLOCKS);
 	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++) {
-		struct content_place at = {.owner = layer->id, .block = base + i};
+		struct content_place at = {.owner = f->layer->id, .block = base + i};
 
 		if (place_is_pool(places[i])) {
 			at = (struct content_place){
 				.pool = true, .block = place_to_slot(places[i])};
-			r = pool_read_sums(fs->pool, at.block, &sums[i], 1);
+			r = pool_read_sums(f->fs->pool, at.block, &sums[i], 1);
 		} else if (!region_view_is(view, i, GF_OVERLAY)) {
 			continue;
 		}
 		if (sums[i])
-			content_table_put(fs->dedup->table, 0, sums[i], &at);
+			fill_in(f, sums[i], &at);
 	}
 	return r;
+}
+
+static void fill_begin(struct filling *f, struct fs *fs, struct layer *layer, bool offer)
+{
+	*f = (struct filling){.fs = fs, .layer = layer, .offer = offer};
+	f->domain = atomic_load(&layer->domain);
 }
 
 void dedup_fill_table(struct fs *fs)
@@ -341,13 +453,65 @@ void dedup_fill_table(struct fs *fs)
 	uint64_t id = 0;
 
 	while (fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
+		struct filling f;
 		uint32_t region = 0;
 
 		id = layer->id;
-		while ((region = layer_next_region(layer, region)) != LAYER_NO_REGION)
-			fill_from_region(fs, layer, region++);
+		fill_begin(&f, fs, layer, false);
+		while (f.domain != DOMAIN_NONE &&
+			(region = layer_next_region(layer, region)) != LAYER_NO_REGION)
+			fill_from_region(&f, region++);
 		atomic_fetch_sub(&layer->users, 1);
 	}
+}
+
+/* The layer in which it goes on, held; NULL: all were seen. */
+static struct layer *layer_to_fill_from(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+	struct layer *layer = d->fill_region ? layer_hold(fs, d->fill_layer) : NULL;
+
+	if (layer)
+		return layer;
+	layer = layer_hold_next(fs, d->fill_layer);
+	d->fill_region = 0;
+	if (layer)
+		d->fill_layer = layer->id;
+	return layer;
+}
+
+/* What the table has no room for is most of a region when it is full. */
+static bool fill_one_region(struct fs *fs, struct layer *layer)
+{
+	struct dedup_state *d = fs->dedup;
+	struct filling f;
+
+	fill_begin(&f, fs, layer, true);
+	d->fill_region = f.domain == DOMAIN_NONE ? LAYER_NO_REGION :
+						   layer_next_region(layer, d->fill_region);
+	if (d->fill_region == LAYER_NO_REGION) {
+		d->fill_region = 0;
+		return true;
+	}
+	fill_from_region(&f, d->fill_region++);
+	return f.refused < GF_REGION_BLOCKS / 2;
+}
+
+bool dedup_fill_some(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+	int64_t until = times_now(CLOCK_MONOTONIC) + FILL_NS;
+	struct layer *layer;
+
+	if (!d || d->filled || fs->options.dedup != FS_DEDUP_ALL)
+		return false;
+	while (!d->filled && times_now(CLOCK_MONOTONIC) < until) {
+		layer = layer_to_fill_from(fs);
+		d->filled = !layer || !fill_one_region(fs, layer);
+		if (layer)
+			atomic_fetch_sub(&layer->users, 1);
+	}
+	return !d->filled;
 }
 
 /* ---- moving the other block ---- */
@@ -365,12 +529,17 @@ static bool move_locked(
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
 		!MUTATED("move blocks of which the ring says that they are in place"))
 		return false;
+	/* Its folder may be of another domain by now, or that is not known yet. */
+	if (!domain_is_known(fs))
+		return false;
+	if (!domain_may_share(fs, m->slot, atomic_load(&layer->domain)))
+		return true;
 	if (!layer_ref_place(layer, place))
 		return true;
 	if (layer_read_data(layer, in_layer, GF_BLOCK_SIZE, m->block * GF_BLOCK_SIZE) == 0 &&
 		pool_read(fs->pool, m->slot, in_pool, 1) == 0 && is_equal(in_layer, in_pool) &&
 		dedup_remember_moved(fs, layer, m->block, place) == 0 &&
-		layer_set_shared(layer, m->block, 1, &place) == 0) {
+		dedup_set_shared(fs, layer, m->block, 1, &place) == 0) {
 		COUNT(fs, dedup_pool_blocks, 1);
 		return true;
 	}
@@ -545,12 +714,22 @@ static void note_pool(struct fs *fs)
 		/* Without them the content is only not found. */
 		if (pool_read_sums(fs->pool, slot, sums, count))
 			memset(sums, 0, count * sizeof(*sums));
-		for (uint64_t i = 0; i < count; i++)
-			if (sums[i])
-				content_table_put(fs->dedup->table, 0, sums[i],
+		for (uint64_t i = 0; i < count; i++) {
+			uint64_t domain = domain_of_slot(fs, slot + i);
+
+			if (sums[i] && domain != DOMAIN_NONE)
+				table_put(fs, domain, sums[i],
 					&(struct content_place){.pool = true, .block = slot + i});
+		}
 		slot += count;
 	}
+}
+
+void dedup_find_domains(struct fs *fs)
+{
+	/* Entries stand under the domain. */
+	if (domain_walk(fs) && !pool_is_counting(fs->pool))
+		note_pool(fs);
 }
 
 int dedup_count(struct fs *fs)
@@ -576,6 +755,7 @@ int dedup_count(struct fs *fs)
 		return 0;
 	if (pool_is_counting(fs->pool)) {
 		pool_counted(fs->pool);
+		domain_walk(fs);
 		note_pool(fs);
 	}
 	atomic_store(&fs->golden_counting, false);

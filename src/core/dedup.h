@@ -15,12 +15,17 @@ struct fs;
 int dedup_start(struct fs *fs);
 void dedup_stop(struct fs *fs);
 
+/* For tests and benchmarks; NULL: there is none. */
+struct content_table *dedup_table(struct fs *fs);
+
 /* One look at blocks [first, last] of a layer, whose range the caller holds. On the stack. */
 struct dedup {
 	struct fs *fs;
 	struct layer *layer;
 	uint64_t first, last;
 	bool enabled;
+	bool all;	 /* not in golden images only */
+	uint64_t domain; /* in which it is looked for (domain.c) */
 	uint64_t slot, claimed; /* slots that are claimed and not used yet */
 };
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
@@ -31,9 +36,13 @@ void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t f
 bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *place);
 void dedup_end(struct dedup *d);
 
-/* Blocks that are in place now, for others to find. */
+/* Blocks that are SHARED with these places now, the references for which dedup_find() took. */
+int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count,
+	const uint64_t *places);
+
+/* Blocks that are in place now, for others to find. tags: more of their hashes, NULL: not known. */
 void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	uint64_t count);
+	const uint32_t *tags, uint64_t count);
 
 /* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
  * a record from number tail on may say something else of them. */
@@ -46,11 +55,15 @@ bool dedup_has_moves(struct fs *fs);
 
 /* They may come to be known elsewhere later, and are to be looked at again. */
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
-/* Whether content with this checksum was seen, or was seen elsewhere than in this block. Hints. */
-bool dedup_is_known(struct fs *fs, uint32_t sum);
+/* Whether content with this checksum was seen in a domain, or was seen elsewhere than in this block.
+ * Hints. */
+bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum);
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
 /* Has the table of content know what stands in layers and in the pool, by its checksums. */
 void dedup_fill_table(struct fs *fs);
+/* A part of that, of some 50 ms, as far as there is room for more. false: there is nothing left to do.
+ * One thread calls it. */
+bool dedup_fill_some(struct fs *fs);
 
 /* ---- dedup_examine.c: looking once more at what stands in layers ---- */
 
@@ -65,6 +78,9 @@ int dedup_examine(struct fs *fs, uint64_t tail);
 /* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next
  * checkpoint. Done by checkpoints, and before somebody asks for exact figures. */
 void dedup_drop_dead(struct fs *fs);
+
+/* What is not known of domains, after a mount or a change of them, is found out. No lock is held. */
+void dedup_find_domains(struct fs *fs);
 
 /* After a mount: counts all references. Until that is done nothing shared is freed. */
 int dedup_count(struct fs *fs);

@@ -4,7 +4,7 @@
  *
  * Content is looked for when it is stored (dedup.c). That misses what came to be known later: two
  * who wrote the same at the same time, a golden image that had no content index yet, what was
- * stored while dedup was off or before the table of content was made by this process. So regions
+ * stored while dedup was off, or before the background has told the table of content. So regions
  * into which something large was written are remembered (layer_set_unexamined()), and looked at
  * when the store settles; `goldfs dedup` has all regions of a file looked at.
  *
@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "core/dedup.h"
+#include "core/domain.h"
 #include "store/content_table.h"
 #include "store/region.h"
 
@@ -74,7 +75,7 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 			continue;
 		r = dedup_remember_moved(e->fs, layer, block + i, place);
 		if (!r)
-			r = layer_set_shared(layer, block + i, 1, &place);
+			r = dedup_set_shared(e->fs, layer, block + i, 1, &place);
 		if (r)
 			layer_unref_place(layer, place);
 	}
@@ -190,10 +191,21 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 struct dedup_images {
 	struct golden **held; /* malloc'ed */
 	size_t count;
+	uint64_t *domains; /* malloc'ed; in which there may be copies of an image */
+	size_t domain_count;
 };
 
+static bool is_known(struct fs *fs, const struct dedup_images *images, uint32_t sum)
+{
+	for (size_t i = 0; i < images->domain_count; i++)
+		if (dedup_is_known(fs, images->domains[i], sum))
+			return true;
+	return false;
+}
+
 /* Whether some of the image's blocks are among what was seen lately. */
-static bool is_sampled(struct fs *fs, uint64_t ino, uint64_t size)
+static bool is_sampled(
+	struct fs *fs, const struct dedup_images *images, uint64_t ino, uint64_t size)
 {
 	uint64_t blocks = size / GF_BLOCK_SIZE, step = blocks / SAMPLES + 1;
 	uint8_t bytes[GF_BLOCK_SIZE];
@@ -208,7 +220,7 @@ static bool is_sampled(struct fs *fs, uint64_t ino, uint64_t size)
 					       block * GF_BLOCK_SIZE) != sizeof(bytes))
 			break;
 		if (!is_zero(bytes, sizeof(bytes)) &&
-			dedup_is_known(fs, hash_block(fs->super.secret, bytes)))
+			is_known(fs, images, hash_block(fs->super.secret, bytes)))
 			return true;
 	}
 	return false;
@@ -240,7 +252,7 @@ static void take_image(struct fs *fs, struct dedup_images *images, const struct 
 	if (golden_device(fs, attr->ino, &node, &dev) || !is_beside_the_store(fs, dev) ||
 		golden_open(fs, node, NULL))
 		return;
-	if (is_sampled(fs, attr->ino, attr->size) && golden_keep(fs, attr->ino, &id) == 0 &&
+	if (is_sampled(fs, images, attr->ino, attr->size) && golden_keep(fs, attr->ino, &id) == 0 &&
 		(g = golden_hold(fs, id)) != NULL) {
 		more = realloc(images->held, (images->count + 1) * sizeof(*more));
 		if (more) {
@@ -311,6 +323,8 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 		!something_is_unexamined(fs))
 		return NULL;
 	images = calloc(1, sizeof(*images));
+	if (images)
+		images->domains = domain_list(fs, &images->domain_count);
 	if (images && fs->options.images && fs->golden_runs)
 		take_folder(fs, images, FS_INO_GOLDEN, 0);
 	atomic_store(&fs->examine, true);
@@ -321,8 +335,10 @@ void dedup_examine_end(struct fs *fs, struct dedup_images *images)
 {
 	for (size_t i = 0; images && i < images->count; i++)
 		golden_hold_end(fs, images->held[i]);
-	if (images)
+	if (images) {
 		free(images->held);
+		free(images->domains);
+	}
 	free(images);
 }
 

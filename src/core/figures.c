@@ -20,6 +20,7 @@
 #include "base/sizes.h"
 #include "base/times.h"
 #include "core/dedup.h"
+#include "core/domain.h"
 #include "core/family.h"
 #include "core/figures_pool.h"
 #include "image/folder.h"
@@ -717,7 +718,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 	int r = 0;
 
 	*info = (struct fs_info){.kind = FS_KIND_FOLDER, .mode = "", .format = "raw",
-		.base = strdup(""), .state = "ok"};
+		.base = strdup(""), .state = "ok", .dedup = "", .dedup_domain = strdup("")};
 	failing_state(fs, NULL, info);
 	dedup_drop_dead(fs);
 	pthread_rwlock_rdlock(&fs->tree);
@@ -729,6 +730,8 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 			r = clone_info_locked(fs, inode, info);
 		else if (S_ISLNK(inode->mode))
 			info->kind = FS_KIND_SYMLINK;
+		if (!r && inode->kind == GF_KIND_USER && !S_ISLNK(inode->mode))
+			r = domain_info(fs, inode, info);
 	} else if (inode) {
 		golden = true;
 	} else if (ino >= FS_INO_FIRST) {
@@ -746,7 +749,8 @@ void fs_info_release(struct fs_info *info)
 {
 	free(info->base);
 	free(info->reason);
-	info->base = info->reason = NULL;
+	free(info->dedup_domain);
+	info->base = info->reason = info->dedup_domain = NULL;
 }
 
 int fs_figures_quick(struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_figures *figures)

@@ -41,6 +41,9 @@ enum {
 
 enum fs_dedup { FS_DEDUP_OFF, FS_DEDUP_GOLDEN, FS_DEDUP_ALL };
 
+/* Where a folder's content is looked for, if not where the folder above says; see domain.c. */
+enum fs_domain { FS_DOMAIN_INHERIT, FS_DOMAIN_OWN, FS_DOMAIN_SHARED };
+
 struct fs_hooks {
 	/* Content of ino changed behind the kernel's back: drop its cached pages. Any thread. */
 	void (*invalidate)(void *arg, uint64_t ino);
@@ -69,6 +72,7 @@ struct fs_options {
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;
 	uint64_t dedup_memory; /* bytes for the table of content; 0: 256 MiB */
+	unsigned hash_bits; /* tests: content is known by so few bits of its hash; 0: by all */
 	struct fs_hooks hooks;
 	/*
 	 * Where golden images come from. images is the live folder (may be NULL: no golden tree);
@@ -287,6 +291,10 @@ struct fs_info {
 	int64_t created_ns;
 	const char *state; /* "ok", "damaged", "fenced", "copying", "read-only", ... */
 	uint64_t limit_bytes; /* 0: none of its own */
+	const char *dedup;    /* of folders and clones: "off", "golden", "all"; else "" */
+	bool dedup_is_set;    /* by the file, or a folder above it */
+	char *dedup_domain;   /* path of the folder, or clone, that is its domain, with a leading slash;
+				 "": the common one; malloc'ed */
 	char *reason;	   /* of a state that somebody should look at, NULL: none; malloc'ed */
 	uint64_t damaged_bytes; /* known to be damaged; others may be */
 	struct fs_figures figures;
@@ -401,6 +409,14 @@ int fs_statfs_of(struct fs *fs, uint64_t ino, struct fs_statfs *st);
 int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes);
 /* The limit, 0: none, and how much of it is used. */
 int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used);
+
+/*
+ * Where the content of all that lies below a folder, or of a file, is looked for. NULL: as it is.
+ * policy: FS_DEDUP_INHERIT or an enum fs_dedup, of which the mount's is the most. What is shared
+ * already stays so. Durable when it returns. Errors as fs_set_limit().
+ */
+#define FS_DEDUP_INHERIT (-1)
+int fs_set_dedup(struct fs *fs, uint64_t ino, const int *policy, const enum fs_domain *domain);
 
 /* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
  * what was written lately, and settles. progress (may be NULL) is told bytes, and stops it by true.

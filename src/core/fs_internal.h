@@ -89,6 +89,8 @@ struct inode {
 	struct xattr *xattrs;
 	uint64_t last_parent; /* tree; of a file without a name: where it was */
 	struct limit *limit;  /* tree; NULL: there never was one */
+	uint8_t dedup_policy; /* tree; enum gf_dedup_policy */
+	uint8_t dedup_domain; /* tree; enum gf_dedup_domain */
 	/* Of a golden node: which file it stood for when it was last looked up. */
 	uint64_t golden_dev, golden_node;
 	bool golden_stale; /* tree; another file has the path now */
@@ -223,6 +225,9 @@ struct fs {
 	struct pool *pool;
 	struct chain_cache *chains; /* which layers own what, of long chains */
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
+	struct domains *domains;   /* domain_slots.c */
+	atomic_uint domain_count; /* inodes that say something of dedup; changed with tree exclusively */
+	pthread_mutex_t super_lock; /* the superblock is written by one at a time */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
@@ -639,6 +644,8 @@ int volume_writable(struct inode *inode);
 int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
 
 /* ---- open.c ---- */
+/* Something that an older goldfs does not know comes to be in the store: durable when it returns. */
+int fs_allow_feature(struct fs *fs, uint64_t incompat);
 /* Files in layer/ that belong to no layer. */
 void remove_orphan_files(struct fs *fs);
 

@@ -81,7 +81,7 @@ int golden_index_make(struct fs *fs, struct golden *g)
 {
 	int r = content_index_build(&(struct content_index_source){.io = fs->io,
 		.secret = fs->super.secret, .golden = g->id, .print = &g->print,
-		.image = &g->image, .fd = -1});
+		.image = &g->image, .fd = -1, .hash_bits = fs->options.hash_bits});
 
 	return r ? r : golden_index_open(fs, g);
 }

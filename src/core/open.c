@@ -25,6 +25,7 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "core/dedup.h"
+#include "core/domain.h"
 #include "store/chain.h"
 #include "store/pool.h"
 
@@ -568,6 +569,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlock_init(&fs->index_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->work_lock, NULL);
+	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
 	pthread_mutex_init(&fs->figures_lock, NULL);
 	pthread_mutex_init(&fs->space_lock, NULL);
@@ -595,6 +597,7 @@ static void destroy(struct fs *fs)
 	tree_free(fs);
 	requests_free(fs);
 	dedup_stop(fs);
+	domain_stop(fs);
 	journal_close(fs->journal);
 	jindex_free(fs->jindex);
 	chain_cache_free(fs->chains);
@@ -611,6 +614,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
+	pthread_mutex_destroy(&fs->super_lock);
 	pthread_rwlock_destroy(&fs->tree);
 	pthread_rwlock_destroy(&fs->index_lock);
 	pthread_rwlock_destroy(&fs->tables);
@@ -640,19 +644,31 @@ static bool something_may_be_shared(const struct fs *fs)
 	return false;
 }
 
+int fs_allow_feature(struct fs *fs, uint64_t incompat)
+{
+	struct superblock super;
+	int r;
+
+	MUTEX_GUARD(&fs->super_lock);
+	if ((fs->super.incompat & incompat) == incompat)
+		return 0;
+	super = fs->super;
+	super.incompat |= incompat;
+	r = superblock_write(fs->io, &super);
+	if (!r)
+		r = superblock_complete(fs->io, &super);
+	if (r)
+		return log_error(r, "cannot write the superblock");
+	fs->super.incompat = super.incompat;
+	return 0;
+}
+
 /* Blocks that are SHARED would be lost ones to an older version. */
 static int allow_sharing(struct fs *fs)
 {
-	int r;
-
-	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF ||
-		fs->super.incompat & GF_INCOMPAT_SHARED || fs_writable(fs))
+	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF || fs_writable(fs))
 		return 0;
-	fs->super.incompat |= GF_INCOMPAT_SHARED;
-	r = superblock_write(fs->io, &fs->super);
-	if (!r)
-		r = superblock_complete(fs->io, &fs->super);
-	return r ? log_error(r, "cannot write the superblock") : 0;
+	return fs_allow_feature(fs, GF_INCOMPAT_SHARED);
 }
 
 int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
@@ -686,6 +702,8 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		r = recover(fs);
 	if (!r)
 		r = allow_sharing(fs);
+	if (!r)
+		r = domain_start(fs);
 	if (!r)
 		r = dedup_start(fs);
 	if (!r) {

@@ -112,7 +112,7 @@ static int make_index(const struct pin_process *p, struct running *running)
 	if (!r)
 		r = content_index_build(&(struct content_index_source){.io = io,
 			.secret = p->secret, .golden = p->id, .print = p->print, .image = image,
-			.fd = p->source_fd, .progress = tell, .arg = running});
+			.fd = p->source_fd, .hash_bits = p->hash_bits, .progress = tell, .arg = running});
 	image_free(image);
 	io->ops->free(io);
 	return r;

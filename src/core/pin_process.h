@@ -38,6 +38,7 @@ struct pin_process {
 	int source_fd;
 	const uint8_t *secret;	       /* PIN_PROCESS_INDEX; of the store */
 	const struct pin_print *print; /* PIN_PROCESS_INDEX; what the image is known by */
+	unsigned hash_bits; /* PIN_PROCESS_INDEX; see struct fs_options */
 	struct pin_progress *progress;
 };
 

@@ -81,6 +81,7 @@ static int work_on(struct fs *fs, const struct work *work)
 		.source_fd = work->fd,
 		.secret = fs->super.secret,
 		.print = &work->print,
+		.hash_bits = fs->options.hash_bits,
 		.progress = fs->golden_progress,
 	};
 	pid_t pid = pin_process_start(&process);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/sizes.h"
+#include "core/domain.h"
 
 struct inode *tree_find(struct fs *fs, uint64_t ino)
 {
@@ -243,6 +244,7 @@ void tree_drop_inode(struct fs *fs, struct inode *inode)
 
 	tree_unlink(fs, inode);
 	limit_release(fs, inode);
+	domain_release(fs, inode);
 	if (inode->kind == GF_KIND_GOLDEN && inode->target && !inode->golden_stale)
 		HASH_DELETE(by_path, fs->golden_nodes, inode);
 	pthread_rwlock_wrlock(&fs->tables);

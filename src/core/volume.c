@@ -219,6 +219,7 @@ struct job {
 	uint8_t *head;	     /* merged first block, when partial; 4096 bytes */
 	uint8_t *tail;	     /* merged last block, when partial and another than the first */
 	uint32_t *sums;	     /* of the large part */
+	uint32_t *tags;	     /* of the large part: more of their hashes */
 	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
 	uint64_t *places; /* of the large part: where SHARED ones stand */
 	bool settled;	     /* references to the places are the layer's */
@@ -237,6 +238,7 @@ static void job_release(struct job *job)
 	free(job->head);
 	free(job->tail);
 	free(job->sums);
+	free(job->tags);
 	free(job->kinds);
 	free(job->places);
 	opbuf_release(&job->ops);
@@ -310,8 +312,9 @@ static int job_classify(struct job *job)
 	int r;
 
 	job->sums = malloc(count * sizeof(*job->sums));
+	job->tags = malloc(count * sizeof(*job->tags));
 	job->kinds = malloc(count);
-	if (!job->sums || !job->kinds)
+	if (!job->sums || !job->tags || !job->kinds)
 		return -ENOMEM;
 	if ((layer->parent || layer->image) && job->large_first * GF_BLOCK_SIZE < layer->bound) {
 		below = malloc(count * GF_BLOCK_SIZE);
@@ -338,7 +341,8 @@ static int job_classify(struct job *job)
 		INVARIANT(5, job->kinds[i] != GF_PARENT ||
 			memcmp(block, below ? below + i * GF_BLOCK_SIZE : zeros, GF_BLOCK_SIZE) == 0);
 		if (job->kinds[i] == GF_OVERLAY)
-			job->sums[i] = hash_block(job->fs->super.secret, block);
+			job->sums[i] = hash_block_tagged(
+				job->fs->super.secret, block, &job->tags[i]);
 	}
 	return 0;
 }
@@ -619,11 +623,13 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 		n = kind_run(job, i, count);
 		INVARIANT(2, job->placed);
 		if (job->kinds[i] == GF_SHARED)
-			r = layer_set_shared(job->layer, job->large_first + i, n, job->places + i);
+			r = dedup_set_shared(job->fs, job->layer, job->large_first + i, n,
+				job->places + i);
 		else
 			r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
 		if (job->kinds[i] == GF_OVERLAY)
-			dedup_note(job->fs, job->layer, job->large_first + i, job->sums + i, n);
+			dedup_note(job->fs, job->layer, job->large_first + i, job->sums + i,
+				job->tags + i, n);
 		if (job->kinds[i] == GF_OVERLAY)
 			dedup_owe(job->fs, job->layer, job->large_first + i, n);
 		if (job->kinds[i] == GF_ZERO)

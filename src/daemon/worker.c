@@ -46,6 +46,18 @@ static int explain(const struct mount_config *config, int err, struct failure *f
 	}
 }
 
+/* Builds for tests have a switch that makes contents collide; see tests/mount/collisions.sh. */
+static unsigned hash_bits(void)
+{
+#ifdef GF_INVARIANTS
+	const char *bits = getenv("GOLDFS_TEST_HASH_BITS");
+
+	return bits ? (unsigned)strtoul(bits, NULL, 10) % 32 : 0;
+#else
+	return 0;
+#endif
+}
+
 static int open_core(struct worker *worker, const struct worker_hooks *hooks,
 	struct failure *failure)
 {
@@ -63,6 +75,7 @@ static int open_core(struct worker *worker, const struct worker_hooks *hooks,
 		.verify_reads = config->verify_reads,
 		.dedup = (enum fs_dedup)config->dedup,
 		.dedup_memory = config->dedup_memory,
+		.hash_bits = hash_bits(),
 		.hooks = {.invalidate = fuse_server_invalidate,
 			.is_known = fuse_server_is_known,
 			.keep = fuse_server_keep,

@@ -43,6 +43,7 @@ static const struct {
 	{"settle", "background", control_settle},
 	{"scrub", "background", control_scrub},
 	{"dedup", "paths", control_dedup},
+	{"dedup-set", "path policy domain", control_dedup_set},
 	{"limit", "path bytes", control_limit},
 	{"upgrade", "binary own ticket", control_upgrade},
 	{"job-list", "", control_job_list},

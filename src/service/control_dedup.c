@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The verb dedup: looks for the content of files and folders elsewhere, as a job. */
+/*
+ * The verb dedup: looks for the content of files and folders elsewhere, as a job. And dedup-set, which
+ * says where the content of a folder is looked for at all.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,4 +104,56 @@ int control_dedup(struct request *rq)
 		return request_fail(rq, r, "too many jobs run already, wait for one of them");
 	}
 	return request_reply(rq, "job", json_integer((json_int_t)id));
+}
+
+/* ---- dedup-set ---- */
+
+struct word {
+	const char *text;
+	int value;
+};
+
+/* Takes one of the words, of which the last has text NULL. *given: it stands in the request. */
+static int take_word(struct request *rq, const char *key, const struct word *words, int *value,
+	bool *given)
+{
+	const char *text = "";
+
+	if (request_string(rq, key, true, &text) < 0)
+		return rq->error;
+	*given = *text != '\0';
+	for (; *given && words->text; words++) {
+		if (strcmp(words->text, text) == 0) {
+			*value = words->value;
+			return 0;
+		}
+	}
+	return *given ? request_fail(rq, -EINVAL, "\"%s\" of the request is not one of its words",
+				key) : 0;
+}
+
+/* Only root and the mount's owner, as for limits: it is the host's disk that pays, and who is kept apart
+ * from others must not be able to change that. */
+int control_dedup_set(struct request *rq)
+{
+	static const struct word policies[] = {{"inherit", FS_DEDUP_INHERIT}, {"off", FS_DEDUP_OFF},
+		{"golden", FS_DEDUP_GOLDEN}, {"all", FS_DEDUP_ALL}, {NULL, 0}};
+	static const struct word domains[] = {{"inherit", FS_DOMAIN_INHERIT},
+		{"own", FS_DOMAIN_OWN}, {"shared", FS_DOMAIN_SHARED}, {NULL, 0}};
+	bool has_policy, has_domain;
+	CLEANUP_FREE char *path = NULL;
+	int policy = 0, domain = 0, r;
+	enum fs_domain scope;
+	struct node node;
+
+	if (request_owner_only(rq) < 0 || request_path(rq, "path", &path) < 0 ||
+		take_word(rq, "policy", policies, &policy, &has_policy) < 0 ||
+		take_word(rq, "domain", domains, &domain, &has_domain) < 0 ||
+		request_walk(rq, path, &node) < 0)
+		return rq->error;
+	scope = (enum fs_domain)domain;
+	r = fs_set_dedup(rq->service->fs, node.attr.ino, has_policy ? &policy : NULL,
+		has_domain ? &scope : NULL);
+	node_release(rq->service->fs, &node);
+	return r < 0 ? request_fail_path(rq, r, "cannot set dedup of", path) : 0;
 }

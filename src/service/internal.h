@@ -90,6 +90,7 @@ int control_settle(struct request *rq);
 int control_scrub(struct request *rq);
 int control_dedup(struct request *rq);
 int control_limit(struct request *rq);
+int control_dedup_set(struct request *rq);
 int control_upgrade(struct request *rq);
 int control_job_list(struct request *rq);
 int control_job_show(struct request *rq);

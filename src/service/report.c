@@ -60,6 +60,10 @@ json_t *report_file(const char *path, const struct fs_info *info)
 	set_bytes(&object, "snapshots", info->snapshots);
 	set(&object, "created", json_string(created));
 	set(&object, "state", json_string(info->state ? info->state : ""));
+	if (info->dedup_is_set) {
+		set(&object, "dedup", json_string(info->dedup));
+		set(&object, "dedup_domain", name_json(info->dedup_domain ? info->dedup_domain : ""));
+	}
 	if (info->limit_bytes)
 		set_bytes(&object, "limit_bytes", info->limit_bytes);
 	if (info->reason)

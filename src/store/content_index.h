@@ -42,6 +42,7 @@ struct content_index_source {
 	const struct pin_print *print; /* what the image is known by; its size is image->size */
 	struct image *image;
 	int fd; /* of a raw image, read past the page cache; -1: by the image's functions */
+	unsigned hash_bits; /* the hash is cut to so many (tests); 0: it is not */
 	size_t run_entries; /* sorted in memory at once; 0: as many as take 64 MiB (tests) */
 	/* Bytes of data done and in total, every MiB; may be NULL. Non-zero: -ECANCELED. */
 	int (*progress)(void *arg, uint64_t done, uint64_t total);

@@ -166,6 +166,7 @@ static int scan_extent(struct build *b, uint8_t *buf, uint64_t start, uint64_t e
 			if (is_zero(buf + i, GF_BLOCK_SIZE))
 				continue;
 			hash = hash_block128(b->source->secret, buf + i);
+			hash_cut(&hash, b->source->hash_bits);
 			r = add_entry(b, &hash, (start + i) / GF_BLOCK_SIZE);
 		}
 		start += len;

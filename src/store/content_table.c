@@ -30,10 +30,11 @@
 #define IN_POOL (UINT64_C(1) << 63)
 
 struct entry {
-	uint64_t domain;
 	uint64_t owner; /* the layer, or IN_POOL and the slot */
+	uint32_t domain;
 	uint32_t block; /* of the layer */
 	uint32_t sum;	/* 0: no entry. A block's checksum never is */
+	uint32_t tag;	/* 0: not known */
 };
 _Static_assert(sizeof(struct entry) == 24, "entry of the content table");
 
@@ -115,18 +116,19 @@ static bool is_same(const struct entry *a, const struct entry *b)
 static bool entry_init(struct entry *e, uint64_t domain, uint32_t sum,
 	const struct content_place *place)
 {
-	*e = (struct entry){.domain = domain, .sum = sum};
+	*e = (struct entry){.domain = (uint32_t)domain, .sum = sum, .tag = place->tag};
 	e->owner = place->pool ? IN_POOL | place->block : place->owner;
 	e->block = place->pool ? 0 : (uint32_t)place->block;
-	return sum && (place->pool ? place->block < IN_POOL :
+	return sum && domain <= UINT32_MAX && (place->pool ? place->block < IN_POOL :
 				     place->owner < IN_POOL && place->block <= UINT32_MAX);
 }
 
 static struct content_place place_of(const struct entry *e)
 {
 	if (e->owner & IN_POOL)
-		return (struct content_place){.pool = true, .block = e->owner & ~IN_POOL};
-	return (struct content_place){.owner = e->owner, .block = e->block};
+		return (struct content_place){
+			.pool = true, .block = e->owner & ~IN_POOL, .tag = e->tag};
+	return (struct content_place){.owner = e->owner, .block = e->block, .tag = e->tag};
 }
 
 /* The others move up. */
@@ -213,6 +215,35 @@ void content_table_put(struct content_table *table, uint64_t domain, uint32_t su
 		b = bucket_of(shard->buckets, shard->bucket_count, hash);
 	}
 	shard->count += insert_first(b, &e);
+}
+
+bool content_table_offer(struct content_table *table, uint64_t domain, uint32_t sum,
+	const struct content_place *place)
+{
+	uint64_t hash = hash_key(domain, sum);
+	struct shard *shard = shard_of(table, hash);
+	struct bucket *b;
+	unsigned i = 0, same = 0;
+	struct entry e;
+
+	if (!entry_init(&e, domain, sum, place))
+		return false;
+	MUTEX_GUARD(&shard->lock);
+	if (!shard->buckets || shard->count >= shard->bucket_count * GROW_AT)
+		grow_locked(table, shard);
+	if (!shard->buckets)
+		return false;
+	b = bucket_of(shard->buckets, shard->bucket_count, hash);
+	for (; i < WAYS && b->entries[i].sum; i++) {
+		same += is_of(&b->entries[i], domain, sum);
+		if (same == PLACES_OF_ONE || is_same(&b->entries[i], &e))
+			return true;
+	}
+	if (i == WAYS)
+		return false;
+	b->entries[i] = e;
+	shard->count++;
+	return true;
 }
 
 unsigned content_table_find(struct content_table *table, uint64_t domain, uint32_t sum,

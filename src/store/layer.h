@@ -107,6 +107,13 @@ struct layer {
 	uint32_t counted_refs; /* for assertions; with all of the catalog at rest */
 	uint64_t limit_stamp; /* of whoever adds up usage last */
 	uint64_t head_of;     /* inode that writes to it, 0: frozen; catalog lock */
+	/* Where its content may be looked for and found (core/domain.c); changed under the catalog lock. */
+	_Atomic uint64_t domain;
+	_Atomic uint8_t dedup;	  /* enum fs_dedup, counted down from the most */
+	atomic_bool domain_moved; /* what it shows of the pool is not known to be of that domain */
+	uint64_t next_domain;	  /* catalog lock, as the next two: while all are found anew */
+	uint8_t next_dedup;
+	bool placed;
 
 	atomic_int users; /* calls that hold on to it beyond the catalog's lock */
 

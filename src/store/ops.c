@@ -137,6 +137,9 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 	case GF_OP_LIMIT:
 		OP_FIXED(gf_op_limit);
 		break;
+	case GF_OP_DEDUP:
+		OP_FIXED(gf_op_dedup);
+		break;
 	case GF_OP_LAYER:
 		OP_FIXED(gf_op_layer);
 		break;
@@ -206,6 +209,9 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		       ((const struct gf_op_xattr *)p)->value_len <= GF_XATTR_VALUE_MAX;
 	case GF_OP_LIMIT:
 		return ((const struct gf_op_limit *)p)->bytes <= INT64_MAX;
+	case GF_OP_DEDUP:
+		return ((const struct gf_op_dedup *)p)->policy <= GF_DEDUP_ALL &&
+		       ((const struct gf_op_dedup *)p)->domain <= GF_DOMAIN_SHARED;
 	case GF_OP_UNGROW:
 		return ((const struct gf_op_ungrow *)p)->size < ((const struct gf_op_ungrow *)p)->grown &&
 		       ((const struct gf_op_ungrow *)p)->grown <= GF_MAX_SIZE;

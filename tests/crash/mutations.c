@@ -60,6 +60,7 @@ static const struct {
 	{.path = "test_meetings"},
 	{.path = "test_repair"},
 	{.path = "test_limits"},
+	{.path = "test_domains"},
 	{.path = "test_steps"},
 	{.path = "test_shared"},
 	{.path = "test_restart"},

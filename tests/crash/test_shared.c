@@ -37,6 +37,7 @@ static struct simdisk *at_the_hook; /* what a hook made of it */
 static struct fs *fs;
 static struct image *golden;
 static bool golden_is_gone, is_unverified;
+static unsigned hash_bits;
 
 static struct image *golden_test(void *arg, uint64_t id)
 {
@@ -51,6 +52,7 @@ static int open_store(void)
 		.no_background = true,
 		.verify_reads = !is_unverified,
 		.dedup = FS_DEDUP_ALL,
+		.hash_bits = hash_bits,
 		.store_fd = -1,
 		.golden_test = golden_test,
 	};
@@ -87,6 +89,7 @@ static void remount(void)
 static int setup(void **state)
 {
 	golden_is_gone = is_unverified = false;
+	hash_bits = 0;
 	disk = simdisk_new(GIB);
 	assert_int_equal(open_store(), 0);
 	return 0;
@@ -781,6 +784,56 @@ static void faults_of_the_pool(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+/* ---- contents that collide ---- */
+
+/* Blocks that two files with the same content share, when it is known by so many bits. */
+static uint64_t shared_by_bits(unsigned bits)
+{
+	enum { MANY = 2048 };
+	CLEANUP_FREE uint8_t *buf = malloc(MANY * BLOCK), *is = malloc(MANY * BLOCK);
+	uint64_t a, b;
+	struct fs_info info;
+
+	fs_abandon(steal_pointer(&fs));
+	simdisk_free(disk);
+	disk = simdisk_new(GIB);
+	hash_bits = bits;
+	assert_int_equal(open_store(), 0);
+	a = make("a");
+	b = make("b");
+	fill(buf, 'A', 0, MANY);
+	for (uint64_t at = 0; at < MANY; at += COUNT)
+		assert_int_equal(fs_write(fs, a, buf + at * BLOCK, COUNT * BLOCK, at * BLOCK), COUNT * BLOCK);
+	assert_int_equal(fs_settle(fs), 0);
+	/* Small ones too, which are looked for at destage; first what was seen last. */
+	for (uint64_t at = MANY; at-- > 0;)
+		assert_int_equal(fs_write(fs, b, buf + at * BLOCK, BLOCK, at * BLOCK), BLOCK);
+	assert_int_equal(fs_settle(fs), 0);
+	for (int i = 0; i < 2; i++) {
+		get(a, 0, MANY, is);
+		assert_memory_equal(is, buf, MANY * BLOCK);
+		get(b, 0, MANY, is);
+		assert_memory_equal(is, buf, MANY * BLOCK);
+		lose_power(SIMDISK_DROP);
+	}
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_info(fs, b, &info), 0);
+	fs_info_release(&info);
+	assert_int_equal(info.figures.data_bytes, MANY * BLOCK);
+	return info.figures.shared_clone_bytes / BLOCK;
+}
+
+/* Data stays right, only less is shared: two contents are remembered for each of 256 hashes. */
+static void forced_collisions(void **state)
+{
+	uint64_t all = shared_by_bits(0), few = shared_by_bits(8);
+
+	print_message("%" PRIu64 " of 2048 blocks are shared by all bits, %" PRIu64 " by 8\n", all, few);
+	/* Buckets of the table overflow. */
+	assert_in_range(all, 2048 - 2048 / 20, 2048);
+	assert_in_range(few, 1, 1024);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -802,6 +855,7 @@ int main(void)
 		T(damaged_list),
 		T(same_checksum_other_bytes),
 		T(faults_of_the_pool),
+		T(forced_collisions),
 	};
 
 	alarm(120);

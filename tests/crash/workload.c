@@ -91,6 +91,7 @@ struct fs_options run_options(struct run *run)
 		.eager_chains = true,
 		.verify_reads = true,
 		.dedup = run->profile->dedup ? FS_DEDUP_ALL : FS_DEDUP_OFF,
+		.hash_bits = run->profile->hash_bits,
 		.store_fd = -1,
 		.golden_test = golden_test,
 		.golden_test_arg = run,

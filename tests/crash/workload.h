@@ -93,6 +93,7 @@ struct profile {
 	bool no_golden;	     /* files begin empty */
 	unsigned files;	     /* at most so many, 0: a few */
 	uint64_t shift;	     /* content begins here, bytes; what is before is a hole */
+	unsigned hash_bits;  /* content is known by so few, 0: by all */
 	bool dedup;	     /* content is looked for, and repeats itself */
 };
 extern const struct profile profiles[];

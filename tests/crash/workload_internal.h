@@ -53,7 +53,7 @@ const char *pick_free(struct run *run, bool folder);
 	X('n', op_create) X('d', op_mkdir) X('D', op_rmdir) X('c', op_clone_golden) \
 	X('C', op_clone_file) X('R', op_clone_replace) X('w', op_copy_whole) X('u', op_unlink) \
 	X('U', op_unlink_open) X('m', op_rename) X('M', op_rename_folder) X('x', op_xattr) \
-	X('a', op_attributes) X('k', op_symlink) X('j', op_unlink_symlink)
+	X('a', op_attributes) X('k', op_symlink) X('j', op_unlink_symlink) X('o', op_domain)
 #define RESTART_OPS(X) \
 	X('f', op_fsync) X('S', op_sync) X('e', op_settle) X('?', op_check) X('P', op_power) \
 	X('K', op_kill) X('O', op_remount) X('F', op_fault)

@@ -215,6 +215,10 @@ const struct profile profiles[] = {
 	MIX("repeated, full disk", MIB, 2816 * KIB, 0, 0, "sshhLLLLEEEEEppttcCCRuuufSeee?PO",
 		.dedup = true),
 	MIX("repeated, unseen", MIB, TIB, 0, 4, "ssLLEEEECCCCRRuupttfeeeeeee?PK", .dedup = true),
+	MIX("repeated, collisions", MIB, TIB, 0, 4, "ssLLLLEEEEEEgprtccCCRufSeeee?PKO", .dedup = true,
+		.hash_bits = 8),
+	MIX("repeated, domains", MIB, TIB, 0, 4, "ssLLEEEEEEddnncCCRwuummMMooootfeeeee?PKO", .dedup = true),
+	MIX("domains, faults", MIB, TIB, 25, 4, "sLLEEEEEddnncCRwummMooofeeee?PKO", .dedup = true),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 

@@ -384,6 +384,21 @@ int op_xattr(struct run *run)
 	return verdict(run, r);
 }
 
+/* Where content is looked for: of no concern to what is seen. */
+int op_domain(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, below(run, 3) ? MODEL_FOLDER : MODEL_FILE);
+	int policy = below(run, 3) ? (int)below(run, 2) * FS_DEDUP_ALL : FS_DEDUP_INHERIT;
+	enum fs_domain domain = (enum fs_domain)below(run, 3);
+	bool both = below(run, 2);
+
+	if (!entry)
+		return 0;
+	say(run, "dedup of \"%s\": %d, %d", entry->path, both ? policy : FS_DEDUP_INHERIT, domain);
+	return verdict(run, fs_set_dedup(run->fs, object_of(run, entry)->ino, both ? &policy : NULL,
+		&domain));
+}
+
 /* Mode and times. */
 int op_attributes(struct run *run)
 {

@@ -142,6 +142,25 @@ at_most "unique bytes of what comes after a mount" "$(figure "$mnt/early/3.img" 
 rm -r "$mnt/early"
 "$goldfs" settle "$mnt"
 
+# What stood in one clone at the mount, and was shared with nobody, comes to be known, too.
+cp "$mnt/golden/base.img" "$mnt/alone.img"
+head -c 4M /dev/urandom >alone
+dd if=alone of="$mnt/alone.img" bs=1M conv=notrunc,fsync status=none
+"$goldfs" settle "$mnt"
+umount_goldfs
+mount_goldfs
+cp "$mnt/golden/base.img" "$mnt/follows.img"
+# Another piece each time: what was written a moment ago is known anyway.
+for n in $(seq 0 63); do
+	dd if=alone of="$mnt/follows.img" bs=64K skip="$n" seek="$n" count=1 conv=notrunc,fsync status=none
+	"$goldfs" settle "$mnt"
+	[ "$(figure "$mnt/alone.img" unique_bytes)" -eq $((4 << 20)) ] || break
+	[ "$n" -lt 63 ] || fail "what stands in a clone is not known after a mount"
+	sleep 0.3
+done
+rm "$mnt/follows.img" "$mnt/alone.img"
+"$goldfs" settle "$mnt"
+
 # What was stored while dedup was off is found when somebody asks for it.
 umount_goldfs
 mount_goldfs dedup=off

@@ -214,6 +214,61 @@ static void the_budget_is_kept(void **state)
 	}
 }
 
+/* More bits of a hash come back with the place. */
+static void tags_are_kept(void **state)
+{
+	struct content_place place = of_layer(3, 4), found;
+
+	with_budget(MIB);
+	place.tag = 77;
+	put(0, sum_of(1), place);
+	put(0, sum_of(2), of_layer(3, 5));
+	assert_int_equal(content_table_find(table, 0, sum_of(1), &found, 1), 1);
+	assert_int_equal(found.tag, 77);
+	assert_int_equal(content_table_find(table, 0, sum_of(2), &found, 1), 1);
+	assert_int_equal(found.tag, 0);
+	/* A place has one. */
+	place.tag = 78;
+	put(0, sum_of(1), place);
+	assert_int_equal(content_table_find(table, 0, sum_of(1), &found, 1), 1);
+	assert_int_equal(found.tag, 78);
+	assert_int_equal(content_table_count(table), 2);
+}
+
+static void large_domains_find_nothing(void **state)
+{
+	with_budget(MIB);
+	put(UINT64_C(1) << 32, sum_of(1), of_layer(3, 4));
+	assert_int_equal(content_table_count(table), 0);
+	assert_false(finds(0, sum_of(1), of_layer(3, 4)));
+}
+
+static void what_is_offered_drives_nobody_out(void **state)
+{
+	uint64_t entries, taken = 0;
+
+	with_budget(0);
+	for (uint64_t n = 1; n <= 100; n++)
+		put(0, sum_of(n), of_layer(1, n));
+	for (uint64_t n = 101; n <= 100000; n++) {
+		struct content_place place = of_layer(2, n);
+
+		taken += content_table_offer(table, 0, sum_of(n), &place);
+	}
+	entries = content_table_count(table);
+	assert_int_equal(entries, 100 + taken);
+	assert_in_range(content_table_memory(table), 32 * KIB, 64 * KIB + OVERHEAD);
+	for (uint64_t n = 1; n <= 100; n++) {
+		struct content_place place = of_layer(2, n);
+
+		assert_true(finds(0, sum_of(n), of_layer(1, n)));
+		/* It is a second place at most, and after the newer one. */
+		content_table_offer(table, 0, sum_of(n), &place);
+		assert_true(finds(0, sum_of(n), of_layer(1, n)));
+	}
+	assert_in_range(content_table_count(table), entries, entries + 100);
+}
+
 /* ---- random, against a model ---- */
 
 #define KEYS 3000
@@ -357,6 +412,9 @@ int main(void)
 		TEST(domains_are_apart),
 		TEST(it_grows_with_what_is_put),
 		TEST(the_budget_is_kept),
+		TEST(tags_are_kept),
+		TEST(large_domains_find_nothing),
+		TEST(what_is_offered_drives_nobody_out),
 		TEST(it_forgets_but_never_invents),
 		TEST(threads_share_it),
 	};
