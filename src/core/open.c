@@ -574,6 +574,7 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
+	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
@@ -602,6 +603,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->golden_lock);
 	pthread_mutex_destroy(&fs->pin_lock);
 	pthread_mutex_destroy(&fs->requests_lock);
+	pthread_mutex_destroy(&fs->super_lock);
 	pthread_cond_destroy(&fs->work);
 	pthread_mutex_destroy(&fs->limit_lock);
 	pthread_mutex_destroy(&fs->space_lock);
@@ -638,19 +640,33 @@ static bool something_may_be_shared(const struct fs *fs)
 	return false;
 }
 
+int fs_use_feature(struct fs *fs, uint64_t incompat)
+{
+	struct superblock super;
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	MUTEX_GUARD(&fs->super_lock);
+	if ((fs->super.incompat & incompat) == incompat)
+		return 0;
+	super = fs->super;
+	super.incompat |= incompat;
+	r = superblock_write(fs->io, &super);
+	if (!r)
+		r = superblock_complete(fs->io, &super);
+	if (r)
+		return log_error(r, "cannot write the superblock");
+	fs->super.incompat = super.incompat;
+	return 0;
+}
+
 /* Blocks that are SHARED would be lost ones to an older version. */
 static int allow_sharing(struct fs *fs)
 {
-	int r;
-
-	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF ||
-		fs->super.incompat & GF_INCOMPAT_SHARED || fs_writable(fs))
+	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF || fs_writable(fs))
 		return 0;
-	fs->super.incompat |= GF_INCOMPAT_SHARED;
-	r = superblock_write(fs->io, &fs->super);
-	if (!r)
-		r = superblock_complete(fs->io, &fs->super);
-	return r ? log_error(r, "cannot write the superblock") : 0;
+	return fs_use_feature(fs, GF_INCOMPAT_SHARED);
 }
 
 int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
