@@ -157,7 +157,7 @@ static const struct {
 	int (*run)(struct run *run);
 } op_table[] = {
 #define ENTRY(letter, name) {letter, name},
-	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) RESTART_OPS(ENTRY)
+	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) SNAPSHOT_OPS(ENTRY) RESTART_OPS(ENTRY)
 #undef ENTRY
 };
 
@@ -211,6 +211,15 @@ const struct profile profiles[] = {
 	MIX("repeated, full disk", MIB, 2816 * KIB, 0, 0, "sshhLLLLEEEEEppttcCCRuuufSeee?PO",
 		.dedup = true),
 	MIX("repeated, unseen", MIB, TIB, 0, 4, "ssLLEEEECCCCRRuupttfeeeeeee?PK", .dedup = true),
+	MIX("snapshots", MIB, TIB, 0, 4, "sshb5LLlzptqqqqQQQQvvNiVCcuffSe?PKO"),
+	MIX("snapshots, names", MIB, TIB, 0, 4, "sLddDDqqqqqQQvNXViuUmmmmmmMMMRnwffe?PKO"),
+	MIX("snapshots, in flight", MIB, TIB, 0, 4, "LLLLLLLlsshqqqqQQQvVfff?PK"),
+	MIX("snapshots, recovery", MIB, TIB, 0, 4, "shLLlptqqqQQQvViufSKe", .recovery = true),
+	MIX("snapshots, repeated", MIB, TIB, 0, 4, "sLLEEEEhbqqqQQQvvViCcRuptffeeee?PKO",
+		.dedup = true),
+	MIX("snapshots, unseen", MIB, TIB, 0, 10, "ssLLTrptqqqqQQQvvvvVViCuXfeeeeeee?PK"),
+	MIX("snapshots, faults", MIB, TIB, 25, 4, "sshLLLlpqqqQQQvViCuufffSe?POKK"),
+	MIX("snapshots, full disk", MIB, 2816 * KIB, 0, 0, "sshLLLlppttqqqQQQvvvViCXuufSeee?PO"),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 
