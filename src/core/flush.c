@@ -191,6 +191,14 @@ int fs_sync_file(struct fs *fs, uint64_t ino)
 		journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
 
+int fs_sync_journal(struct fs *fs)
+{
+	int r = fs_writable(fs);
+
+	return r ? r : SITE("sync of names: sync the journal",
+		journal_sync(fs->journal, journal_last_seq(fs->journal)));
+}
+
 int flush_recovered(struct fs *fs, struct inode *inode)
 {
 	struct layer *layer;

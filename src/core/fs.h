@@ -217,6 +217,8 @@ int64_t fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence);
 void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg);
 /* All of the store's journal, waiting. */
 int fs_sync(struct fs *fs);
+/* What was recorded so far: names and the like, without the content of files. */
+int fs_sync_journal(struct fs *fs);
 /* The same for all but files that are read-only because the disk below failed. */
 int fs_sync_others(struct fs *fs);
 
