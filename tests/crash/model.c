@@ -637,6 +637,11 @@ void model_synced(struct model *model, struct model_object *object, uint64_t mar
 	forget_trees(model, mark);
 }
 
+void model_tree_synced(struct model *model, uint64_t mark)
+{
+	forget_trees(model, mark);
+}
+
 void model_synced_all(struct model *model)
 {
 	for (size_t i = 0; i < model->object_count; i++) {

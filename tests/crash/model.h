@@ -163,6 +163,8 @@ uint64_t model_tree_mark(const struct model *model);
 /* Everything of this file is durable, and that tree. */
 void model_synced(struct model *model, struct model_object *object, uint64_t mark);
 void model_synced_all(struct model *model);
+/* That tree is durable, and no content. */
+void model_tree_synced(struct model *model, uint64_t mark);
 
 /* ---- questions ---- */
 

@@ -8,6 +8,7 @@
  *   what removing some files would free is, for several sets; now and then one is really removed,
  *     and the layers' and the pool's files shrink by as much
  *   a copy that is still growing counts as what it will be, for others
+ *   all content is as the model has it
  *   the store's totals are the sums, the files below hold the blocks that the maps name and nothing
  *     else, and physical bytes are what the files take
  * The same is true of what a crash at some I/O call leaves, once that is recovered and settled.
@@ -59,6 +60,7 @@ struct book {
 	uint64_t seed;
 	struct rng calls; /* which I/O calls are looked at */
 	bool inside;	  /* of one */
+	bool foreign;	  /* there is something that the model does not know */
 	struct ledger_growing growing[1];
 	size_t growing_count;
 };
@@ -340,15 +342,30 @@ static int remove_some(struct book *b, const struct ledger *ledger)
 
 /* ---- a run ---- */
 
+/* All files and snapshots read as the model says. */
+static int check_content(struct book *b)
+{
+	struct model_view view;
+	int r = view_take(&view, b->run.fs);
+
+	if (r)
+		run_fail(&b->run, "the tree cannot be listed: %s", strerror(-r));
+	else if (model_check(b->run.model, &view, MODEL_EXACT, false))
+		run_fail(&b->run, "settled: %s", model_reason(b->run.model));
+	view_release(&view);
+	return *b->run.reason ? -1 : 0;
+}
+
 /* remove: some files may go. */
 static int check(struct book *b, bool remove)
 {
+	bool known = !b->inside && !b->foreign;
 	struct ledger *ledger;
 	int r = settle(b);
 
 	if (r)
 		return *b->run.reason ? -1 : 0;
-	if (open_ledger(b, &ledger))
+	if ((known && check_content(b)) || open_ledger(b, &ledger))
 		return -1;
 	b->result->checks++;
 	if (check_files(b, ledger) || check_sets(b, ledger) || check_store(b, ledger) ||
@@ -378,6 +395,7 @@ static int check_growing(struct book *b)
 		fs_make(b->run.fs, FS_INO_ROOT, "zz", S_IFREG | 0600, owner, &attr))
 		return run_fail(&b->run, "a copy cannot be made");
 	model_synced_all(b->run.model);
+	b->foreign = true;
 	part = GF_BLOCK_SIZE * (1 + rng_below(&b->rng, (src.size - 1) / GF_BLOCK_SIZE));
 	if (b->run.verbose)
 		printf("    %" PRIu64 " bytes of \"%s\" are copied\n", part, src.path);
@@ -393,6 +411,7 @@ static int check_growing(struct book *b)
 	if (!r && (fs_unlink(b->run.fs, FS_INO_ROOT, "zz") || fs_sync(b->run.fs)))
 		r = run_fail(&b->run, "a copy cannot be removed");
 	fs_forget(b->run.fs, attr.ino, 1);
+	b->foreign = false;
 	return r;
 }
 
@@ -740,7 +759,7 @@ int main(int argc, char **argv)
 	int rc;
 
 	options.first = from_env("SEED", 1);
-	options.last = options.first + from_env("SEEDS", 46) - 1;
+	options.last = options.first + from_env("SEEDS", 56) - 1;
 	options.ops = (int)from_env("OPS", 400);
 	options.jobs = (int)min_u64(from_env("JOBS", 1), MAX_JOBS);
 	rc = parse(&options, argc, argv);

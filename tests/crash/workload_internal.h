@@ -67,7 +67,7 @@ struct model_entry *pick_source(struct run *run);
 #define SNAPSHOT_OPS(X) \
 	X('q', op_snapshot) X('Q', op_rollback) X('v', op_snapshot_delete) \
 	X('N', op_snapshot_rename) X('X', op_unlink_snapshots) X('i', op_refresh) \
-	X('V', op_clone_snapshot)
+	X('V', op_clone_snapshot) X('B', op_sync_file) X('J', op_sync_names)
 #define RESTART_OPS(X) \
 	X('f', op_fsync) X('S', op_sync) X('e', op_settle) X('?', op_check) X('P', op_power) \
 	X('K', op_kill) X('O', op_remount) X('F', op_fault)

@@ -29,6 +29,37 @@ int op_fsync(struct run *run)
 	return verdict(run, r);
 }
 
+/* As a verb does that has changed the file. */
+int op_sync_file(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+	struct model_object *object;
+	uint64_t mark;
+	int r;
+
+	if (!entry)
+		return 0;
+	object = object_of(run, entry);
+	say(run, "sync \"%s\"", entry->path);
+	mark = model_tree_mark(run->model);
+	r = fs_sync_file(run->fs, object->ino);
+	if (!r)
+		model_synced(run->model, object, mark);
+	return verdict(run, r);
+}
+
+int op_sync_names(struct run *run)
+{
+	uint64_t mark = model_tree_mark(run->model);
+	int r;
+
+	say(run, "sync names");
+	r = fs_sync_journal(run->fs);
+	if (!r)
+		model_tree_synced(run->model, mark);
+	return verdict(run, r);
+}
+
 int op_sync(struct run *run)
 {
 	int r;
@@ -211,15 +242,19 @@ const struct profile profiles[] = {
 	MIX("repeated, full disk", MIB, 2816 * KIB, 0, 0, "sshhLLLLEEEEEppttcCCRuuufSeee?PO",
 		.dedup = true),
 	MIX("repeated, unseen", MIB, TIB, 0, 4, "ssLLEEEECCCCRRuupttfeeeeeee?PK", .dedup = true),
-	MIX("snapshots", MIB, TIB, 0, 4, "sshb5LLlzptqqqqQQQQvvNiVCcuffSe?PKO"),
-	MIX("snapshots, names", MIB, TIB, 0, 4, "sLddDDqqqqqQQvNXViuUmmmmmmMMMRnwffe?PKO"),
-	MIX("snapshots, in flight", MIB, TIB, 0, 4, "LLLLLLLlsshqqqqQQQvVfff?PK"),
-	MIX("snapshots, recovery", MIB, TIB, 0, 4, "shLLlptqqqQQQvViufSKe", .recovery = true),
+	MIX("snapshots", MIB, TIB, 0, 4, "sshb5LLlzptqqqqQQQQvvNiVCcuBBJfSe?PKO"),
+	MIX("snapshots, names", MIB, TIB, 0, 4, "sLddDDqqqqqQQvNXViuUmmmmmmMMMRnwJJfe?PKO"),
+	MIX("snapshots, in flight", MIB, TIB, 0, 4, "LLLLLLLlsshqqqqQQQvVfBB?PK"),
+	MIX("snapshots, recovery", MIB, TIB, 0, 4, "shLLlptqqqQQQvViuBJSKe", .recovery = true),
 	MIX("snapshots, repeated", MIB, TIB, 0, 4, "sLLEEEEhbqqqQQQvvViCcRuptffeeee?PKO",
 		.dedup = true),
 	MIX("snapshots, unseen", MIB, TIB, 0, 10, "ssLLTrptqqqqQQQvvvvVViCuXfeeeeeee?PK"),
 	MIX("snapshots, faults", MIB, TIB, 25, 4, "sshLLLlpqqqQQQvViCuufffSe?POKK"),
 	MIX("snapshots, full disk", MIB, 2816 * KIB, 0, 0, "sshLLLlppttqqqQQQvvvViCXuufSeee?PO"),
+	/* The life of images: what `make check-life` does. */
+	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO"),
+	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO",
+		.dedup = true),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 
