@@ -558,6 +558,7 @@ struct snap_build {
 	size_t made_count;
 	struct snap_loss *losses; /* malloc'ed; folders that lose something, and how much */
 	size_t loss_count;
+	uint64_t needed; /* a folder that something comes to, 0: none */
 };
 /* tree held exclusively, until after the record. */
 void snap_build_begin(struct fs *fs, struct snap_build *b, struct opbuf *buf);

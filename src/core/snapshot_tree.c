@@ -278,7 +278,7 @@ static int loses(struct fs *fs, struct snap_build *b, struct inode *folder)
 {
 	int r = 0;
 
-	while (!r && folder && folder->ino != FS_INO_SNAPSHOTS) {
+	while (!r && folder && folder->ino != FS_INO_SNAPSHOTS && folder->ino != b->needed) {
 		size_t gone = count_loss(b, folder->ino);
 
 		if (!gone)
@@ -418,7 +418,10 @@ int snapshots_add_rename(struct fs *fs, struct snap_build *b, struct inode *inod
 		return add_exchange(fs, b, inode, other);
 	mine = snapshots_of(fs, inode);
 	its = other && S_ISREG(other->mode) ? snapshots_of(fs, other) : NULL;
-	if (its)
+	/* Where it goes must not go itself, with what is replaced. */
+	if (mine)
+		r = counterpart_make(fs, b, dir, &b->needed);
+	if (!r && its)
 		r = drop_automatic(fs, b, its, &left);
 	if (!left)
 		gone = its;

@@ -182,6 +182,16 @@ same "$snaps/b.img~1/at1" b-at1
 "$goldfs" rm --snapshots "$snaps/b.img~1" || fail "rm of what is left"
 [ ! -e "$snaps/b.img~1" ] || fail "it is still there"
 
+# What is replaced has nothing but an automatic one: its folder stays for who comes.
+mkdir "$mnt/m"
+cp "$mnt/golden/base.img" "$mnt/m/x"; cp "$mnt/golden/two.img" "$mnt/y"; note "$mnt/y" y
+snap create "$mnt/m/x" s; put "$mnt/m/x" 1; snap rollback "$mnt/m/x" s >/dev/null
+snap delete "$mnt/m/x" s
+snap create "$mnt/y" s; mv "$mnt/y" "$mnt/m/x" || fail "rename over one with an automatic snapshot"
+same "$snaps/m/x/s" y
+[ "$(ls "$snaps/m/x")" = s ] && [ ! -e "$snaps/y" ] || fail "rename over: $(ls -R "$snaps")"
+"$goldfs" rm --snapshots "$mnt/m/x" && rmdir "$mnt/m" || fail "rm --snapshots"
+
 # ---- a reader with cached pages
 note "$a" now
 snap create "$a" cached
