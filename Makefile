@@ -196,7 +196,12 @@ check-crash-long: $(BIN)/tests/crash/test_crash
 check-ledger: $(BIN)/tests/crash/test_ledger
 	SEEDS=$(or $(SEEDS),50) OPS=$(or $(OPS),10000) JOBS=$(or $(JOBS),$(shell nproc)) $<
 
-.PHONY: check-crash-long check-ledger check-mutations mutation-programs
+## check-life: snapshots, rollbacks, clones of anything and refreshes against model and ledger, over
+##	100 seeds of 2,000 operations; SEEDS=, OPS=, SEED=
+check-life: $(BIN)/tests/crash/test_ledger
+	SEEDS=$(or $(SEEDS),100) OPS=$(or $(OPS),2000) JOBS=$(or $(JOBS),$(shell nproc)) $< --mix life
+
+.PHONY: check-crash-long check-life check-ledger check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
 mutation_tests := superblock catalog_file journal layer chain image pin pin_order figures \

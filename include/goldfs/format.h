@@ -62,7 +62,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define GF_INCOMPAT_SHARED UINT64_C(1)
 /* incompatible: folders or clones may say where their content is looked for (GF_OP_DEDUP) */
 #define GF_INCOMPAT_DEDUP UINT64_C(16)
-#define GF_INCOMPAT_KNOWN (GF_INCOMPAT_SHARED | GF_INCOMPAT_DEDUP)
+/* incompatible: there may be snapshots, with GF_OP_SNAPSHOT and GF_OP_POSITION */
+#define GF_INCOMPAT_SNAPSHOTS UINT64_C(2)
+#define GF_INCOMPAT_KNOWN (GF_INCOMPAT_SHARED | GF_INCOMPAT_SNAPSHOTS | GF_INCOMPAT_DEDUP)
 #define GF_COMPAT_KNOWN UINT64_C(0)
 #define GF_AUTOCLEAR_KNOWN UINT64_C(0)
 
@@ -218,6 +220,8 @@ enum gf_op_type {
 	GF_OP_LIMIT = 45,
 	GF_OP_UNGROW = 46, /* a write failed after its record, which made the file larger */
 	GF_OP_DEDUP = 58,
+	GF_OP_SNAPSHOT = 48, /* what a snapshot stands on */
+	GF_OP_POSITION = 49, /* which snapshot a file stands on */
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -448,13 +452,20 @@ struct gf_op_layer {
 _Static_assert(sizeof(struct gf_op_layer) == 48, "layer");
 
 /* HEAD: the file's writable layer is another one from now on; the old one is frozen.
- * BOUND: the layer's visible bound moves (a copy that grows), value in bytes. */
+ * BOUND: the layer's visible bound moves (a copy that grows), value in bytes.
+ * SNAPSHOT: the snapshot (ino) stands on the snapshot `value`, an older one of the same folder, 0 for
+ * none. POSITION: the file (ino) was last taken, or went back to, the snapshot `value`, 0 for none. */
 struct gf_op_pair {
 	struct gf_disk_op op;
 	uint64_t id; /* ino, or layer for BOUND */
 	uint64_t value;
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_pair) == 24, "pair");
+
+/* SNAPSHOT, flags: nobody gave it a name; it keeps what a rollback or a refresh left behind. */
+#define GF_SNAPSHOT_AUTOMATIC 1u
+/* POSITION, flags: the content was replaced by another, now or some time before. */
+#define GF_POSITION_REPLACED 1u
 
 enum gf_pin_kind {
 	GF_PIN_NONE = 0, /* forgotten: nothing refers to it any more */

@@ -18,6 +18,7 @@
 #include "cli/client.h"
 #include "cli/message.h"
 #include "cli/number.h"
+#include "cli/pages.h"
 #include "cli/verbs.h"
 #include "service/control.h"
 #include "service/names.h"
@@ -121,18 +122,6 @@ static bool is_frozen(const struct place *source)
 {
 	return strncmp(source->path, "golden/", 7) == 0 ||
 		strncmp(source->path, ".snapshots/", 11) == 0;
-}
-
-static int write_back(const char *source)
-{
-	CLEANUP_CLOSE int fd = open(source, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
-
-	if (fd < 0)
-		return cli_fail("cannot open \"%s\": %s", source, cli_reason(errno));
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && fdatasync(fd) < 0 && errno != EROFS)
-		return cli_fail("cannot write back \"%s\": %s", source, cli_reason(errno));
-	return EXIT_DONE;
 }
 
 /* Whether place is in the mount of source; says so when not. */
@@ -249,7 +238,7 @@ int verb_clone(int argc, char **argv)
 	else
 		r = add_targets(request, &source, argc, argv);
 	if (r == EXIT_DONE && !is_frozen(&source))
-		r = write_back(argv[0]);
+		r = pages_write_back(argv[0]);
 	if (r == EXIT_DONE) {
 		reply = client_call(source.mountpoint, json_incref(request));
 		r = reply ? EXIT_DONE : EXIT_FAILED;

@@ -59,6 +59,39 @@ static const struct verb verbs[] = {
 		"      --opaque        clone the bytes of an image that is not raw as they are\n",
 		{"goldfs clone /mnt/vms/golden/debian-12.img /mnt/vms/web1.img",
 			"goldfs clone -n 9 /mnt/vms/golden/debian-12.img /mnt/vms/vdi/desk%d.img"}},
+	{"snapshot", verb_snapshot, "keep what a clone is, and go back to it, or forth",
+		"snapshot create [--freeze-command CMD] [--thaw-command CMD] CLONE... NAME\n"
+		"snapshot list [OPTION...] CLONE\n"
+		"snapshot rollback [--force] CLONE NAME\n"
+		"snapshot delete [--dry-run] CLONE NAME...\n"
+		"snapshot delete [--dry-run] --automatic [--older-than AGE] CLONE\n"
+		"snapshot rename CLONE OLD NEW",
+		"Snapshots of several clones are of one instant. A rollback keeps what the clone is as an\n"
+		"automatic snapshot, so one can go forth again. Their files are in .snapshots/CLONE/.\n"
+		"\n"
+		"      --freeze-command CMD   run before, in a shell\n"
+		"      --thaw-command CMD     run after, also when something failed\n"
+		"      --force                also while the clone is open for writing\n"
+		"      --dry-run              only show what it would free\n"
+		"      --automatic            those that rollback and refresh made\n"
+		"      --older-than AGE       like 12h, 7d, 2w\n" VIEW_HELP
+		"Columns: name current unique shared data virtual created parent automatic state path\n"
+		"  shared-golden shared-clone shared-snapshot zero\n",
+		{"goldfs snapshot create /mnt/vms/web1.img /mnt/vms/db1.img before-update",
+			"goldfs snapshot rollback /mnt/vms/web1.img before-update"}},
+	{"rm", verb_rm, "remove clones with their snapshots", "rm --snapshots CLONE...",
+		"rm(1) removes a clone and leaves the snapshots that were given a name.\n",
+		{"goldfs rm --snapshots /mnt/vms/web1.img",
+			"goldfs rm --snapshots /mnt/vms/web1.img /mnt/vms/web2.img"}},
+	{"refresh", verb_refresh, "put clones on a golden image anew",
+		"refresh [--force] [--opaque] CLONE... --onto GOLDEN",
+		"The clones are what the image is. What they were is kept as automatic snapshots.\n"
+		"\n"
+		"      --onto GOLDEN   the image\n"
+		"      --force         also while a clone is open for writing\n"
+		"      --opaque        take the bytes of an image that is not raw as they are\n",
+		{"goldfs refresh /mnt/vms/web1.img --onto /mnt/vms/golden/debian-13.img",
+			"goldfs refresh /mnt/vms/vdi/*.img --onto /mnt/vms/golden/desk-v2.img"}},
 	{"list", verb_list, "list golden images and clones",
 		"list [OPTION...] [PATH...]",
 		"  -t, --types TYPE,.. golden, clone, snapshot, folder\n"
@@ -146,11 +179,8 @@ static const struct verb verbs[] = {
 		"Writes that would exceed it fail as on a full disk. For root and the owner of the\n"
 		"mount; goldfs list -t folder -o path,limit,unique shows limits.\n",
 		{"goldfs limit /mnt/vms/tenant1 200G", "goldfs limit /mnt/vms/web1.img none"}},
-	{.name = "rm"},
-	{.name = "snapshot"},
 	{.name = "promote"},
 	{.name = "rebase"},
-	{.name = "refresh"},
 	{.name = "upgrade-base"},
 	{.name = "convert"},
 	{.name = "scrub"},
@@ -198,7 +228,7 @@ static void write_general_help(FILE *out)
 		out);
 	for (const struct verb *v = verbs; v->name; v++)
 		if (v->run)
-			fprintf(out, "  %-8s %s\n", v->name, v->summary);
+			fprintf(out, "  %-9s %s\n", v->name, v->summary);
 	fputs("\n"
 	      "Examples:\n"
 	      "  goldfs /srv/gi /mnt/vms\n"

@@ -110,6 +110,12 @@ static const char *select_columns(
 	}
 }
 
+/* Of the column that the tree is drawn in. */
+static const char *tree_key(const struct view *view)
+{
+	return view->tree_key ? view->tree_key : "path";
+}
+
 int view_check(const struct view *view, const char *verb, const struct column *columns)
 {
 	struct selection selection;
@@ -122,10 +128,11 @@ int view_check(const struct view *view, const char *verb, const struct column *c
 			wrong);
 	if (sort && !find_column(columns, sort + (*sort == '-'), strlen(sort + (*sort == '-'))))
 		return cli_usage(verb, "there is no column \"%s\"", sort + (*sort == '-'));
-	while (i < selection.count && strcmp(selection.column[i]->key, "path") != 0)
+	while (i < selection.count && strcmp(selection.column[i]->key, tree_key(view)) != 0)
 		i++;
 	if (view->tree && i == selection.count)
-		return cli_usage(verb, "a tree needs the column \"PATH\"");
+		return cli_usage(verb, "a tree needs the column \"%s\"",
+			view_column(columns, tree_key(view))->name);
 	return EXIT_DONE;
 }
 
@@ -461,9 +468,27 @@ static int make_tree(struct libscols_table *table, size_t path_column, json_t *r
 	return r;
 }
 
+/* Each below the one that it names, which comes before it or behind it. */
+static int make_parent_tree(struct libscols_table *table, const struct view *view, json_t *rows)
+{
+	json_t *row, *other;
+	size_t i, k;
+	int r = 0;
+
+	json_array_foreach(rows, i, row) {
+		json_t *parent = json_object_get(row, view->parent_key);
+
+		json_array_foreach(rows, k, other)
+			if (r == 0 && k != i && json_equal(parent, json_object_get(other, view->tree_key)))
+				r = scols_line_add_child(scols_table_get_line(table, k),
+					scols_table_get_line(table, i));
+	}
+	return r;
+}
+
 static int column_flags(const struct view *view, const struct column *column)
 {
-	if (view->tree && strcmp(column->key, "path") == 0)
+	if (view->tree && strcmp(column->key, tree_key(view)) == 0)
 		return SCOLS_FL_TREE;
 	return column->kind == COLUMN_TEXT ? 0 : SCOLS_FL_RIGHT;
 }
@@ -496,6 +521,8 @@ static int fill_table(struct libscols_table *table, const struct view *view,
 			}
 		}
 	}
+	if (view->tree && view->parent_key)
+		return make_parent_tree(table, view, rows);
 	return view->tree ? make_tree(table, path_column, rows) : 0;
 }
 

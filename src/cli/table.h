@@ -37,7 +37,9 @@ struct view {
 	bool bytes;
 	bool no_headings;
 	bool tall; /* without -o: one property per line, one block per row */
-	bool tree; /* tables: rows below those of their folders, by their paths */
+	bool tree; /* tables: rows below those of their folders, by their paths; */
+	const char *tree_key;	/* or, when it is not NULL, below the one whose member of this key */
+	const char *parent_key; /* is what theirs of that one is */
 	const char *columns;
 	const char *sort;
 };

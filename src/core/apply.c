@@ -15,8 +15,6 @@
  * the process every block in place is explained by some announcement, and no knowledge of whether
  * the machine went down with it is needed.
  */
-#include "core/fs_internal.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -27,6 +25,7 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "core/domain.h"
+#include "core/snapshot.h"
 #include "store/pool.h"
 
 static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
@@ -132,6 +131,13 @@ int apply_finish_loading(struct fs *fs)
 		if (inode->key && !tree_reaches_root(fs, inode))
 			return log_error(-EUCLEAN, "the catalog has folders in a circle");
 	}
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		const char *wrong = snapshot_is_wrong(fs, inode);
+
+		if (wrong)
+			return log_error(-EUCLEAN, "inode %" PRIu64 " of the catalog: %s", inode->ino,
+				wrong);
+	}
 	return fs->root ? 0 : log_error(-EUCLEAN, "the catalog has no root folder");
 }
 
@@ -192,6 +198,8 @@ static int apply_exchange(struct fs *fs, struct inode *inode, struct inode *othe
 static int apply_move(struct fs *fs, struct inode *inode, struct inode *other,
 	const struct gf_op_rename *op)
 {
+	if (other)
+		lineage_remove(fs, other);
 	if (other)
 		tree_unlink(fs, other);
 	touch_folder(fs, inode->parent, op->time_ns);
@@ -349,7 +357,8 @@ static int apply_ungrow(struct inode *inode, const struct gf_op_ungrow *op)
 	return 0;
 }
 
-static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t ino)
+static int apply_to_inode(
+	struct fs *fs, const struct gf_disk_op *op, uint64_t ino, const struct apply *how)
 {
 	struct inode *inode = tree_find(fs, ino);
 	const void *p = op;
@@ -374,6 +383,7 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 	case GF_OP_UNLINK:
 		touch_folder(fs, inode->parent, ((const struct gf_op_ino *)p)->time_ns);
 		touch_change(inode, ((const struct gf_op_ino *)p)->time_ns);
+		lineage_remove(fs, inode);
 		tree_unlink(fs, inode);
 		return 0;
 	case GF_OP_DROP:
@@ -385,6 +395,10 @@ static int apply_to_inode(struct fs *fs, const struct gf_disk_op *op, uint64_t i
 		return domain_apply(fs, inode, p);
 	case GF_OP_UNGROW:
 		return apply_ungrow(inode, p);
+	case GF_OP_SNAPSHOT:
+		return snapshot_apply(fs, inode, p, how->loading);
+	case GF_OP_POSITION:
+		return position_apply(fs, inode, p, how->loading);
 	default:
 		return -EUCLEAN;
 	}
@@ -430,7 +444,8 @@ static bool stands_in_catalog(const struct gf_disk_op *op)
 	return op->type == GF_OP_INODE || op->type == GF_OP_XATTR || op->type == GF_OP_LAYER ||
 	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
 	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_DEDUP ||
-	       op->type == GF_OP_REQUEST || op->type == GF_OP_EPOCH;
+	       op->type == GF_OP_REQUEST || op->type == GF_OP_EPOCH ||
+	       op->type == GF_OP_SNAPSHOT || op->type == GF_OP_POSITION;
 }
 
 /* What a folder holds may have changed by more than writing. */
@@ -482,8 +497,10 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_LIMIT:
 	case GF_OP_DEDUP:
 	case GF_OP_UNGROW:
+	case GF_OP_SNAPSHOT:
+	case GF_OP_POSITION:
 		/* The number of an inode is the first field of all of these. */
-		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino);
+		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino, how);
 	default:
 		return 0;
 	}
@@ -971,6 +988,20 @@ static int serialize_layer(struct opbuf *buf, struct layer *layer)
 	return r ? r : serialize_suspects(buf, layer);
 }
 
+static int serialize_lineage(struct opbuf *buf, const struct inode *inode)
+{
+	unsigned flags = (is_snapshot(inode) ? inode->automatic : inode->replaced) ? 1 : 0;
+	struct gf_op_pair *op;
+
+	if (!is_snapshot(inode) && !inode->base && !inode->replaced)
+		return 0;
+	if (!OPBUF_ADD(buf, is_snapshot(inode) ? GF_OP_SNAPSHOT : GF_OP_POSITION, flags, op, 0))
+		return -ENOMEM;
+	op->id = inode->ino;
+	op->value = inode->base;
+	return 0;
+}
+
 static int serialize_inode(struct opbuf *buf, struct inode *inode)
 {
 	struct layer *layer = atomic_load(&inode->layer);
@@ -999,6 +1030,8 @@ static int serialize_inode(struct opbuf *buf, struct inode *inode)
 	}
 	if (!r)
 		r = domain_serialize(buf, inode);
+	if (!r)
+		r = serialize_lineage(buf, inode);
 	for (const struct xattr *x = inode->xattrs; x && !r; x = x->next) {
 		size_t len = strlen(x->name);
 		struct gf_op_xattr *op;

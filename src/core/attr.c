@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Listing folders, paths, attributes and extended attributes. */
-#include "core/fs_internal.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -12,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "core/snapshot.h"
 
 /* ---- listing ---- */
 
@@ -89,10 +88,12 @@ int fs_list(struct fs *fs, uint64_t ino, uint64_t cookie,
 	const size_t batch = 64;
 	int n, r = 0;
 
-	if (ino == FS_INO_SNAPSHOTS)
-		return 0;
 	pthread_rwlock_rdlock(&fs->tree);
 	dir = tree_find(fs, ino);
+	if (!dir && ino == FS_INO_SNAPSHOTS) {
+		pthread_rwlock_unlock(&fs->tree);
+		return 0;
+	}
 	golden |= dir && dir->kind == GF_KIND_GOLDEN;
 	pthread_rwlock_unlock(&fs->tree);
 	if (golden)
@@ -203,6 +204,7 @@ int fs_resolve(struct fs *fs, const char *path, uint64_t *ino)
 static int set_attributes(struct fs *fs, struct inode *inode, unsigned mask,
 	const struct fs_attr *attr)
 {
+	struct snap_build b;
 	struct gf_op_attr *op;
 	struct opbuf buf;
 	int r;
@@ -210,6 +212,7 @@ static int set_attributes(struct fs *fs, struct inode *inode, unsigned mask,
 	opbuf_init(&buf);
 	if (!OPBUF_ADD(&buf, GF_OP_ATTR, 0, op, 0))
 		return -ENOMEM;
+	snap_build_begin(fs, &b, &buf);
 	pthread_mutex_lock(&inode->lock);
 	op->ino = inode->ino;
 	op->mode = mask & FS_SET_MODE ? attr->mode : inode->mode;
@@ -219,7 +222,10 @@ static int set_attributes(struct fs *fs, struct inode *inode, unsigned mask,
 	op->mtime_ns = mask & FS_SET_MTIME ? attr->mtime_ns : inode->mtime_ns;
 	op->ctime_ns = mask & FS_SET_CTIME ? attr->ctime_ns : now_ns();
 	pthread_mutex_unlock(&inode->lock);
-	r = record_commit(fs, &buf, NULL);
+	r = snapshots_add_attr(fs, &b, inode, op->mode, op->uid, op->gid);
+	if (!r)
+		r = record_commit(fs, &buf, NULL);
+	snap_build_end(&b);
 	opbuf_release(&buf);
 	return r;
 }

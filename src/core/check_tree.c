@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/sizes.h"
+#include "core/snapshot.h"
 
 static const char contradiction[] =
 	"the catalog contradicts itself: keep a copy of the store, and report this with it";
@@ -87,7 +88,7 @@ static const char *wrong_with_kind(const struct inode *inode)
 		return "it is of no known type";
 	if (S_ISLNK(inode->mode) && !inode->target)
 		return "the symbolic link has no target";
-	if (inode->ino < FS_INO_FIRST && inode->ino != FS_INO_ROOT)
+	if (inode->ino < FS_INO_FIRST && inode->ino != FS_INO_ROOT && inode->ino != FS_INO_SNAPSHOTS)
 		return "its number is reserved";
 	return NULL;
 }
@@ -105,7 +106,7 @@ static const char *wrong_with_name(struct check *c, struct inode *inode)
 		return "another file has its name";
 	if (!tree_reaches_root(c->fs, inode))
 		return "its folders lead in a circle";
-	if (name_is_reserved(inode->parent, inode->key->name))
+	if (name_is_reserved(inode->parent, inode->key->name) && inode->ino != FS_INO_SNAPSHOTS)
 		return "its name is reserved";
 	return NULL;
 }
@@ -162,7 +163,8 @@ static const char *wrong_with_xattrs(const struct inode *inode)
 static int check_inode(struct check *c, struct inode *inode)
 {
 	const char *wrong[] = {wrong_with_kind(inode), wrong_with_name(c, inode),
-		wrong_with_content(inode), wrong_with_folder(inode), wrong_with_xattrs(inode)};
+		wrong_with_content(inode), wrong_with_folder(inode), wrong_with_xattrs(inode),
+		snapshot_is_wrong(c->fs, inode)};
 	int r = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(wrong) && !r; i++)

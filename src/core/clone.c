@@ -11,8 +11,6 @@
  * source, frozen, under a bound: only what was copied so far shows through. Further calls of the
  * same thread that go on where the last one ended move the bound. Any other copy moves bytes.
  */
-#include "core/fs_internal.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,130 +19,10 @@
 #include "base/cleanup.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/snapshot.h"
 
 #define COPY_PIECE (1 * MIB)
 #define COPY_CALL (8 * MIB) /* bytes that one call moves at most: the inode is locked meanwhile */
-#define SOURCE_OPS_BOUND (sizeof(struct gf_op_golden) + GF_PATH_MAX + 512)
-
-/* ---- the source, frozen ---- */
-
-struct source {
-	struct inode *inode;
-	struct pinned pinned; /* golden images */
-	uint64_t parent;      /* what a clone's layer stands on */
-	uint64_t golden;
-	uint64_t bound;
-	uint64_t size;
-	uint64_t next_layer; /* ids given out so far */
-};
-
-static int add_layer(struct opbuf *buf, struct source *src, uint64_t *id)
-{
-	struct gf_op_layer *op;
-
-	if (!OPBUF_ADD(buf, GF_OP_LAYER, 0, op, 0))
-		return -ENOMEM;
-	*id = src->next_layer++;
-	op->layer = *id;
-	op->parent = src->parent;
-	op->golden = src->golden;
-	op->bound = src->bound;
-	return 0;
-}
-
-static int add_head(struct opbuf *buf, uint64_t ino, uint64_t layer)
-{
-	struct gf_op_pair *op;
-
-	if (!OPBUF_ADD(buf, GF_OP_HEAD, 0, op, 0))
-		return -ENOMEM;
-	op->id = ino;
-	op->value = layer;
-	return 0;
-}
-
-/* The source's io lock is held exclusively: no write is in flight. */
-static int freeze_clone(struct source *src, struct opbuf *buf)
-{
-	struct layer *top = atomic_load(&src->inode->layer);
-	uint64_t head;
-	int r;
-
-	/* What stands there is not known to be durable, and could not be made so. */
-	if (failing_layer(top))
-		return -EIO;
-	src->size = atomic_load(&src->inode->size);
-	if (layer_next_region(top, 0) == LAYER_NO_REGION) {
-		src->parent = top->parent ? top->parent->id : 0;
-		src->golden = top->parent ? 0 : top->golden;
-		src->bound = min_u64(top->bound, src->size);
-		return 0;
-	}
-	src->parent = top->id;
-	src->bound = src->size;
-	/* A copy into the source cannot grow a frozen layer: its next call moves bytes. */
-	src->inode->copy_task = 0;
-	r = add_layer(buf, src, &head);
-	return r ? r : SITE("clone: the source goes on in a layer of its own",
-		add_head(buf, src->inode->ino, head));
-}
-
-/* tree held exclusively. Takes the source's io lock when it is a clone. */
-static int freeze_locked(struct fs *fs, struct source *src, struct opbuf *buf)
-{
-	src->next_layer = fs->next_layer;
-	if (src->inode->kind != GF_KIND_GOLDEN) {
-		pthread_rwlock_wrlock(&src->inode->io);
-		return freeze_clone(src, buf);
-	}
-	/* Found without the lock; gone meanwhile when its last clone was removed. */
-	if (!src->pinned.fresh && !tree_find_golden(fs, src->pinned.id) && !buf->len)
-		return -EAGAIN;
-	src->golden = src->pinned.id;
-	src->size = src->pinned.size;
-	src->bound = src->size;
-	return 0;
-}
-
-static void thaw_locked(struct source *src)
-{
-	if (src->inode->kind != GF_KIND_GOLDEN)
-		pthread_rwlock_unlock(&src->inode->io);
-}
-
-/* Finds the source, and pins it when it is a golden image. Takes fs.pin_lock until end_source(). */
-static int begin_source(struct fs *fs, uint64_t ino, bool opaque, struct opbuf *buf,
-	struct source *src)
-{
-	int r = 0;
-
-	memset(src, 0, sizeof(*src));
-	pthread_mutex_lock(&fs->pin_lock);
-	/* A reference of our own: whoever asks may have none. */
-	pthread_rwlock_rdlock(&fs->tree);
-	src->inode = tree_find(fs, ino);
-	if (!src->inode)
-		r = -ESTALE;
-	else if (!S_ISREG(src->inode->mode))
-		r = S_ISDIR(src->inode->mode) ? -EISDIR : -EINVAL;
-	else
-		atomic_fetch_add(&src->inode->lookups, 1);
-	pthread_rwlock_unlock(&fs->tree);
-	if (!r && src->inode->kind == GF_KIND_GOLDEN)
-		r = golden_pin(fs, src->inode, opaque, buf, &src->pinned);
-	if (r)
-		pthread_mutex_unlock(&fs->pin_lock);
-	if (r && src->inode && S_ISREG(src->inode->mode))
-		fs_forget(fs, ino, 1);
-	return r;
-}
-
-static void end_source(struct fs *fs, struct source *src, int result)
-{
-	if (src->inode->kind == GF_KIND_GOLDEN)
-		golden_pinned(fs, &src->pinned, result);
-	pthread_mutex_unlock(&fs->pin_lock);
-}
 
 /* ---- a batch of clones ---- */
 
@@ -182,14 +60,18 @@ static int check_distinct(const struct fs_clone_target *targets, size_t count, s
 }
 
 static int add_replace(struct fs *fs, struct opbuf *buf, const struct fs_clone_target *target,
-	const struct source *src)
+	const struct source *src, struct snap_build *snaps)
 {
 	struct inode *other =
 		tree_find_name(fs, target->parent, target->name, strlen(target->name));
+	int r;
 
 	if (other == src->inode)
 		return -EINVAL;
-	return S_ISDIR(other->mode) ? -EISDIR : op_add_unlink(buf, other);
+	if (S_ISDIR(other->mode))
+		return -EISDIR;
+	r = snapshots_add_unlink(fs, snaps, other);
+	return r ? r : op_add_unlink(buf, other);
 }
 
 struct batch {
@@ -200,6 +82,7 @@ struct batch {
 	bool replace;
 	const struct fs_clone_judge *judge; /* NULL: none */
 	size_t *failed;
+	size_t bound; /* bytes that the record has */
 };
 
 /* What stands at the target's name, if anything, may be replaced in its folder by who asks. */
@@ -219,15 +102,16 @@ static int ask_judge(struct fs *fs, const struct batch *b, size_t i)
 }
 
 static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const struct batch *b,
-	size_t i, int64_t time_ns)
+	size_t i, struct snap_build *snaps)
 {
+	int64_t time_ns = snaps->time_ns;
 	const struct fs_clone_target *t = &b->targets[i];
 	struct fs_attr attr = {
 		.ino = fs->next_ino + i,
 		.mode = S_IFREG | (b->mode & 07777),
 		.uid = b->owner.uid,
 		.gid = b->owner.gid,
-		.size = src->size,
+		.size = src->at.size,
 		.atime_ns = time_ns,
 		.mtime_ns = time_ns,
 		.ctime_ns = time_ns,
@@ -243,9 +127,9 @@ static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const
 		r = ask_judge(fs, b, i);
 	/* The layer comes first: what is replaced may be the last to hold the golden image. */
 	if (!r)
-		r = add_layer(buf, src, &layer);
+		r = op_add_layer(buf, &src->at, &src->next_layer, &layer);
 	if (!r && tree_find_name(fs, t->parent, t->name, strlen(t->name)))
-		r = add_replace(fs, buf, t, src);
+		r = add_replace(fs, buf, t, src, snaps);
 	if (!r)
 		r = op_add_inode(buf, &attr, t->parent, layer, t->name, "", GF_KIND_USER);
 	if (!r && (i == 0 || b->targets[i - 1].parent != t->parent))
@@ -253,40 +137,50 @@ static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const
 	return r;
 }
 
-static int clone_batch_locked(struct fs *fs, struct opbuf *buf, struct source *src,
-	const struct batch *b)
+static int clone_batch_locked(struct fs *fs, struct opbuf *buf, struct source *src, struct batch *b)
 {
-	int64_t time_ns = now_ns();
-	int r = freeze_locked(fs, src, buf);
+	struct snap_build snaps;
+	int r = source_freeze(fs, src, buf);
 
 	if (r == -EAGAIN)
 		return r;
+	snap_build_begin(fs, &snaps, buf);
 	for (size_t i = 0; i < b->count && !r; i++)
-		r = add_clone(fs, buf, src, b, i, time_ns);
+		r = add_clone(fs, buf, src, b, i, &snaps);
 	if (!r)
 		r = request_add(buf, b->count);
+	if (!r && buf->len > b->bound) {
+		b->bound = buf->len + SOURCE_OPS_BOUND;
+		r = -EAGAIN;
+	}
 	if (!r)
 		r = record_commit(fs, buf, NULL);
-	thaw_locked(src);
+	source_thaw(src);
+	snap_build_end(&snaps);
 	return r;
 }
 
-static int clone_batch(struct fs *fs, uint64_t ino, bool opaque, const struct batch *b)
+/* -EAGAIN: once more, the source's pin is gone or the record needs more room. */
+static int clone_batch(struct fs *fs, uint64_t ino, bool opaque, struct batch *b)
 {
+	int64_t room = record_reserve(fs, b->bound);
 	struct source src;
 	struct opbuf buf;
 	int r;
 
+	if (room < 0)
+		return room;
 	opbuf_init(&buf);
-	r = begin_source(fs, ino, opaque, &buf, &src);
+	r = source_begin(fs, ino, opaque, &buf, &src);
 	if (!r) {
 		pthread_rwlock_wrlock(&fs->tree);
 		r = clone_batch_locked(fs, &buf, &src, b);
-		end_source(fs, &src, r);
+		source_end(fs, &src, r);
 		pthread_rwlock_unlock(&fs->tree);
 		fs_forget(fs, ino, 1);
 	}
 	opbuf_release(&buf);
+	journal_unreserve(fs->journal, room);
 	return r;
 }
 
@@ -294,16 +188,14 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	struct fs_owner owner, uint32_t mode, bool replace, bool opaque,
 	const struct fs_clone_judge *judge, size_t *failed)
 {
-	struct batch b = {targets, count, owner, mode, replace, judge, failed};
-	size_t bound = SOURCE_OPS_BOUND;
-	int64_t room;
+	struct batch b = {targets, count, owner, mode, replace, judge, failed, SOURCE_OPS_BOUND};
 	int r = 0;
 
 	*failed = 0;
 	for (size_t i = 0; i < count && !r; i++) {
 		*failed = i;
 		r = name_check(targets[i].name);
-		bound += sizeof(struct gf_op_layer) + sizeof(struct gf_op_inode) +
+		b.bound += sizeof(struct gf_op_layer) + sizeof(struct gf_op_inode) +
 			 sizeof(struct gf_op_attr) + 2 * sizeof(struct gf_op_ino) +
 			 strlen(targets[i].name) + 8;
 	}
@@ -311,13 +203,9 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 		r = check_distinct(targets, count, failed);
 	if (r)
 		return r;
-	room = record_reserve(fs, bound);
-	if (room < 0)
-		return room;
 	do {
 		r = clone_batch(fs, ino, opaque, &b);
 	} while (r == -EAGAIN);
-	journal_unreserve(fs->journal, room);
 	if (!r)
 		COUNT(fs, clones_made, count);
 	return r;
@@ -359,9 +247,9 @@ static bool is_hole(struct layer *below, struct image *image, uint64_t from, uin
 /* The pinned image that the source is; NULL when it is a clone, or pinned in this very record. */
 static struct image *image_of(struct fs *fs, const struct source *src)
 {
-	struct golden *g = src->golden ? tree_find_golden(fs, src->golden) : NULL;
+	struct golden *g = src->at.golden ? tree_find_golden(fs, src->at.golden) : NULL;
 
-	if (!g && src->golden && fs->options.golden_test)
+	if (!g && src->at.golden && fs->options.golden_test)
 		return fs->options.golden_test(
 			fs->options.golden_test_arg, strtoull(src->inode->target, NULL, 10));
 	return g ? &g->image : src->pinned.backing;
@@ -372,23 +260,23 @@ static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, u
 	uint64_t end, struct opbuf *buf)
 {
 	uint64_t layer, whole;
-	int r = freeze_locked(fs, src, buf);
+	int r = source_freeze(fs, src, buf);
 
 	if (r == -EAGAIN)
 		return r;
-	if (!r && !is_hole(src->parent ? tree_find_layer(fs, src->parent) : NULL,
-			   image_of(fs, src), 0, min_u64(from, src->bound)))
+	if (!r && !is_hole(src->at.parent ? tree_find_layer(fs, src->at.parent) : NULL,
+			   image_of(fs, src), 0, min_u64(from, src->at.bound)))
 		r = -EBUSY;
-	end = min_u64(end, src->size);
-	whole = src->bound;
-	src->bound = min_u64(whole, end);
+	end = min_u64(end, src->at.size);
+	whole = src->at.bound;
+	src->at.bound = min_u64(whole, end);
 	if (!r)
-		r = add_layer(buf, src, &layer);
+		r = op_add_layer(buf, &src->at, &src->next_layer, &layer);
 	pthread_rwlock_wrlock(&dst->io);
 	if (!r && !is_blank(dst))
 		r = -EBUSY; /* somebody wrote to it meanwhile: an ordinary copy */
 	if (!r)
-		r = add_head(buf, dst->ino, layer);
+		r = op_add_head(buf, dst->ino, layer);
 	if (!r)
 		r = op_add_size(buf, dst->ino, layer, end);
 	if (!r)
@@ -397,12 +285,12 @@ static int attach_locked(struct fs *fs, struct source *src, struct inode *dst, u
 		r = record_commit(fs, buf, NULL);
 	if (!r) {
 		dst->copy_end = end;
-		dst->copy_limit = src->size;
+		dst->copy_limit = src->at.size;
 		dst->copy_bound = whole;
 		dst->copy_from = src->inode->ino;
 	}
 	pthread_rwlock_unlock(&dst->io);
-	thaw_locked(src);
+	source_thaw(src);
 	return r;
 }
 
@@ -419,13 +307,13 @@ static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t f
 		return room;
 	opbuf_init(&buf);
 	/* cp copies the bytes of an image, whatever its format. */
-	r = begin_source(fs, src_ino, true, &buf, &src);
+	r = source_begin(fs, src_ino, true, &buf, &src);
 	if (!r) {
 		pthread_rwlock_wrlock(&fs->tree);
 		r = attach_locked(fs, &src, dst, from, end, &buf);
 		if (!r)
 			dst->copy_task = task;
-		end_source(fs, &src, r);
+		source_end(fs, &src, r);
 		pthread_rwlock_unlock(&fs->tree);
 		fs_forget(fs, src_ino, 1);
 	}

@@ -329,7 +329,7 @@ int fs_set_dedup(struct fs *fs, uint64_t ino, const int *policy, const enum fs_d
 	int r = fs_writable(fs);
 
 	if (!r)
-		r = fs_allow_feature(fs, GF_INCOMPAT_DEDUP);
+		r = fs_use_feature(fs, GF_INCOMPAT_DEDUP);
 	if (r)
 		return r;
 	room = record_reserve_urgent(fs, sizeof(struct gf_op_dedup));

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "core/snapshot.h"
 #include "store/region.h"
 
 /* ---- planes ---- */
@@ -162,6 +163,7 @@ static void start_planes(struct family *f, struct family_node *n, bool by_set)
 
 	memset(&n->first, 0, sizeof(n->first));
 	memset(&n->second, 0, sizeof(n->second));
+	memset(&n->apart, 0, sizeof(n->apart));
 	if (!n->file)
 		return;
 	plane_limit(&all, f->region, file_limit(n->file));
@@ -169,6 +171,33 @@ static void start_planes(struct family *f, struct family_node *n, bool by_set)
 		n->second = all;
 	else
 		n->first = all;
+}
+
+/* Whose the blocks are that come through a layer is noted for the one below. */
+static int pass_holders(struct family_node *n, struct family_node *to)
+{
+	if (to->group != FAMILY_MIXED || !n->group)
+		return 0;
+	if (!to->holders)
+		to->holders = calloc(GF_REGION_BLOCKS, sizeof(*to->holders));
+	if (!to->holders)
+		return -ENOMEM;
+	for (int w = 0; w < REGION_WORDS; w++) {
+		uint64_t left = n->first.words[w] & n->below.words[w];
+
+		for (; left; left &= left - 1) {
+			uint32_t i = (uint32_t)w * 64 + (uint32_t)__builtin_ctzll(left);
+			uint64_t holder = n->group == FAMILY_MIXED ? n->holders[i] : n->group;
+
+			if (!to->holders[i])
+				to->holders[i] = holder;
+			else if (to->holders[i] != holder)
+				to->holders[i] = FAMILY_MIXED;
+			if (to->holders[i] == FAMILY_MIXED)
+				plane_set(&to->apart, i);
+		}
+	}
+	return 0;
 }
 
 /* What comes through a layer is added to those who come to the one below. */
@@ -199,8 +228,18 @@ static int look_at_loaded(struct family *f, const struct family_walk *walk)
 	if (!any)
 		return 0;
 	/* Children stand behind their parents. */
-	for (size_t i = f->count; i-- > 1;)
-		pass_down(&f->nodes[i], &f->nodes[f->nodes[i].parent], by_set);
+	for (size_t i = f->count; i-- > 1;) {
+		struct family_node *n = &f->nodes[i], *to = &f->nodes[n->parent];
+
+		pass_down(n, to, by_set);
+		r = f->grouped ? pass_holders(n, to) : 0;
+		free(n->holders);
+		n->holders = NULL;
+		if (r)
+			return r;
+	}
+	for (size_t i = 0; i < f->count && !f->grouped && !by_set; i++)
+		f->nodes[i].apart = f->nodes[i].second;
 	return walk->region(walk->arg, f);
 }
 
@@ -210,7 +249,8 @@ static int look_at_region(struct family *f, const struct family_walk *walk)
 
 	for (size_t i = 0; i < f->count; i++) {
 		free(f->nodes[i].places);
-		f->nodes[i].places = NULL;
+		free(f->nodes[i].holders);
+		f->nodes[i].places = f->nodes[i].holders = NULL;
 	}
 	return r;
 }
@@ -310,6 +350,53 @@ static bool in_set(const struct family_walk *walk, const struct inode *file)
 	return false;
 }
 
+uint64_t family_group(struct fs *fs, struct inode *file)
+{
+	struct inode *group;
+
+	if (is_snapshot(file))
+		return file->key ? file->parent : file->ino;
+	group = snapshots_of(fs, file);
+	return group ? group->ino : file->ino;
+}
+
+static int compare_groups(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Of which group each file is, and what is above each layer. */
+static int find_groups(struct family *f)
+{
+	CLEANUP_FREE uint64_t *list = malloc(f->count * sizeof(*list));
+	size_t count = 0;
+
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < f->count; i++) {
+		struct family_node *n = &f->nodes[i];
+
+		n->group = n->file ? family_group(f->fs, n->file) : 0;
+		if (n->file)
+			list[count++] = n->group;
+	}
+	if (count)
+		qsort(list, count, sizeof(*list), compare_groups);
+	for (size_t i = 1; i < count; i++)
+		f->grouped |= list[i] == list[i - 1];
+	for (size_t i = f->count; i-- > 1;) {
+		struct family_node *n = &f->nodes[i], *to = &f->nodes[n->parent];
+
+		if (!to->group)
+			to->group = n->group;
+		else if (n->group && to->group != n->group)
+			to->group = FAMILY_MIXED;
+	}
+	return 0;
+}
+
 static int family_make(struct fs *fs, const struct layer_list *l, size_t root,
 	const struct family_walk *walk, struct family *f)
 {
@@ -334,7 +421,7 @@ static int family_make(struct fs *fs, const struct layer_list *l, size_t root,
 			n->parent = l->position[find_layer(l, n->layer->parent->id)];
 		at++;
 	}
-	return 0;
+	return walk->set ? 0 : find_groups(f);
 }
 
 int family_walk(struct fs *fs, const struct family_walk *walk)

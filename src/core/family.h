@@ -8,6 +8,10 @@
  * to the root: for accounting "at least one file" and "at least two", for the question what
  * removing a set of files frees "one of the set" and "one of the others".
  *
+ * A file and its snapshots are a *group*. Where several files see a block it matters whether they are
+ * of one group, so there is a third plane. A layer above which all files are of one group needs no
+ * more than that; for others the walk notes, while it looks at a region, whose each block is.
+ *
  * All of it is derived from the maps; nothing is stored. fs.tree is held shared by the caller.
  */
 #ifndef GOLDFS_CORE_FAMILY_H
@@ -32,7 +36,12 @@ struct family_node {
 	uint64_t *places; /* of those, by block in the region; NULL: there are none */
 	struct plane below; /* blocks that show what is below */
 	struct plane first, second; /* who comes here from above */
+	struct plane apart;	    /* of second: files of several groups; without a set only */
+	uint64_t group; /* of all files above: a number, 0: there are none, FAMILY_MIXED */
+	uint64_t *holders; /* mixed: the group that sees a block, by block; during a region */
 };
+
+#define FAMILY_MIXED UINT64_MAX
 
 struct family {
 	struct fs *fs;
@@ -40,6 +49,7 @@ struct family {
 	size_t count;
 	struct image *image; /* below the root, or NULL */
 	uint32_t region;     /* being looked at */
+	bool grouped;	     /* several files of some group are in it */
 };
 
 struct family_walk {
@@ -68,6 +78,8 @@ static inline bool plane_get(const struct plane *p, uint32_t i)
 	return p->words[i / 64] >> (i % 64) & 1;
 }
 
+/* The group of a file: a number that all of one group have, and nobody else. */
+uint64_t family_group(struct fs *fs, struct inode *file);
 /* The layer of a family, by index, at which lookups of a file (whose layer is k) for block i of the
  * region end; -1: they go through all of them. */
 long family_owner(const struct family *f, long k, uint32_t i);

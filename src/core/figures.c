@@ -23,6 +23,7 @@
 #include "core/domain.h"
 #include "core/family.h"
 #include "core/figures_pool.h"
+#include "core/snapshot.h"
 #include "image/folder.h"
 #include "store/pool.h"
 
@@ -99,6 +100,8 @@ static void count_for_file(struct family *f, struct inode *inode, const struct p
 		inode->fig.frozen_unique += count;
 	else if (class == TAIL_CLONE)
 		inode->fig.shared_clone += count;
+	else if (class == TAIL_SNAPSHOT)
+		inode->fig.shared_snapshot += count;
 	else
 		inode->fig.golden += count;
 	if (size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
@@ -165,7 +168,17 @@ static void attribute_image(struct family *f, struct plane *flow)
 	attribute(f, flow, TAIL_GOLDEN);
 }
 
-/* Blocks of frozen layers that one file sees, or several. */
+/* Of the blocks that a frozen layer has, those of a class. */
+static uint64_t frozen_word(const struct family_node *n, int i, enum tail_class class)
+{
+	if (class == TAIL_CLONE)
+		return n->apart.words[i];
+	if (class == TAIL_SNAPSHOT)
+		return n->second.words[i] & ~n->apart.words[i];
+	return n->first.words[i] & ~n->second.words[i];
+}
+
+/* Blocks of frozen layers that one file sees, or several of one group, or of several. */
 static void attribute_frozen(struct family *f, struct plane *flow, enum tail_class class)
 {
 	memset(flow, 0, f->count * sizeof(*flow));
@@ -175,9 +188,7 @@ static void attribute_frozen(struct family *f, struct plane *flow, enum tail_cla
 		if (n->file)
 			continue; /* its counter says what it owns */
 		for (int i = 0; i < REGION_WORDS; i++)
-			flow[k].words[i] = n->own.words[i] &
-				(class == TAIL_CLONE ? n->second.words[i] :
-					n->first.words[i] & ~n->second.words[i]);
+			flow[k].words[i] = n->own.words[i] & frozen_word(n, i, class);
 	}
 	attribute(f, flow, class);
 }
@@ -206,6 +217,8 @@ static int account_region(void *arg, struct family *f)
 		return -ENOMEM;
 	attribute_image(f, flow);
 	attribute_frozen(f, flow, TAIL_UNIQUE);
+	if (f->grouped)
+		attribute_frozen(f, flow, TAIL_SNAPSHOT);
 	attribute_frozen(f, flow, TAIL_CLONE);
 	attribute_golden(f, flow);
 	return a->pool ? pool_figures_region(f, flow, &a->slots) : 0;
@@ -379,7 +392,7 @@ static uint64_t simple_golden_quick(
 }
 
 struct block_figures {
-	uint64_t unique, shared_clone, golden, self;
+	uint64_t unique, shared_clone, shared_snapshot, golden, self;
 	enum tail_class tail;
 };
 
@@ -397,6 +410,7 @@ static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct 
 		b->unique += inode->fig.pool_unique;
 		b->self += inode->fig.pool_self;
 		b->shared_clone += inode->fig.pool_shared;
+		b->shared_snapshot += inode->fig.pool_snapshot;
 	} else if (layer->may_share) {
 		/* With a layer of its own, and no frozen one with anything in the pool, the pool's
 		 * own counts are right at any moment. */
@@ -470,6 +484,7 @@ static void count_blocks(
 			root = root->parent;
 		b->unique += inode->fig.frozen_unique;
 		b->shared_clone += inode->fig.shared_clone;
+		b->shared_snapshot += inode->fig.shared_snapshot;
 		b->golden = inode->fig.golden - inode->fig.golden_untouched;
 		if (root->image)
 			b->golden += image_data_blocks(root->image, limit);
@@ -512,6 +527,8 @@ static void file_figures(
 		part_of(&left, less_u64(b.golden * GF_BLOCK_SIZE, cuts[TAIL_GOLDEN]));
 	out->shared_clone_bytes =
 		part_of(&left, less_u64(b.shared_clone * GF_BLOCK_SIZE, cuts[TAIL_CLONE]));
+	out->shared_snapshot_bytes = part_of(
+		&left, less_u64(b.shared_snapshot * GF_BLOCK_SIZE, cuts[TAIL_SNAPSHOT]));
 	out->shared_self_bytes = part_of(&left, less_u64(b.self * GF_BLOCK_SIZE, cuts[TAIL_SELF]));
 	out->data_bytes = size - left;
 	out->zero_bytes = left;
@@ -690,9 +707,11 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 {
 	struct golden *g = golden_below(fs, inode);
 	const struct golden *fenced = fenced_below(fs, inode);
+	struct inode *group = is_snapshot(inode) ? NULL : snapshots_of(fs, inode);
 	int r = 0;
 
-	info->kind = FS_KIND_CLONE;
+	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT : FS_KIND_CLONE;
+	info->snapshots = group ? group->child_count : 0;
 	info->mode = "snapshot";
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
@@ -964,7 +983,10 @@ static void add_files(struct fs *fs, int64_t *budget_ns, struct fs_store_figures
 		if (!atomic_load(&inode->layer))
 			continue;
 		file_figures(fs, inode, budget_ns, &f);
-		out->clones++;
+		if (is_snapshot(inode))
+			out->snapshots++;
+		else
+			out->clones++;
 		out->virtual_bytes += f.virtual_bytes;
 		out->data_bytes += f.data_bytes;
 		out->unique_bytes += f.unique_bytes;

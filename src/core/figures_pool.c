@@ -86,7 +86,7 @@ static uint64_t cut_of(uint64_t size, uint64_t block)
 		GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
 }
 
-/* Blocks that come to a file, and to no other. */
+/* Blocks that come to a file, and to no other or to others of its group. */
 static int add_seen(struct family *f, size_t m, const struct plane *bits, struct slot_list *list)
 {
 	struct inode *file = f->nodes[m].file;
@@ -101,7 +101,8 @@ static int add_seen(struct family *f, size_t m, const struct plane *bits, struct
 		for (; left && !r; left &= left - 1) {
 			uint32_t i = (uint32_t)w * 64 + (uint32_t)__builtin_ctzll(left);
 			long k = family_owner(f, (long)m, i);
-			struct slot_seen seen = {.file = file, .cut = cut_of(size, base + i),
+			struct slot_seen seen = {.file = file, .group = f->nodes[m].group,
+				.cut = cut_of(size, base + i),
 				.future = (base + i) * GF_BLOCK_SIZE >= size};
 
 			if (k >= 0 && f->nodes[k].places)
@@ -116,12 +117,12 @@ static int add_many(const struct family_node *n, struct slot_list *list)
 	int r = 0;
 
 	for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++)
-		if (plane_get(&n->pooled, i) && plane_get(&n->second, i))
+		if (plane_get(&n->pooled, i) && plane_get(&n->apart, i))
 			r = add(list, n->places[i], (struct slot_seen){0});
 	return r;
 }
 
-/* Blocks that come to a file, and to others. */
+/* Blocks that come to a file, and to others of other groups. */
 static void count_many(const struct family *f, struct inode *file, const struct plane *bits)
 {
 	uint64_t size = atomic_load(&file->size), last = size / GF_BLOCK_SIZE;
@@ -165,8 +166,8 @@ static void start_flow(struct family *f, struct plane *flow, bool many)
 		struct family_node *n = &f->nodes[k];
 
 		for (int i = 0; !n->file && i < REGION_WORDS; i++)
-			flow[k].words[i] = n->pooled.words[i] & (many ? n->second.words[i] :
-				n->first.words[i] & ~n->second.words[i]);
+			flow[k].words[i] = n->pooled.words[i] & (many ? n->apart.words[i] :
+				n->first.words[i] & ~n->apart.words[i]);
 	}
 }
 
@@ -199,6 +200,15 @@ static struct inode *only_file(const struct slot_seen *seen, size_t n)
 	return seen[0].file;
 }
 
+/* Whether all files that see these are of one group. */
+static bool is_of_group(const struct slot_seen *seen, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!seen[i].file || seen[i].group != seen[0].group)
+			return false;
+	return true;
+}
+
 /* Blocks of one slot, which only one file shows. */
 static void account_one(const struct slot_seen *seen, size_t n)
 {
@@ -224,7 +234,10 @@ void slot_list_account(struct fs *fs, struct slot_list *list)
 
 	sort(list);
 	for (size_t i = 0; i < list->count; i += n) {
+		bool own;
+
 		n = slot_run(list, i);
+		own = is_of_group(list->list + i, n);
 		if (only_file(list->list + i, n)) {
 			account_one(list->list + i, n);
 			continue;
@@ -234,9 +247,12 @@ void slot_list_account(struct fs *fs, struct slot_list *list)
 
 			if (!seen->file || seen->future)
 				continue;
-			seen->file->fig.pool_shared++;
+			if (own)
+				seen->file->fig.pool_snapshot++;
+			else
+				seen->file->fig.pool_shared++;
 			if (seen->cut)
-				seen->file->fig.tail = TAIL_CLONE;
+				seen->file->fig.tail = own ? TAIL_SNAPSHOT : TAIL_CLONE;
 		}
 	}
 }

@@ -13,10 +13,12 @@
 #include "core/family.h"
 
 /* What a file's partial last block counts as. */
-enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_GOLDEN, TAIL_SELF };
+enum tail_class { TAIL_NONE, TAIL_UNIQUE, TAIL_CLONE, TAIL_SNAPSHOT, TAIL_GOLDEN, TAIL_SELF };
 
 struct slot_seen {
-	struct inode *file; /* the only one that sees this block; NULL: many, or (of a set) nobody */
+	struct inode *file; /* one that sees this block; NULL: many of several groups, or (of a set)
+			       nobody */
+	uint64_t group; /* of that file */
 	uint64_t slot : 48;
 	uint64_t cut : 13;   /* bytes of it that lie behind the end of whoever sees it */
 	uint64_t future : 1; /* a copy that is growing has not come there yet */

@@ -169,6 +169,36 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 		journal_sync_async(fs->journal, journal_last_seq(fs->journal), done, arg);
 }
 
+int fs_sync_file(struct fs *fs, uint64_t ino)
+{
+	struct layer *layer = NULL;
+	struct inode *inode;
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	layer = inode ? atomic_load(&inode->layer) : NULL;
+	if (layer)
+		hold(layer);
+	pthread_rwlock_unlock(&fs->tree);
+	if (!layer)
+		return inode ? 0 : -ESTALE;
+	r = atomic_load(&layer->failed) ? -EIO : flush_layers(fs, layer);
+	hold_end(layer);
+	return r ? r : SITE("sync of one file: sync the journal",
+		journal_sync(fs->journal, journal_last_seq(fs->journal)));
+}
+
+int fs_sync_journal(struct fs *fs)
+{
+	int r = fs_writable(fs);
+
+	return r ? r : SITE("sync of names: sync the journal",
+		journal_sync(fs->journal, journal_last_seq(fs->journal)));
+}
+
 int flush_recovered(struct fs *fs, struct inode *inode)
 {
 	struct layer *layer;

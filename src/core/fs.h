@@ -222,6 +222,8 @@ int64_t fs_seek(struct fs *fs, uint64_t ino, uint64_t off, int whence);
 void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg);
 /* All of the store's journal, waiting. */
 int fs_sync(struct fs *fs);
+/* What was recorded so far: names and the like, without the content of files. */
+int fs_sync_journal(struct fs *fs);
 /* The same for all but files that are read-only because the disk below failed. */
 int fs_sync_others(struct fs *fs);
 
@@ -264,6 +266,49 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	const struct fs_clone_judge *judge, size_t *failed);
 /* "raw", "qcow2", ... of a golden image. */
 const char *fs_golden_format(struct fs *fs, uint64_t ino);
+
+/* ---- snapshots ---- */
+
+/*
+ * Takes a snapshot of each of these files, all of that name: one instant, one record, all or none, with
+ * *failed the index of the one that could not be. Not yet durable: fs_sync_file(). -EEXIST: there is one
+ * of that name. -EROFS, -EISDIR, -EINVAL: not a clone, or named twice. They lie in .snapshots, under the
+ * path of their file.
+ */
+int fs_snapshot_create(struct fs *fs, const uint64_t *inos, size_t count, const char *name,
+	size_t *failed);
+/*
+ * The file is what the snapshot is from now on. What it was is what the snapshot *kept shows, which is
+ * made unless there is one, and called keep_as, or after the time if that is NULL. -EBUSY: it is open for writing, and not forced. -EXDEV: a snapshot of
+ * another file. Who calls makes the kernel's pages go by opening the file.
+ */
+int fs_snapshot_rollback(struct fs *fs, uint64_t ino, uint64_t snapshot, bool force,
+	const char *keep_as, uint64_t *kept);
+/* All of them or none. What stood on one stands on what it stood on. -EINVAL: named twice. */
+int fs_snapshot_delete(struct fs *fs, const uint64_t *inos, size_t count);
+/* An automatic one is a named one then. */
+int fs_snapshot_rename(struct fs *fs, uint64_t ino, const char *name);
+
+struct fs_snapshot {
+	uint64_t ino;
+	uint64_t base; /* the one that it stands on, 0: none */
+	bool automatic;
+	bool current; /* the file stands on it */
+	int64_t created_ns;
+	char name[256];
+};
+/* The snapshots of a file, or those in its folder in .snapshots, the oldest first; malloc'ed. */
+int fs_snapshot_list(struct fs *fs, uint64_t ino, struct fs_snapshot **list, size_t *count);
+/* Removes a file as fs_unlink() does, and all its snapshots with it. */
+int fs_unlink_snapshots(struct fs *fs, uint64_t parent, const char *name);
+/*
+ * The files are what the golden image is from now on, and what they were is kept as by a rollback. One
+ * record for all of them. Errors as of fs_snapshot_rollback() and fs_clone().
+ */
+int fs_refresh(struct fs *fs, const uint64_t *inos, size_t count, uint64_t golden, bool force,
+	bool opaque, const char *keep_as, size_t *failed);
+/* What fs_fsync() does, waiting. */
+int fs_sync_file(struct fs *fs, uint64_t ino);
 
 /* ---- figures ---- */
 
@@ -355,6 +400,8 @@ int fs_store_figures_quick(
 	X(dedup_pool_blocks, "Written blocks found in the pool or in another clone") \
 	X(checkpoints, "Checkpoints of maps and catalog") \
 	X(clones_made, "Clones made") \
+	X(snapshots_made, "Snapshots taken, without those that rollback and refresh keep") \
+	X(rollbacks, "Rollbacks to a snapshot, and refreshes") \
 	X(checksum_errors, "Blocks found not to be what was written") \
 	X(healed_blocks, "Blocks whose checksum was made true after a power loss") \
 	X(errors, "Requests that failed because the store could not be read or written")

@@ -93,6 +93,11 @@ struct inode {
 	uint8_t dedup_domain; /* tree; enum gf_dedup_domain */
 	/* Of a golden node: which file it stood for when it was last looked up. */
 	uint64_t golden_dev, golden_node;
+	/* Of a snapshot: the one that it stands on; of a file: its current position; 0: none. */
+	uint64_t base;	   /* tree */
+	bool automatic;	   /* tree; of a snapshot: nobody gave it a name */
+	bool replaced;	   /* tree; the content was replaced by another once */
+	atomic_bool stale; /* the kernel may have pages of content that was replaced */
 	bool golden_stale; /* tree; another file has the path now */
 	int64_t golden_mtime_ns;
 	struct image *golden_image; /* lock; open while opens > 0 */
@@ -110,7 +115,9 @@ struct inode {
 		uint64_t pool_unique;	   /* slots that only this file shows, each once */
 		uint64_t pool_self;	   /* further blocks of it that stand in those */
 		uint64_t pool_shared;	   /* blocks in slots that others show too */
+		uint64_t pool_snapshot;	   /* and those that only others of its group show */
 		uint64_t shared_clone;	   /* in frozen layers, seen by others too */
+		uint64_t shared_snapshot;  /* seen by others of its group only */
 		uint64_t golden;	   /* of the image, in regions that some layer touches */
 		uint64_t golden_untouched; /* what those regions would show without layers */
 		int tail;		   /* class of a partial last block */
@@ -219,7 +226,8 @@ struct commit_point {
 struct fs {
 	struct io *io;
 	struct fs_options options;
-	struct superblock super;
+	struct superblock super; /* its feature bits: super_lock */
+	pthread_mutex_t super_lock;
 	struct journal *journal;
 	struct jindex *jindex;
 	struct pool *pool;
@@ -546,6 +554,33 @@ int op_add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size);
 int op_add_inode(struct opbuf *buf, const struct fs_attr *attr, uint64_t parent, uint64_t layer,
 	const char *name, const char *target, enum gf_inode_kind kind);
 
+/* ---- snapshot.c: for records that replace what a file is ---- */
+
+/* A record that makes snapshots, on its way: numbers given out so far, and the folders that it makes. */
+struct snap_build {
+	struct opbuf *buf;
+	uint64_t next_ino;
+	uint64_t next_layer;
+	int64_t time_ns;
+	struct snap_folder *made; /* malloc'ed */
+	size_t made_count;
+	struct snap_loss *losses; /* malloc'ed; folders that lose something, and how much */
+	size_t loss_count;
+	uint64_t needed; /* a folder that something comes to, 0: none */
+};
+/* tree held exclusively, until after the record. */
+void snap_build_begin(struct fs *fs, struct snap_build *b, struct opbuf *buf);
+void snap_build_end(struct snap_build *b);
+/*
+ * Adds ops that keep what the file is now as an automatic snapshot, if none shows it already; *ino is
+ * the one that does. Its layer is frozen then, so the record must give it another one: go_on adds an
+ * empty one over what it is, otherwise the caller's ops do it. tree and inode.io held exclusively;
+ * fs_use_feature(GF_INCOMPAT_SNAPSHOTS) was called before. The position is the caller's to move.
+ * name: what it is called, NULL: after the time.
+ */
+int snapshot_keep(struct fs *fs, struct snap_build *b, struct inode *inode, bool go_on,
+	const char *name, uint64_t *ino);
+
 /* ---- golden.c ---- */
 int golden_lookup(struct fs *fs, struct inode *dir, const char *name, struct fs_attr *attr);
 int golden_list(struct fs *fs, struct inode *dir, uint64_t cookie,
@@ -644,8 +679,9 @@ int volume_writable(struct inode *inode);
 int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
 
 /* ---- open.c ---- */
-/* Something that an older goldfs does not know comes to be in the store: durable when it returns. */
-int fs_allow_feature(struct fs *fs, uint64_t incompat);
+/* From now on older versions refuse the store: it is about to have something that they do not know.
+ * Durable when it returns 0. No lock is held. */
+int fs_use_feature(struct fs *fs, uint64_t incompat);
 /* Files in layer/ that belong to no layer. */
 void remove_orphan_files(struct fs *fs);
 

@@ -10,6 +10,10 @@ static void drop_old_cache(struct inode *inode, bool *keep_cache)
 {
 	if (inode->inherited && !atomic_exchange(&inode->opened, true))
 		*keep_cache = false;
+	/* So a rollback ends for those who have it open: whoever opens it drops their pages, from a
+	 * process that may wait for them, as no thread of ours may (fuse/notify.h). */
+	if (atomic_exchange(&inode->stale, false))
+		*keep_cache = false;
 }
 
 int fs_open_file(struct fs *fs, uint64_t ino, int flags, bool *keep_cache)

@@ -18,8 +18,6 @@
  *
  * Limits are set by root and the owner of the mount. They stand in the catalog with their inode.
  */
-#include "core/fs_internal.h"
-
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
@@ -30,14 +28,19 @@
 #include "base/mutation.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/snapshot.h"
 #include "store/pool.h"
 
 #define EXACT_INTERVAL_NS INT64_C(1000000000)
 
 /* The folder that a file is in, or was in when it lost its name. tree held. */
-static struct inode *folder_of(struct fs *fs, const struct inode *inode)
+static struct inode *folder_of(struct fs *fs, struct inode *inode)
 {
 	uint64_t parent = inode->key ? inode->parent : inode->last_parent;
+
+	/* A snapshot counts as if it lay below its file. */
+	if (inode->kind == GF_KIND_SNAPSHOT)
+		return snapshots_home(fs, inode);
 
 	return inode == fs->root || !parent ? NULL : tree_find(fs, parent);
 }

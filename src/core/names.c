@@ -5,8 +5,6 @@
  * Every change is decided under fs.tree, written as one record and applied by apply.c, so that it
  * is there after a crash as a whole or not at all.
  */
-#include "core/fs_internal.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "core/snapshot.h"
 
 #define NAME_OPS_BOUND (4096 + 2 * (GF_NAME_MAX + GF_SYMLINK_MAX) + 256)
 
@@ -75,7 +74,8 @@ void inode_attr(struct fs *fs, struct inode *inode, struct fs_attr *attr)
 	} else if (S_ISLNK(inode->mode)) {
 		attr->size = strlen(inode->target);
 	} else if (inode->ino == FS_INO_ROOT) {
-		attr->nlink += 2; /* golden and .snapshots */
+		/* golden and .snapshots, which may be a folder as any other. */
+		attr->nlink += tree_find(fs, FS_INO_SNAPSHOTS) ? 1 : 2;
 	}
 }
 
@@ -107,11 +107,7 @@ static int lookup_fixed(struct fs *fs, const char *name, struct fs_attr *attr)
 {
 	if (!strcmp(name, "golden"))
 		return golden_getattr(fs, NULL, attr);
-	if (!strcmp(name, ".snapshots")) {
-		fixed_attr(fs, FS_INO_SNAPSHOTS, attr);
-		return 0;
-	}
-	return -ENOENT;
+	return strcmp(name, ".snapshots") ? -ENOENT : fs_getattr(fs, FS_INO_SNAPSHOTS, attr);
 }
 
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *attr)
@@ -123,12 +119,10 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *
 		return -ENAMETOOLONG;
 	if (parent == FS_INO_ROOT && name_is_reserved(parent, name))
 		return lookup_fixed(fs, name, attr);
-	if (parent == FS_INO_SNAPSHOTS)
-		return -ENOENT;
 	pthread_rwlock_rdlock(&fs->tree);
 	dir = tree_find(fs, parent);
 	if (!dir && parent != FS_INO_GOLDEN)
-		r = -ESTALE;
+		r = parent == FS_INO_SNAPSHOTS ? -ENOENT : -ESTALE;
 	else if (dir && !S_ISDIR(dir->mode))
 		r = -ENOTDIR;
 	else if (dir && dir->kind != GF_KIND_GOLDEN) {
@@ -149,7 +143,7 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct fs_attr *
 /* Without a name and without references: nobody can reach it any more. */
 static bool is_forgotten(const struct inode *inode)
 {
-	return !inode->key && inode->ino != FS_INO_ROOT && inode->kind == GF_KIND_USER &&
+	return !inode->key && inode->ino != FS_INO_ROOT && inode->kind != GF_KIND_GOLDEN &&
 	       !inode_is_referenced(inode);
 }
 
@@ -225,7 +219,7 @@ int names_can_make(struct fs *fs, uint64_t parent, const char *name)
 {
 	struct inode *dir = tree_find(fs, parent);
 
-	if (parent == FS_INO_GOLDEN || (dir && dir->kind == GF_KIND_GOLDEN) ||
+	if (parent == FS_INO_GOLDEN || (dir && dir->kind != GF_KIND_USER) ||
 		parent == FS_INO_SNAPSHOTS)
 		return -EROFS;
 	if (!dir || (!dir->key && dir != fs->root))
@@ -255,10 +249,12 @@ int names_add_folder_times(struct fs *fs, struct opbuf *buf, uint64_t parent, in
 	return 0;
 }
 
+/* What the change does to .snapshots comes before its own ops. */
 static int make_locked(struct fs *fs, uint64_t parent, const char *name, uint32_t mode,
 	const char *target, struct fs_owner owner, struct fs_attr *attr)
 {
 	uint64_t layer = S_ISREG(mode) ? fs->next_layer : 0;
+	struct snap_build b;
 	struct gf_op_layer *op;
 	struct opbuf buf;
 	int r = names_can_make(fs, parent, name);
@@ -266,12 +262,18 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, uint32_
 	if (r)
 		return r;
 	opbuf_init(&buf);
+	snap_build_begin(fs, &b, &buf);
+	if (S_ISDIR(mode))
+		r = snapshots_add_folder(
+			fs, &b, tree_find(fs, parent), name, mode, owner.uid, owner.gid);
+	snap_build_end(&b);
 	*attr = (struct fs_attr){.ino = fs->next_ino, .mode = mode, .uid = owner.uid,
 		.gid = owner.gid};
 	attr->btime_ns = attr->atime_ns = attr->mtime_ns = attr->ctime_ns = now_ns();
 	if (layer && OPBUF_ADD(&buf, GF_OP_LAYER, 0, op, 0))
 		op->layer = layer;
-	r = op_add_inode(&buf, attr, parent, layer, name, target, GF_KIND_USER);
+	if (!r)
+		r = op_add_inode(&buf, attr, parent, layer, name, target, GF_KIND_USER);
 	if (!r)
 		r = names_add_folder_times(fs, &buf, parent, attr->btime_ns);
 	if (!r)
@@ -377,8 +379,35 @@ int op_add_unlink(struct opbuf *buf, struct inode *inode)
 	return 0;
 }
 
-static int remove_locked(struct fs *fs, uint64_t parent, const char *name, bool folder)
+/* -EAGAIN: *len bytes are needed for the record. */
+static int commit_within(struct fs *fs, struct opbuf *buf, size_t *len)
 {
+	if (buf->len <= *len)
+		return record_commit(fs, buf, NULL);
+	*len = buf->len + NAME_OPS_BOUND;
+	return -EAGAIN;
+}
+
+/* What a name is taken from. */
+enum what { WHAT_FILE, WHAT_FOLDER, WHAT_FILE_AND_SNAPSHOTS };
+
+static int add_snapshots_gone(struct fs *fs, struct opbuf *buf, struct inode *inode, enum what what)
+{
+	struct inode *group = what == WHAT_FILE_AND_SNAPSHOTS ? snapshots_of(fs, inode) : NULL;
+	struct snap_build b;
+	int r;
+
+	snap_build_begin(fs, &b, buf);
+	r = group ? snapshots_add_delete(fs, &b, group->children, group->child_count) :
+		    snapshots_add_unlink(fs, &b, inode);
+	snap_build_end(&b);
+	return r;
+}
+
+static int remove_locked(
+	struct fs *fs, uint64_t parent, const char *name, enum what what, size_t *len)
+{
+	bool folder = what == WHAT_FOLDER;
 	struct inode *inode;
 	struct opbuf buf;
 	int r = names_can_make(fs, parent, name);
@@ -391,41 +420,51 @@ static int remove_locked(struct fs *fs, uint64_t parent, const char *name, bool 
 	if (inode->child_count)
 		return -ENOTEMPTY;
 	opbuf_init(&buf);
-	r = op_add_unlink(&buf, inode);
+	r = add_snapshots_gone(fs, &buf, inode, what);
+	if (!r)
+		r = op_add_unlink(&buf, inode);
 	if (!r)
 		r = request_add(&buf, 0);
 	if (!r)
-		r = record_commit(fs, &buf, NULL);
+		r = commit_within(fs, &buf, len);
 	opbuf_release(&buf);
 	return r;
 }
 
-static int remove_name(struct fs *fs, uint64_t parent, const char *name, bool folder)
+static int remove_name(struct fs *fs, uint64_t parent, const char *name, enum what what)
 {
+	size_t len = NAME_OPS_BOUND;
 	uint64_t done;
-	int64_t room;
 	int r = name_check(name);
 
 	if (r || fs_request_is_done(fs, &done))
 		return r;
-	room = record_reserve_urgent(fs, NAME_OPS_BOUND);
-	if (room < 0)
-		return room;
-	pthread_rwlock_wrlock(&fs->tree);
-	r = remove_locked(fs, parent, name, folder);
-	pthread_rwlock_unlock(&fs->tree);
-	journal_unreserve(fs->journal, room);
+	do {
+		int64_t room = record_reserve_urgent(fs, len);
+
+		if (room < 0)
+			return room;
+		pthread_rwlock_wrlock(&fs->tree);
+		r = remove_locked(fs, parent, name, what, &len);
+		pthread_rwlock_unlock(&fs->tree);
+		journal_unreserve(fs->journal, room);
+	} while (r == -EAGAIN);
 	return r;
 }
 
 int fs_unlink(struct fs *fs, uint64_t parent, const char *name)
 {
-	return remove_name(fs, parent, name, false);
+	return remove_name(fs, parent, name, WHAT_FILE);
+}
+
+int fs_unlink_snapshots(struct fs *fs, uint64_t parent, const char *name)
+{
+	return remove_name(fs, parent, name, WHAT_FILE_AND_SNAPSHOTS);
 }
 
 int fs_rmdir(struct fs *fs, uint64_t parent, const char *name)
 {
-	return remove_name(fs, parent, name, true);
+	return remove_name(fs, parent, name, WHAT_FOLDER);
 }
 
 /* ---- renaming ---- */
@@ -483,9 +522,10 @@ static int check_rename(struct fs *fs, uint64_t parent, const char *name, uint64
 }
 
 static int rename_locked(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
-	const char *new_name, unsigned flags)
+	const char *new_name, unsigned flags, size_t *len)
 {
 	struct inode *inode, *other;
+	struct snap_build b;
 	struct gf_op_rename *op;
 	struct gf_op_ino *drop;
 	struct opbuf buf;
@@ -495,6 +535,10 @@ static int rename_locked(struct fs *fs, uint64_t parent, const char *name, uint6
 	if (r || other == inode)
 		return r;
 	opbuf_init(&buf);
+	snap_build_begin(fs, &b, &buf);
+	r = snapshots_add_rename(
+		fs, &b, inode, other, new_parent, new_name, flags & RENAME_EXCHANGE);
+	snap_build_end(&b);
 	if (OPBUF_ADD(&buf, GF_OP_RENAME, !!(flags & RENAME_EXCHANGE), op, strlen(new_name))) {
 		op->ino = inode->ino;
 		op->parent = new_parent;
@@ -506,9 +550,10 @@ static int rename_locked(struct fs *fs, uint64_t parent, const char *name, uint6
 	if (other && !(flags & RENAME_EXCHANGE) && !inode_is_referenced(other) &&
 		OPBUF_ADD(&buf, GF_OP_DROP, 0, drop, 0))
 		drop->ino = other->ino;
-	r = request_add(&buf, 0);
 	if (!r)
-		r = record_commit(fs, &buf, NULL);
+		r = request_add(&buf, 0);
+	if (!r)
+		r = commit_within(fs, &buf, len);
 	opbuf_release(&buf);
 	return r;
 }
@@ -516,8 +561,8 @@ static int rename_locked(struct fs *fs, uint64_t parent, const char *name, uint6
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
 	const char *new_name, unsigned flags)
 {
+	size_t len = NAME_OPS_BOUND;
 	uint64_t done;
-	int64_t room;
 	int r = name_check(name);
 
 	if (!r)
@@ -526,12 +571,15 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
 		r = -EINVAL;
 	if (r || fs_request_is_done(fs, &done))
 		return r;
-	room = record_reserve(fs, NAME_OPS_BOUND);
-	if (room < 0)
-		return room;
-	pthread_rwlock_wrlock(&fs->tree);
-	r = rename_locked(fs, parent, name, new_parent, new_name, flags);
-	pthread_rwlock_unlock(&fs->tree);
-	journal_unreserve(fs->journal, room);
+	do {
+		int64_t room = record_reserve(fs, len);
+
+		if (room < 0)
+			return room;
+		pthread_rwlock_wrlock(&fs->tree);
+		r = rename_locked(fs, parent, name, new_parent, new_name, flags, &len);
+		pthread_rwlock_unlock(&fs->tree);
+		journal_unreserve(fs->journal, room);
+	} while (r == -EAGAIN);
 	return r;
 }

@@ -577,6 +577,7 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
+	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
@@ -607,6 +608,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->golden_lock);
 	pthread_mutex_destroy(&fs->pin_lock);
 	pthread_mutex_destroy(&fs->requests_lock);
+	pthread_mutex_destroy(&fs->super_lock);
 	pthread_cond_destroy(&fs->work);
 	pthread_mutex_destroy(&fs->limit_lock);
 	pthread_mutex_destroy(&fs->space_lock);
@@ -644,11 +646,13 @@ static bool something_may_be_shared(const struct fs *fs)
 	return false;
 }
 
-int fs_allow_feature(struct fs *fs, uint64_t incompat)
+int fs_use_feature(struct fs *fs, uint64_t incompat)
 {
 	struct superblock super;
-	int r;
+	int r = fs_writable(fs);
 
+	if (r)
+		return r;
 	MUTEX_GUARD(&fs->super_lock);
 	if ((fs->super.incompat & incompat) == incompat)
 		return 0;
@@ -668,7 +672,7 @@ static int allow_sharing(struct fs *fs)
 {
 	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF || fs_writable(fs))
 		return 0;
-	return fs_allow_feature(fs, GF_INCOMPAT_SHARED);
+	return fs_use_feature(fs, GF_INCOMPAT_SHARED);
 }
 
 int fs_open(struct fs **out, struct io *io, const struct fs_options *options)

@@ -53,7 +53,7 @@ void inode_looked_up(struct inode *inode)
 
 static bool is_orphan(const struct fs *fs, const struct inode *inode)
 {
-	return !inode->key && inode != fs->root && inode->kind == GF_KIND_USER;
+	return !inode->key && inode != fs->root && inode->kind != GF_KIND_GOLDEN;
 }
 
 void takeover_inherit(struct fs *fs)

@@ -36,6 +36,13 @@ static const struct {
 } verbs[] = {
 	{"clone", "source targets folder pattern count start mode replace opaque umask",
 		control_clone},
+	{"snapshot-create", "paths name", control_snapshot_create},
+	{"snapshot-list", "path", control_snapshot_list},
+	{"snapshot-rollback", "path name force", control_snapshot_rollback},
+	{"snapshot-delete", "path names automatic older_than dry_run", control_snapshot_delete},
+	{"snapshot-rename", "path name to", control_snapshot_rename},
+	{"remove", "path", control_remove},
+	{"refresh", "paths golden force opaque", control_refresh},
 	{"list", "path types", control_list},
 	{"stat", "paths if_removed", control_stat},
 	{"df", "", control_df},

@@ -28,6 +28,19 @@
  * | clone      | source; targets [path, ...], or folder,       | clones: how many were made   |
  * |            | pattern, count, start (1); mode ("snapshot"), |                              |
  * |            | replace (false), opaque (false), umask (18)   |                              |
+ * | snapshot-  |                                               |                              |
+ * |  create    | paths [path, ...], name                       | snapshots: how many          |
+ * |  list      | path                                          | goldfs [{...}, ...], as list |
+ * |            |                                               | and name, parent, automatic, |
+ * |            |                                               | current                      |
+ * |  rollback  | path, name, force (false)                     | kept: the name of what shows |
+ * |            |                                               | what was; automatic          |
+ * |  delete    | path; names [name, ...], or automatic (false),| deleted; with dry_run        |
+ * |            | older_than (0) seconds; dry_run (false)       | goldfs, if_removed_bytes     |
+ * |  rename    | path, name, to                                | renamed                      |
+ * | remove     | path: a clone and its snapshots               | removed                      |
+ * | refresh    | paths [path, ...], golden, force (false),     | refreshed: how many          |
+ * |            | opaque (false)                                |                              |
  * | list       | path (""), types ["golden", "clone",          | goldfs [{...}, ...]          |
  * |            | "snapshot", "folder"]                         |                              |
  * | stat       | paths [path, ...], if_removed (false)         | goldfs [{...}, ...],         |
@@ -47,7 +60,11 @@
  *
  * Who may: clone needs what open(source, O_RDONLY) and creating the targets need; the new files
  * belong to the caller (and to the folder's group where the folder is set-group-ID) and get the
- * source's permissions less umask, as with cp. list and stat need search permission on the folders
+ * source's permissions less umask, as with cp. A snapshot is made, deleted and renamed by the owner of
+ * the file, and by who may read the clone and make files in its folder, or remove the snapshot from
+ * there if it were in that; rollback and refresh need write permission on the clone, and read permission
+ * on what it becomes; remove, what unlink(2) of the clone needs and the right to delete all its
+ * snapshots. list and stat need search permission on the folders
  * of a path, list and top leave out folders that the caller may not read and search. df is everyone's.
  * settle, scrub and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
  * and by the mount's owner.

@@ -63,6 +63,12 @@ static bool is_golden(const char *path)
 	return strncmp(path, "golden", 6) == 0 && (!path[6] || path[6] == '/');
 }
 
+/* .snapshots and what is below it. */
+static bool is_snapshots(const char *path)
+{
+	return strncmp(path, ".snapshots", 10) == 0 && (!path[10] || path[10] == '/');
+}
+
 static int add_up(void *arg, const char *path, const struct fs_attr *attr,
 	const struct fs_info *info)
 {
@@ -70,13 +76,15 @@ static int add_up(void *arg, const char *path, const struct fs_attr *attr,
 	return 0;
 }
 
-/* The clones below a folder: golden images and snapshots do not go when a folder is removed. */
+/* The clones below a folder: golden images and snapshots do not go when a folder is removed. Below
+ * .snapshots, the snapshots. */
 static int gather(struct request *rq, const struct fs_attr *attr, const char *path,
 	struct set *set)
 {
 	const struct node top = {.attr = *attr};
 
-	return walk(rq->service->fs, &rq->access, &top, path, WALK_CLONE, set_add, set);
+	return walk(rq->service->fs, &rq->access, &top, path,
+		is_snapshots(path) ? WALK_SNAPSHOT : WALK_CLONE, set_add, set);
 }
 
 static int folder_figures(struct request *rq, const struct fs_attr *attr, const char *path,
@@ -234,7 +242,7 @@ static int stat_path(struct request *rq, const char *path, struct set *set, json
 	r = fs_info(rq->service->fs, node.attr.ino, &info);
 	if (r == 0 && set && S_ISDIR(node.attr.mode))
 		r = gather(rq, &node.attr, path, set);
-	else if (r == 0 && set && info.kind == FS_KIND_CLONE)
+	else if (r == 0 && set && (info.kind == FS_KIND_CLONE || info.kind == FS_KIND_SNAPSHOT))
 		r = set_add(set, path, &node.attr, &info);
 	if (r == 0 && S_ISDIR(node.attr.mode))
 		r = folder_figures(rq, &node.attr, path, &info.figures);

@@ -82,6 +82,13 @@ int request_store_job(struct request *rq, const char *verb,
 
 /* The verbs. */
 int control_clone(struct request *rq);
+int control_snapshot_create(struct request *rq);
+int control_snapshot_list(struct request *rq);
+int control_snapshot_rollback(struct request *rq);
+int control_snapshot_delete(struct request *rq);
+int control_snapshot_rename(struct request *rq);
+int control_remove(struct request *rq);
+int control_refresh(struct request *rq);
 int control_list(struct request *rq);
 int control_stat(struct request *rq);
 int control_df(struct request *rq);

@@ -145,6 +145,8 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 		break;
 	case GF_OP_HEAD:
 	case GF_OP_BOUND:
+	case GF_OP_SNAPSHOT:
+	case GF_OP_POSITION:
 		OP_FIXED(gf_op_pair);
 		break;
 	case GF_OP_GOLDEN:

@@ -42,6 +42,15 @@ struct file {
 	uint64_t shown;	 /* bytes that it will have, for others */
 	uint64_t growth; /* blocks that its own layer will let through, 0: as it says */
 	bool marked;
+	uint64_t group; /* a file and its snapshots have the same */
+};
+
+/* What has a name, for the question whose snapshots something is. */
+struct name {
+	uint64_t ino, parent;
+	uint32_t mode, kind;
+	size_t len;
+	const char *name; /* in the catalog */
 };
 
 /* A block that stands in a layer, or (layer 0) a slot of the pool. */
@@ -71,6 +80,8 @@ struct ledger {
 	size_t layer_count;
 	struct file *files;
 	size_t file_count;
+	struct name *names;
+	size_t name_count, name_room;
 	struct ledger_file *sums; /* of files, once they are final */
 	struct show *shows;	  /* sorted by place, file, and what is shown most first */
 	size_t show_count, show_room;
@@ -308,13 +319,21 @@ static int take_inode(struct ledger *l, const struct gf_op_inode *op)
 {
 	struct file *file;
 
-	if (op->kind == GF_KIND_GOLDEN || !op->layer)
+	if (op->kind == GF_KIND_GOLDEN)
+		return 0;
+	l->names = more(l->names, l->name_count, &l->name_room, sizeof(*l->names));
+	l->names[l->name_count++] = (struct name){.ino = op->ino, .parent = op->parent,
+		.mode = op->mode, .kind = op->kind, .len = op->name_len,
+		.name = (const char *)(op + 1)};
+	if (!op->layer)
 		return 0;
 	l->files = realloc(l->files, (l->file_count + 1) * sizeof(*l->files));
 	if (!l->files)
 		abort();
 	file = &l->files[l->file_count++];
-	*file = (struct file){.sums = {.ino = op->ino, .size = op->size},
+	*file = (struct file){.sums = {.ino = op->ino, .size = op->size,
+				      .is_snapshot = op->kind == GF_KIND_SNAPSHOT},
+		.group = op->ino,
 		.layer_id = op->layer,
 		.layer = find_layer(l, op->layer),
 		.shown = op->size};
@@ -332,6 +351,59 @@ static int take_op(struct ledger *l, const struct gf_disk_op *op)
 		return take_pages(l, (const void *)op);
 	case GF_OP_INODE:
 		return take_inode(l, (const void *)op);
+	}
+	return 0;
+}
+
+/* ---- whose snapshots ---- */
+
+static const struct name *find_name(const struct ledger *l, uint64_t ino)
+{
+	for (size_t i = 0; i < l->name_count; i++)
+		if (l->names[i].ino == ino)
+			return &l->names[i];
+	return NULL;
+}
+
+static bool same_name(const struct name *a, const struct name *b)
+{
+	return a->len == b->len && memcmp(a->name, b->name, a->len) == 0;
+}
+
+/* Whether b, up to .snapshots, has the names of a, up to the root. */
+static bool is_counterpart(const struct ledger *l, const struct name *a, const struct name *b)
+{
+	while (a && b && a->parent && a->ino != 1 && b->ino != 3) {
+		if (!same_name(a, b))
+			return false;
+		a = find_name(l, a->parent);
+		b = find_name(l, b->parent);
+	}
+	return a && b && a->ino == 1 && b->ino == 3;
+}
+
+/* Snapshots lie in a folder with the path of their file. */
+static int find_groups(struct ledger *l)
+{
+	for (size_t i = 0; i < l->file_count; i++) {
+		const struct name *name = find_name(l, l->files[i].sums.ino);
+
+		if (l->files[i].sums.is_snapshot && name->parent)
+			l->files[i].group = name->parent;
+	}
+	for (size_t i = 0; i < l->file_count; i++) {
+		const struct name *name = find_name(l, l->files[i].sums.ino);
+
+		if (l->files[i].sums.is_snapshot || !name->parent)
+			continue;
+		for (size_t k = 0; k < l->file_count; k++) {
+			const struct name *group = find_name(l, l->files[k].group);
+
+			if (!l->files[k].sums.is_snapshot || !is_counterpart(l, name, group))
+				continue;
+			l->files[i].group = group->ino;
+			l->files[i].sums.snapshots++;
+		}
 	}
 	return 0;
 }
@@ -697,15 +769,19 @@ static void classify(struct ledger *l)
 		qsort(l->shows, l->show_count, sizeof(*l->shows), compare_shows);
 	for (size_t i = 0; i < l->show_count; i += n) {
 		const struct show *s = &l->shows[i];
-		bool alone;
+		bool alone, family = true;
 
 		n = show_run(l, i);
 		/* They are sorted by file. */
 		alone = s[0].file == s[n - 1].file;
+		for (size_t k = 1; k < n; k++)
+			family &= l->files[s[k].file].group == l->files[s[0].file].group;
 		for (size_t k = 0; k < n; k++) {
 			struct ledger_file *sums = &l->files[s[k].file].sums;
 
-			if (!alone)
+			if (!alone && family)
+				sums->shared_snapshot += s[k].bytes;
+			else if (!alone)
 				sums->shared_clone += s[k].bytes;
 			else if (k)
 				sums->shared_self += s[k].bytes;
@@ -765,6 +841,8 @@ static int take(struct ledger *l, const struct ledger_growing *growing, size_t g
 	r = check_journal(l, head);
 	if (!r)
 		r = each_op(l, catalog + GF_BLOCK_SIZE, head->length, take_op);
+	if (!r)
+		r = find_groups(l);
 	free(catalog);
 	for (size_t i = 0; i < l->layer_count && !r; i++)
 		r = read_layer(l, l->layers[i]);
@@ -821,6 +899,7 @@ void ledger_free(struct ledger *l)
 	free(l->goldens);
 	free(l->files);
 	free(l->sums);
+	free(l->names);
 	free(l->shows);
 	free(l->named);
 	free(l);

@@ -13,6 +13,7 @@
  *
  *   unique         only this file shows the block: once, where it shows most of it
  *   shared_self    the other times that it shows it
+ *   shared_snapshot  others show it too, and all are one file and its snapshots
  *   shared_clone   other files show it too
  *   shared_golden  it stands in a golden image
  *   zero           it stands nowhere
@@ -37,8 +38,10 @@ struct ledger;
 struct ledger_file {
 	uint64_t ino;
 	uint64_t size; /* and of each class, bytes */
-	uint64_t data, zero, unique, shared_golden, shared_clone, shared_self;
+	uint64_t data, zero, unique, shared_golden, shared_clone, shared_snapshot, shared_self;
 	uint64_t unique_blocks;
+	bool is_snapshot;
+	uint64_t snapshots; /* of a file: how many it has */
 };
 
 struct ledger_totals {

@@ -32,6 +32,10 @@ struct model *model_new(void)
 	model->trees = model_alloc(NULL, model->tree_room * sizeof(*model->trees));
 	model->trees[0] = (struct model_tree){0};
 	model->tree_count = 1;
+	/* No object has the number 0. */
+	model->object_count = model->object_room = 1;
+	model->objects = model_alloc(NULL, sizeof(*model->objects));
+	model->objects[0] = NULL;
 	return model;
 }
 
@@ -187,6 +191,7 @@ static struct model_object *new_object(struct model *model, enum model_kind kind
 			model->object_room * sizeof(*model->objects));
 	}
 	*object = (struct model_object){.id = (uint32_t)model->object_count, .kind = kind};
+	object->state = ++model->next_state;
 	model->objects[model->object_count++] = object;
 	return object;
 }
@@ -358,6 +363,17 @@ struct model_object *model_add_golden(struct model *model, const char *path, mod
 	return object;
 }
 
+void model_replace(struct model *model, const char *path, const struct model_object *source)
+{
+	struct model_entry *entry = model_find(model, path);
+	struct model_object *object = new_object(model, MODEL_FILE);
+
+	copy_content(object, source);
+	object->state = source->state;
+	object->ino = model_object(model, entry->object)->ino;
+	entry->object = object->id;
+}
+
 void model_remove(struct model *model, const char *path)
 {
 	struct model_entry *entry = model_find(model, path);
@@ -390,8 +406,10 @@ void model_exchange(struct model *model, const char *a, const char *b)
 
 	x->object = y->object;
 	x->xattr = y->xattr;
+	x->base = y->base;
 	y->object = old.object;
 	y->xattr = old.xattr;
+	y->base = old.base;
 }
 
 void model_set_xattr(struct model *model, const char *path, uint32_t value)
@@ -451,6 +469,7 @@ void model_write_begin(struct model *model, struct model_object *object, model_v
 	uint64_t end = off + len;
 
 	model->generation++;
+	object->state = ++model->next_state;
 	if (grow && end > object->size)
 		add_size(object, object->size, end);
 	if (!grow)
@@ -472,6 +491,7 @@ void model_bytes_begin(struct model *model, struct model_object *object, const u
 	uint64_t off, uint64_t len)
 {
 	model->generation++;
+	object->state = ++model->next_state;
 	if (off + len > object->size)
 		add_size(object, object->size, off + len);
 	while (len) {
@@ -509,6 +529,7 @@ void model_attach_begin(struct model *model, struct model_object *object,
 	const struct model_object *source)
 {
 	model->generation++;
+	object->state = ++model->next_state;
 	add_size(object, 0, source->size);
 	add_runs(object, source, true);
 	for (size_t i = 0; i < source->write_count; i++)
@@ -546,6 +567,7 @@ void model_truncate_begin(struct model *model, struct model_object *object, uint
 	uint64_t old = object->size;
 
 	model->generation++;
+	object->state = ++model->next_state;
 	add_size(object, size, size);
 	if (size >= old)
 		return;
@@ -612,6 +634,11 @@ static void object_synced(struct model_object *object)
 void model_synced(struct model *model, struct model_object *object, uint64_t mark)
 {
 	object_synced(object);
+	forget_trees(model, mark);
+}
+
+void model_tree_synced(struct model *model, uint64_t mark)
+{
 	forget_trees(model, mark);
 }
 

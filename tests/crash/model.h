@@ -65,6 +65,7 @@ struct model_object {
 	uint32_t id;
 	enum model_kind kind;
 	uint64_t ino; /* 0: not known yet */
+	uint32_t state; /* the same number: the same content, for sure */
 	model_value origin;
 	uint64_t size, base_size;
 	struct model_chunk **chunks;
@@ -79,6 +80,7 @@ struct model_entry {
 	char path[MODEL_NAME];
 	uint32_t object;
 	uint32_t xattr; /* value of the one attribute, 0: none */
+	uint32_t base;	/* object of the snapshot that it stands on, 0: none */
 };
 
 struct model_tree {
@@ -95,6 +97,7 @@ struct model_seen {
 	uint64_t ino;
 	uint64_t size;
 	uint32_t xattr;
+	uint64_t base; /* inode of the snapshot that it stands on, 0: none */
 };
 
 struct model_view {
@@ -134,6 +137,8 @@ struct model_object *model_add_clone(struct model *model, const char *path,
 struct model_object *model_add_golden(struct model *model, const char *path, model_value golden,
 	uint64_t size);
 void model_remove(struct model *model, const char *path);
+/* The file is what source is from now on, as one thing with the change of the tree. */
+void model_replace(struct model *model, const char *path, const struct model_object *source);
 /* What stands at `to` goes; what is below a folder moves with it. */
 void model_move(struct model *model, const char *path, const char *to);
 void model_exchange(struct model *model, const char *a, const char *b);
@@ -158,6 +163,8 @@ uint64_t model_tree_mark(const struct model *model);
 /* Everything of this file is durable, and that tree. */
 void model_synced(struct model *model, struct model_object *object, uint64_t mark);
 void model_synced_all(struct model *model);
+/* That tree is durable, and no content. */
+void model_tree_synced(struct model *model, uint64_t mark);
 
 /* ---- questions ---- */
 

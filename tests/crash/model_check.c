@@ -201,6 +201,14 @@ static bool is_known(const struct model *model, uint64_t ino)
 	return false;
 }
 
+/* UINT64_MAX: its number is not known yet. */
+static uint64_t base_of(const struct model *model, const struct model_entry *entry)
+{
+	uint64_t ino = entry->base ? model->objects[entry->base]->ino : 0;
+
+	return entry->base && !ino ? UINT64_MAX : ino;
+}
+
 static int compare_tree(struct model *model, const struct model_tree *tree,
 	const struct model_view *view)
 {
@@ -219,6 +227,9 @@ static int compare_tree(struct model *model, const struct model_tree *tree,
 		if (seen->xattr != entry->xattr)
 			return wrong(model, "\"%s\" has attribute %u, not %u", entry->path,
 				seen->xattr, entry->xattr);
+		if (seen->base != base_of(model, entry) && base_of(model, entry) != UINT64_MAX)
+			return wrong(model, "\"%s\" stands on ino %" PRIu64 ", not %" PRIu64,
+				entry->path, seen->base, base_of(model, entry));
 	}
 	for (size_t i = 0; i < view->count && tree->count != view->count; i++) {
 		bool known = false;
@@ -232,34 +243,11 @@ static int compare_tree(struct model *model, const struct model_tree *tree,
 	return 0;
 }
 
-/* The newest tree that the view shows and that may be seen; NULL: none. */
-static struct model_tree *find_tree(struct model *model, const struct model_view *view,
-	enum model_mode mode)
+static int check_content(struct model *model, const struct model_tree *tree,
+	const struct model_view *view, enum model_mode mode, bool thorough)
 {
-	char first[sizeof(model->reason)];
-
-	for (size_t i = model->tree_count; i-- > 0;) {
-		struct model_tree *tree = &model->trees[i];
-
-		if (compare_tree(model, tree, view) == 0)
-			return tree;
-		if (i + 1 == model->tree_count)
-			memcpy(first, model->reason, sizeof(first));
-		if (mode == MODEL_EXACT && !tree->open)
-			break;
-	}
-	wrong(model, "the tree is none of %zu: %.400s", model->tree_count, first);
-	return NULL;
-}
-
-int model_check(struct model *model, const struct model_view *view, enum model_mode mode,
-	bool thorough)
-{
-	const struct model_tree *tree = find_tree(model, view, mode);
 	int rc = 0;
 
-	if (!tree)
-		return -1;
 	for (size_t i = 0; i < tree->count && !rc; i++) {
 		const struct model_object *object = model->objects[tree->list[i].object];
 
@@ -268,6 +256,40 @@ int model_check(struct model *model, const struct model_view *view, enum model_m
 				find_seen(view, tree->list[i].path), mode, thorough);
 	}
 	return rc;
+}
+
+/* The newest tree that the view shows and that may be seen, with its content: the same names may have
+ * stood for other content before. NULL: none. */
+static struct model_tree *find_tree(struct model *model, const struct model_view *view,
+	enum model_mode mode, bool thorough)
+{
+	char first[sizeof(model->reason)], content[sizeof(model->reason)] = "";
+
+	for (size_t i = model->tree_count; i-- > 0;) {
+		struct model_tree *tree = &model->trees[i];
+
+		if (compare_tree(model, tree, view) == 0) {
+			if (check_content(model, tree, view, mode, thorough) == 0)
+				return tree;
+			if (!*content)
+				memcpy(content, model->reason, sizeof(content));
+		}
+		if (i + 1 == model->tree_count)
+			memcpy(first, model->reason, sizeof(first));
+		if (mode == MODEL_EXACT && !tree->open)
+			break;
+	}
+	if (*content)
+		wrong(model, "%.500s", content);
+	else
+		wrong(model, "the tree is none of %zu: %.400s", model->tree_count, first);
+	return NULL;
+}
+
+int model_check(struct model *model, const struct model_view *view, enum model_mode mode,
+	bool thorough)
+{
+	return find_tree(model, view, mode, thorough) ? 0 : -1;
 }
 
 /* ---- making what is seen the truth ---- */
@@ -338,7 +360,7 @@ static void touch_pending(struct model_object *object)
 
 int model_adopt(struct model *model, const struct model_view *view)
 {
-	struct model_tree *tree = find_tree(model, view, MODEL_POWER), keep;
+	struct model_tree *tree = find_tree(model, view, MODEL_POWER, false), keep;
 
 	if (!tree)
 		return -1;

@@ -23,6 +23,7 @@ struct model {
 	size_t tree_count, tree_room;
 	uint64_t next_tree;
 	uint64_t generation;
+	uint32_t next_state;
 	char reason[512];
 };
 

@@ -8,6 +8,7 @@
  *   what removing some files would free is, for several sets; now and then one is really removed,
  *     and the layers' and the pool's files shrink by as much
  *   a copy that is still growing counts as what it will be, for others
+ *   all content is as the model has it
  *   the store's totals are the sums, the files below hold the blocks that the maps name and nothing
  *     else, and physical bytes are what the files take
  * The same is true of what a crash at some I/O call leaves, once that is recovered and settled.
@@ -34,7 +35,7 @@
 #include "base/sizes.h"
 #include "goldfs/format.h"
 #include "ledger.h"
-#include "workload.h"
+#include "workload_internal.h"
 
 #define CHECK_EVERY 40	/* operations, about */
 #define CRASH_EVERY 300 /* calls that change the disk, about */
@@ -45,7 +46,7 @@
 struct result {
 	uint64_t checks, crashes, figures, sets, removals, freed_bytes;
 	uint64_t slots, golden, self,
-		shared; /* blocks that were met, so that it is known that some were */
+		shared, snapshot; /* blocks that were met, so that it is known that some were */
 	bool failed;
 	int op;
 	char text[256];
@@ -59,6 +60,7 @@ struct book {
 	uint64_t seed;
 	struct rng calls; /* which I/O calls are looked at */
 	bool inside;	  /* of one */
+	bool foreign;	  /* there is something that the model does not know */
 	struct ledger_growing growing[1];
 	size_t growing_count;
 };
@@ -77,6 +79,7 @@ static int open_ledger(struct book *b, struct ledger **ledger)
 
 static int check_file(struct book *b, const struct ledger_file *want)
 {
+	uint64_t snapshots;
 	struct fs_figures got;
 	struct fs_info info;
 	int r = fs_info(b->run.fs, want->ino, &info);
@@ -84,25 +87,30 @@ static int check_file(struct book *b, const struct ledger_file *want)
 	if (r)
 		return run_fail(&b->run, "fs_info(%" PRIu64 "): %s", want->ino, strerror(-r));
 	got = info.figures;
+	snapshots = info.snapshots;
 	fs_info_release(&info);
 	b->result->figures++;
 	b->result->self += want->shared_self / GF_BLOCK_SIZE;
 	b->result->shared += want->shared_clone / GF_BLOCK_SIZE;
+	b->result->snapshot += want->shared_snapshot / GF_BLOCK_SIZE;
 	if (got.virtual_bytes == want->size && got.data_bytes == want->data &&
 		got.zero_bytes == want->zero && got.unique_bytes == want->unique &&
 		got.shared_golden_bytes == want->shared_golden &&
 		got.shared_clone_bytes == want->shared_clone &&
-		got.shared_self_bytes == want->shared_self && !got.shared_snapshot_bytes &&
+		got.shared_self_bytes == want->shared_self &&
+		got.shared_snapshot_bytes == want->shared_snapshot && snapshots == want->snapshots &&
 		!got.pinned_golden_bytes)
 		return 0;
 #define PAIR "%" PRIu64 "/%" PRIu64
 	return run_fail(&b->run,
 		"file %" PRIu64 " (told/true): virtual " PAIR " data " PAIR " zero " PAIR
-		" unique " PAIR " golden " PAIR " clone " PAIR " self " PAIR,
+		" unique " PAIR " golden " PAIR " clone " PAIR " self " PAIR " snapshot " PAIR
+		" snapshots " PAIR,
 		want->ino, got.virtual_bytes, want->size, got.data_bytes, want->data,
 		got.zero_bytes, want->zero, got.unique_bytes, want->unique, got.shared_golden_bytes,
 		want->shared_golden, got.shared_clone_bytes, want->shared_clone,
-		got.shared_self_bytes, want->shared_self);
+		got.shared_self_bytes, want->shared_self, got.shared_snapshot_bytes,
+		want->shared_snapshot, snapshots, want->snapshots);
 #undef PAIR
 }
 
@@ -168,7 +176,7 @@ static int check_sets(struct book *b, const struct ledger *ledger)
 
 static int check_store(struct book *b, const struct ledger *ledger)
 {
-	uint64_t data = 0, unique = 0, zero = 0, virtual = 0, stored, dedup;
+	uint64_t data = 0, unique = 0, zero = 0, virtual = 0, snapshots = 0, stored, dedup;
 	const struct ledger_file *files;
 	size_t count = ledger_files(ledger, &files);
 	struct fs_store_figures f;
@@ -181,6 +189,7 @@ static int check_store(struct book *b, const struct ledger *ledger)
 		data += files[i].data;
 		unique += files[i].unique;
 		zero += files[i].zero;
+		snapshots += files[i].is_snapshot;
 		virtual += files[i].size;
 	}
 	if (t.unseen)
@@ -196,7 +205,7 @@ static int check_store(struct book *b, const struct ledger *ledger)
 	stored = (t.layer_blocks + t.last_blocks + t.slots) * GF_BLOCK_SIZE;
 	dedup = (t.golden_refs + t.slot_refs - t.slots) * GF_BLOCK_SIZE;
 	if (f.virtual_bytes != virtual || f.data_bytes != data || f.unique_bytes != unique ||
-		f.saved_zero_bytes != zero || f.clones != count || f.pool_bytes != t.pool_bytes ||
+		f.saved_zero_bytes != zero || f.clones != count - snapshots || f.snapshots != snapshots || f.pool_bytes != t.pool_bytes ||
 		f.saved_dedup_bytes != dedup ||
 		f.saved_clone_bytes != less_u64(less_u64(data, stored), dedup))
 		return run_fail(&b->run,
@@ -227,13 +236,27 @@ static int settle(struct book *b)
 
 /* ---- removing ---- */
 
-/* One file; the model knows its name. */
+static int remove_snapshot(struct book *b, const char *path)
+{
+	uint64_t ino = model_object(b->run.model, model_find(b->run.model, path)->object)->ino;
+	int r;
+
+	model_tree_begin(b->run.model);
+	snaps_drop(&b->run, path);
+	r = fs_snapshot_delete(b->run.fs, &ino, 1);
+	model_tree_end(b->run.model, !r);
+	return r ? run_fail(&b->run, "deleting \"%s\": %s", path, strerror(-r)) : 0;
+}
+
+/* One file; the model knows its name. Its automatic snapshots stay out of it: they go first. */
 static int remove_file(struct book *b, const char *path)
 {
 	uint64_t folder = FS_INO_ROOT;
 	char text[MODEL_NAME], *slash;
 	int r;
 
+	if (strncmp(path, ".snapshots/", 11) == 0)
+		return remove_snapshot(b, path);
 	strcpy(text, path);
 	slash = strrchr(text, '/');
 	if (slash) {
@@ -241,6 +264,7 @@ static int remove_file(struct book *b, const char *path)
 		folder = model_object(b->run.model, model_find(b->run.model, text)->object)->ino;
 	}
 	model_tree_begin(b->run.model);
+	snaps_unlink(&b->run, path);
 	model_remove(b->run.model, path);
 	r = fs_unlink(b->run.fs, folder, slash ? slash + 1 : text);
 	model_tree_end(b->run.model, !r);
@@ -258,10 +282,33 @@ static int remove_files(struct book *b, const uint64_t *inos, size_t count)
 				strcpy(path, tree->list[i].path);
 		if (b->run.verbose)
 			printf("    removed: \"%s\"\n", path);
+		if (!*path)
+			continue; /* an automatic snapshot that went with its file */
 		if (remove_file(b, path))
 			return -1;
 	}
 	return 0;
+}
+
+/* The path of a file, "" without. */
+static const char *path_of(struct book *b, uint64_t ino)
+{
+	struct model_tree *tree = model_tree(b->run.model);
+
+	for (size_t i = 0; i < tree->count; i++)
+		if (model_object(b->run.model, tree->list[i].object)->ino == ino)
+			return tree->list[i].path;
+	return "";
+}
+
+/* Automatic snapshots go with their file. */
+static size_t with_automatic(struct book *b, uint64_t *inos, size_t count)
+{
+	size_t n = count;
+
+	for (size_t i = 0; i < count; i++)
+		n += snaps_automatic(&b->run, path_of(b, inos[i]), inos + n, MAX_SET - n);
+	return n;
 }
 
 static int remove_some(struct book *b, const struct ledger *ledger)
@@ -270,6 +317,7 @@ static int remove_some(struct book *b, const struct ledger *ledger)
 	uint64_t inos[MAX_SET], told, bytes, blocks, fell;
 	size_t n = min_u64(pick_set(b, ledger, inos), 1 + rng_below(&b->rng, 3));
 
+	n = with_automatic(b, inos, n);
 	ledger_totals(ledger, &before);
 	ledger_freed(ledger, inos, n, &bytes, &blocks);
 	if (fs_if_removed(b->run.fs, inos, n, &told))
@@ -294,15 +342,30 @@ static int remove_some(struct book *b, const struct ledger *ledger)
 
 /* ---- a run ---- */
 
+/* All files and snapshots read as the model says. */
+static int check_content(struct book *b)
+{
+	struct model_view view;
+	int r = view_take(&view, b->run.fs);
+
+	if (r)
+		run_fail(&b->run, "the tree cannot be listed: %s", strerror(-r));
+	else if (model_check(b->run.model, &view, MODEL_EXACT, false))
+		run_fail(&b->run, "settled: %s", model_reason(b->run.model));
+	view_release(&view);
+	return *b->run.reason ? -1 : 0;
+}
+
 /* remove: some files may go. */
 static int check(struct book *b, bool remove)
 {
+	bool known = !b->inside && !b->foreign;
 	struct ledger *ledger;
 	int r = settle(b);
 
 	if (r)
 		return *b->run.reason ? -1 : 0;
-	if (open_ledger(b, &ledger))
+	if ((known && check_content(b)) || open_ledger(b, &ledger))
 		return -1;
 	b->result->checks++;
 	if (check_files(b, ledger) || check_sets(b, ledger) || check_store(b, ledger) ||
@@ -332,6 +395,7 @@ static int check_growing(struct book *b)
 		fs_make(b->run.fs, FS_INO_ROOT, "zz", S_IFREG | 0600, owner, &attr))
 		return run_fail(&b->run, "a copy cannot be made");
 	model_synced_all(b->run.model);
+	b->foreign = true;
 	part = GF_BLOCK_SIZE * (1 + rng_below(&b->rng, (src.size - 1) / GF_BLOCK_SIZE));
 	if (b->run.verbose)
 		printf("    %" PRIu64 " bytes of \"%s\" are copied\n", part, src.path);
@@ -347,6 +411,7 @@ static int check_growing(struct book *b)
 	if (!r && (fs_unlink(b->run.fs, FS_INO_ROOT, "zz") || fs_sync(b->run.fs)))
 		r = run_fail(&b->run, "a copy cannot be removed");
 	fs_forget(b->run.fs, attr.ino, 1);
+	b->foreign = false;
 	return r;
 }
 
@@ -561,6 +626,7 @@ static void add_up(struct tally *tally, const struct result *result)
 	tally->sum.golden += result->golden;
 	tally->sum.self += result->self;
 	tally->sum.shared += result->shared;
+	tally->sum.snapshot += result->snapshot;
 }
 
 static int run_all(const struct options *o, struct result *results)
@@ -593,10 +659,10 @@ static int run_all(const struct options *o, struct result *results)
 	printf("%" PRIu64 " times settled (%" PRIu64 " after crashes): %" PRIu64
 	       " files and %" PRIu64 " sets; %" PRIu64 " removals of %" PRIu64 " MiB; %" PRIu64
 	       " slots, %" PRIu64 " blocks found in images, %" PRIu64
-	       " shared with others, %" PRIu64 " with themselves\n",
+	       " shared with others, %" PRIu64 " with snapshots, %" PRIu64 " with themselves\n",
 		tally.sum.checks, tally.sum.crashes, tally.sum.figures, tally.sum.sets,
 		tally.sum.removals, tally.sum.freed_bytes / MIB, tally.sum.slots, tally.sum.golden,
-		tally.sum.shared, tally.sum.self);
+		tally.sum.shared, tally.sum.snapshot, tally.sum.self);
 	printf("%" PRIu64 " passed, %" PRIu64 " failed (seeds %" PRIu64 "-%" PRIu64
 	       ", %d operations)\n",
 		tally.seeds - tally.failed, tally.failed, o->first, o->last, o->ops);
@@ -693,7 +759,7 @@ int main(int argc, char **argv)
 	int rc;
 
 	options.first = from_env("SEED", 1);
-	options.last = options.first + from_env("SEEDS", 46) - 1;
+	options.last = options.first + from_env("SEEDS", 56) - 1;
 	options.ops = (int)from_env("OPS", 400);
 	options.jobs = (int)min_u64(from_env("JOBS", 1), MAX_JOBS);
 	rc = parse(&options, argc, argv);

@@ -219,6 +219,7 @@ struct lister {
 	struct fs *fs;
 	const char *folder;
 	bool root;
+	uint64_t snapshots; /* their folder, 0: none */
 	int error;
 };
 
@@ -229,6 +230,8 @@ static int list_entry(void *arg, const char *name, const struct fs_attr *attr, u
 	struct model_seen *seen;
 
 	(void)next;
+	if (l->root && strcmp(name, ".snapshots") == 0)
+		l->snapshots = attr->ino;
 	if (l->root && (strcmp(name, "golden") == 0 || *name == '.'))
 		return 0;
 	view->list = realloc(view->list, (view->count + 1) * sizeof(*view->list));
@@ -283,6 +286,31 @@ static ssize_t view_read(void *arg, uint64_t ino, void *buf, size_t len, uint64_
 	return fs_read(arg, ino, buf, len, off + view_shift);
 }
 
+/* What stands on what in a folder of .snapshots, and where the file of that path is. */
+static int view_lineage(struct model_view *view, struct fs *fs, const struct model_seen *folder)
+{
+	const char *path = folder->path + strlen(".snapshots/");
+	struct fs_snapshot *list;
+	size_t count;
+	int r = fs_snapshot_list(fs, folder->ino, &list, &count);
+
+	for (size_t i = 0; i < count && !r; i++) {
+		for (size_t k = 0; k < view->count; k++) {
+			struct model_seen *seen = &view->list[k];
+
+			if (seen->ino == list[i].ino)
+				seen->base = list[i].base;
+			else if (list[i].current && strcmp(seen->path, path) == 0)
+				seen->base = list[i].ino;
+			/* Names that begin with an "a" are those. */
+			if (seen->ino == list[i].ino && list[i].automatic != (list[i].name[0] == 'a'))
+				r = -EDOM;
+		}
+	}
+	free(list);
+	return r;
+}
+
 int view_take(struct model_view *view, struct fs *fs)
 {
 	struct lister l = {.view = view, .fs = fs, .folder = "", .root = true};
@@ -290,6 +318,10 @@ int view_take(struct model_view *view, struct fs *fs)
 
 	*view = (struct model_view){.read = view_read, .arg = fs};
 	r = fs_list(fs, FS_INO_ROOT, 0, list_entry, &l);
+	l.folder = ".snapshots";
+	l.root = false;
+	if (!r && l.snapshots)
+		r = fs_list(fs, l.snapshots, 0, list_entry, &l);
 	for (size_t i = 0; i < view->count && !r; i++) {
 		char folder[MODEL_NAME];
 
@@ -298,9 +330,12 @@ int view_take(struct model_view *view, struct fs *fs)
 			continue;
 		strcpy(folder, view->list[i].path);
 		l.folder = folder;
-		l.root = false;
 		r = fs_list(fs, view->list[i].ino, 0, list_entry, &l);
 	}
+	for (size_t i = 0; i < view->count && !r; i++)
+		if (view->list[i].kind == MODEL_FOLDER &&
+			strncmp(view->list[i].path, ".snapshots/", 11) == 0)
+			r = view_lineage(view, fs, &view->list[i]);
 	return r ? r : l.error;
 }
 

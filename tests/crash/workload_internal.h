@@ -44,6 +44,16 @@ uint64_t place_of(struct run *run, const char *path, const char **name);
 /* Where nothing stands yet, in a folder that is there. NULL: none. */
 const char *pick_free(struct run *run, bool folder);
 
+/* workload_snapshots.c: what a change does in .snapshots, in the model's open tree, before the rest. */
+void snaps_unlink(struct run *run, const char *path);
+void snaps_drop(struct run *run, const char *path);
+/* The inodes of a file's automatic snapshots, as many as there is room for. */
+size_t snaps_automatic(struct run *run, const char *path, uint64_t *inos, size_t room);
+void snaps_mkdir(struct run *run, const char *path);
+void snaps_move(struct run *run, const char *path, const char *to, bool exchange);
+/* A file or a snapshot. */
+struct model_entry *pick_source(struct run *run);
+
 /* Each does nothing when there is nothing to do it to. 0, or -1: the run failed. */
 #define CONTENT_OPS(X) \
 	X('s', op_small) X('h', op_hot) X('5', op_sectors) X('b', op_bytes) X('L', op_large) \
@@ -54,12 +64,17 @@ const char *pick_free(struct run *run, bool folder);
 	X('C', op_clone_file) X('R', op_clone_replace) X('w', op_copy_whole) X('u', op_unlink) \
 	X('U', op_unlink_open) X('m', op_rename) X('M', op_rename_folder) X('x', op_xattr) \
 	X('a', op_attributes) X('k', op_symlink) X('j', op_unlink_symlink) X('o', op_domain)
+#define SNAPSHOT_OPS(X) \
+	X('q', op_snapshot) X('Q', op_rollback) X('v', op_snapshot_delete) \
+	X('N', op_snapshot_rename) X('X', op_unlink_snapshots) X('i', op_refresh) \
+	X('V', op_clone_snapshot) X('B', op_sync_file) X('J', op_sync_names)
 #define RESTART_OPS(X) \
 	X('f', op_fsync) X('S', op_sync) X('e', op_settle) X('?', op_check) X('P', op_power) \
 	X('K', op_kill) X('O', op_remount) X('F', op_fault)
 #define DECLARE(letter, name) int name(struct run *run);
 CONTENT_OPS(DECLARE)
 NAME_OPS(DECLARE)
+SNAPSHOT_OPS(DECLARE)
 RESTART_OPS(DECLARE)
 #undef DECLARE
 

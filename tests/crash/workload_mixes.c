@@ -29,6 +29,37 @@ int op_fsync(struct run *run)
 	return verdict(run, r);
 }
 
+/* As a verb does that has changed the file. */
+int op_sync_file(struct run *run)
+{
+	struct model_entry *entry = pick_entry(run, MODEL_FILE);
+	struct model_object *object;
+	uint64_t mark;
+	int r;
+
+	if (!entry)
+		return 0;
+	object = object_of(run, entry);
+	say(run, "sync \"%s\"", entry->path);
+	mark = model_tree_mark(run->model);
+	r = fs_sync_file(run->fs, object->ino);
+	if (!r)
+		model_synced(run->model, object, mark);
+	return verdict(run, r);
+}
+
+int op_sync_names(struct run *run)
+{
+	uint64_t mark = model_tree_mark(run->model);
+	int r;
+
+	say(run, "sync names");
+	r = fs_sync_journal(run->fs);
+	if (!r)
+		model_tree_synced(run->model, mark);
+	return verdict(run, r);
+}
+
 int op_sync(struct run *run)
 {
 	int r;
@@ -161,7 +192,7 @@ static const struct {
 	int (*run)(struct run *run);
 } op_table[] = {
 #define ENTRY(letter, name) {letter, name},
-	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) RESTART_OPS(ENTRY)
+	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) SNAPSHOT_OPS(ENTRY) RESTART_OPS(ENTRY)
 #undef ENTRY
 };
 
@@ -219,6 +250,19 @@ const struct profile profiles[] = {
 		.hash_bits = 8),
 	MIX("repeated, domains", MIB, TIB, 0, 4, "ssLLEEEEEEddnncCCRwuummMMooootfeeeee?PKO", .dedup = true),
 	MIX("domains, faults", MIB, TIB, 25, 4, "sLLEEEEEddnncCRwummMooofeeee?PKO", .dedup = true),
+	MIX("snapshots", MIB, TIB, 0, 4, "sshb5LLlzptqqqqQQQQvvNiVCcuBBJfSe?PKO"),
+	MIX("snapshots, names", MIB, TIB, 0, 4, "sLddDDqqqqqQQvNXViuUmmmmmmMMMRnwJJfe?PKO"),
+	MIX("snapshots, in flight", MIB, TIB, 0, 4, "LLLLLLLlsshqqqqQQQvVfBB?PK"),
+	MIX("snapshots, recovery", MIB, TIB, 0, 4, "shLLlptqqqQQQvViuBJSKe", .recovery = true),
+	MIX("snapshots, repeated", MIB, TIB, 0, 4, "sLLEEEEhbqqqQQQvvViCcRuptffeeee?PKO",
+		.dedup = true),
+	MIX("snapshots, unseen", MIB, TIB, 0, 10, "ssLLTrptqqqqQQQvvvvVViCuXfeeeeeee?PK"),
+	MIX("snapshots, faults", MIB, TIB, 25, 4, "sshLLLlpqqqQQQvViCuufffSe?POKK"),
+	MIX("snapshots, full disk", MIB, 2816 * KIB, 0, 0, "sshLLLlppttqqqQQQvvvViCXuufSeee?PO"),
+	/* The life of images: what `make check-life` does. */
+	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO"),
+	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO",
+		.dedup = true),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 

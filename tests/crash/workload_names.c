@@ -46,6 +46,8 @@ static int do_make(struct run *run, const char *path, bool folder)
 	parent = place_of(run, path, &name);
 	say(run, "make %s \"%s\"", folder ? "folder" : "file", path);
 	model_tree_begin(run->model);
+	if (folder)
+		snaps_mkdir(run, path);
 	model_add(run->model, path, folder ? MODEL_FOLDER : MODEL_FILE);
 	r = fs_make(run->fs, parent, name, folder ? S_IFDIR | 0755 : S_IFREG | 0644, owner, &attr);
 	model_tree_end(run->model, !r);
@@ -112,6 +114,7 @@ static int add_clone(struct run *run, const char *path, const struct model_objec
 	struct fs_attr attr;
 	int r;
 
+	snaps_unlink(run, path);
 	if (source) {
 		model_add_clone(run->model, path, source);
 		*ino = source->ino;
@@ -200,6 +203,13 @@ int op_clone_file(struct run *run)
 	return entry ? do_clone(run, entry, false) : 0;
 }
 
+int op_clone_snapshot(struct run *run)
+{
+	struct model_entry *entry = pick_source(run);
+
+	return entry ? do_clone(run, entry, below(run, 3) == 0) : 0;
+}
+
 int op_clone_replace(struct run *run)
 {
 	struct model_entry *entry = NULL;
@@ -259,6 +269,7 @@ int op_unlink(struct run *run)
 	parent = place_of(run, path, &name);
 	say(run, "unlink \"%s\"", path);
 	model_tree_begin(run->model);
+	snaps_unlink(run, path);
 	model_remove(run->model, path);
 	r = fs_unlink(run->fs, parent, name);
 	model_tree_end(run->model, !r);
@@ -286,6 +297,7 @@ int op_unlink_open(struct run *run)
 	if (r)
 		return verdict(run, r);
 	model_tree_begin(run->model);
+	snaps_unlink(run, path);
 	model_remove(run->model, path);
 	r = fs_unlink(run->fs, parent, name);
 	model_tree_end(run->model, !r);
@@ -329,6 +341,7 @@ int op_rename(struct run *run)
 	say(run, "rename \"%s\" -> \"%s\"%s", from, to,
 		exchange ? ", exchanging" : over ? ", over it" : "");
 	model_tree_begin(run->model);
+	snaps_move(run, from, to, exchange);
 	if (exchange)
 		model_exchange(run->model, from, to);
 	else
@@ -354,6 +367,7 @@ int op_rename_folder(struct run *run)
 	new_parent = place_of(run, path, &new_name);
 	say(run, "rename folder \"%s\" -> \"%s\"", from, path);
 	model_tree_begin(run->model);
+	snaps_move(run, from, path, false);
 	model_move(run->model, from, path);
 	r = fs_rename(run->fs, parent, name, new_parent, new_name, 0);
 	model_tree_end(run->model, !r);
@@ -460,6 +474,7 @@ int op_unlink_symlink(struct run *run)
 	parent = place_of(run, path, &name);
 	say(run, "unlink the symbolic link \"%s\"", path);
 	model_tree_begin(run->model);
+	snaps_unlink(run, path);
 	model_remove(run->model, path);
 	r = fs_unlink(run->fs, parent, name);
 	model_tree_end(run->model, !r);

@@ -259,6 +259,17 @@ static void texts(void)
 				     "{\"verb\":\"job-show\",\"id\":1}\0{\"verb\":\"job-wait\","
 				     "\"id\":1,\"timeout_ms\":5}\0{\"verb\":\"job-cancel\",\"id\":1}");
 	SEED_TEXT("control", "top", "\000{\"verb\":\"top\"}\0{\"verb\":\"top\",\"all\":true}");
+	SEED_TEXT("control", "snapshots", "\000{\"verb\":\"snapshot-create\",\"paths\":[\"a\",\"folder/b\"],"
+					  "\"name\":\"s\"}\0{\"verb\":\"snapshot-rollback\",\"path\":\"a\","
+					  "\"name\":\"s\",\"force\":true}\0{\"verb\":\"snapshot-list\","
+					  "\"path\":\".snapshots/a\"}");
+	SEED_TEXT("control", "snapshots-gone", "\000{\"verb\":\"snapshot-create\",\"paths\":[\"a\"],"
+					  "\"name\":\"s\"}\0{\"verb\":\"refresh\",\"paths\":[\"a\"],"
+					  "\"golden\":\"golden/1\"}\0{\"verb\":\"snapshot-rename\",\"path\":"
+					  "\"a\",\"name\":\"s\",\"to\":\"t\"}\0{\"verb\":"
+					  "\"snapshot-delete\",\"path\":\"a\",\"names\":[\"t\"],\"dry_run\":"
+					  "true}\0{\"verb\":\"snapshot-delete\",\"path\":\"a\",\"automatic\":"
+					  "true,\"older_than\":0}\0{\"verb\":\"remove\",\"path\":\"a\"}");
 	SEED_TEXT("control", "resize", "\000{\"verb\":\"resize\",\"path\":\"a\",\"size\":100}");
 	for (uint8_t how = 0; how < 13; how++) {
 		static const char rows[] =

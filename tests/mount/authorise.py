@@ -240,6 +240,64 @@ def reachable():
     return found
 
 
+def check_snapshots():
+    """Made, deleted and renamed by who may make and remove files there, or owns the file; gone back to
+    by who may write it; and seen by who may go to it."""
+    for caller, folder, owner in itertools.product(CALLERS, FOLDERS, OWNERS):
+        name = f'{folder}/snap'
+        drop(name)
+        ask(verb='clone', source='golden/open.img', targets=[name])
+        os.chown(path(name), *OWNERS[owner])
+        os.chmod(path(name), 0o640)
+        for snapshot in 'abcd':
+            if outcome(ask(verb='snapshot-create', paths=[name], name=snapshot)):
+                wrong('root cannot make a snapshot of', name)
+
+        def mine():
+            return os.lstat(path(name)).st_uid == os.geteuid()
+
+        def create():
+            os.close(os.open(path(name), os.O_RDONLY))
+            if not mine():
+                os.close(os.open(path(name + '.new'), os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+
+        def remove():
+            if not mine():
+                os.unlink(path(name + '.old'))
+
+        def write():
+            os.close(os.open(path(name), os.O_WRONLY))
+
+        def read():
+            os.close(os.open(path(f'.snapshots/{name}/a'), os.O_RDONLY))
+
+        def check(verb, by_kernel, **request):
+            put(name + '.old', owner)
+            kernel = attempt_as(caller, by_kernel)
+            drop(name + '.new')
+            drop(name + '.old')
+            with acting_as(caller):
+                compare((caller, verb, name, owner), kernel, ask(verb=verb, **request))
+
+        check('snapshot-create', create, paths=[name], name='n')
+        check('snapshot-list', lambda: os.lstat(path(name)), path=name)
+        check('snapshot-rollback', lambda: (write(), read()), path=name, name='a')
+        check('snapshot-rename', remove, path=name, name='b', to='e')
+        check('snapshot-delete', remove, path=name, names=['c'])
+        check('refresh', write, paths=[name], golden='golden/open.img')
+        if attempt_as(caller, lambda: os.lstat(path(name))) != \
+                attempt_as(caller, lambda: os.lstat(path(f'.snapshots/{name}/a'))):
+            wrong(caller, 'sees one of', name, 'and its snapshots')
+
+        def unlink():
+            os.unlink(path(name + '.old'))
+
+        check('remove', lambda: (unlink(), remove() if mine() else None), path=name)
+        ask(verb='remove', path=name)
+        if os.path.lexists(path(f'.snapshots/{name}')):
+            wrong('snapshots of', name, 'are left')
+
+
 def check_listing():
     for caller in CALLERS:
         with acting_as(caller):
@@ -282,6 +340,7 @@ def check_silence():
         file.write(b'x')
     if [row['path'] for row in ask(verb='top')['goldfs'] if word in row['path']] == []:
         wrong('top leaves out who writes')
+    ask(verb='snapshot-create', paths=[f'private/{word}.img'], name='s')
     ask(verb='scrub', background=True)
     ask(verb='limit', path='private', bytes=1 << 40)
     said = []
@@ -299,11 +358,14 @@ def check_silence():
                              'targets': [f'private/{name}.img'], 'replace': True},
                             {'verb': 'stat', 'paths': [f'private/{name}.img']},
                             {'verb': 'list', 'path': f'private/{name}.img'},
+                            {'verb': 'snapshot-list', 'path': f'private/{name}.img'},
+                            {'verb': 'snapshot-delete', 'path': f'.snapshots/private/{name}.img',
+                             'names': ['s']},
                             {'verb': 'limit', 'path': f'private/{name}.img', 'bytes': 1 << 30}):
                 said.append(json.dumps(ask(**request)).replace(f'private/{name}', ''))
     # Whether it exists is not told either.
-    if said[-10:-5] != said[-5:]:
-        wrong('what exists and what does not differ:', said[-10:])
+    if said[-14:-7] != said[-7:]:
+        wrong('what exists and what does not differ:', said[-14:])
     for text in said:
         if word in text:
             wrong('a name came out:', text[:500])
@@ -354,6 +416,7 @@ def check_client_ids():
 make_folders()
 check_sources()
 check_targets()
+check_snapshots()
 check_listing()
 check_names_of_bases()
 check_owner_only()

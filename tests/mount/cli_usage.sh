@@ -47,10 +47,16 @@ fails 2
 fails 2 frobnicate
 fails 2 frobnicate a b
 fails 2 --frobnicate
-for verb in top rm snapshot promote rebase refresh upgrade-base convert dedup scrub check \
+for verb in top promote rebase upgrade-base convert dedup scrub check \
 	upgrade; do
 	mkdir -p "$verb" mnt
 	fails 1 "$verb" mnt
+done
+
+for verb in rm snapshot refresh; do
+	mkdir -p "$verb"
+	fails 2 "$verb" mnt
+	fails 2 "$verb"
 done
 
 touch image

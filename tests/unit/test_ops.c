@@ -59,6 +59,8 @@ static const struct sample samples[] = {
 	{GF_OP_LIMIT, sizeof(struct gf_op_limit), 0},
 	{GF_OP_UNGROW, sizeof(struct gf_op_ungrow), 0},
 	{GF_OP_DEDUP, sizeof(struct gf_op_dedup), 0},
+	{GF_OP_SNAPSHOT, sizeof(struct gf_op_pair), 0},
+	{GF_OP_POSITION, sizeof(struct gf_op_pair), 0},
 };
 
 /* The counters, names and flags without which a sample would not be well-formed. */

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/* See the header. */
+#include "cli/pages.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "cli/message.h"
+#include "cli/verbs.h"
+
+static int open_any(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	return fd < 0 && errno == EACCES ? open(path, O_WRONLY | O_CLOEXEC | O_NONBLOCK) : fd;
+}
+
+int pages_write_back(const char *path)
+{
+	const unsigned flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+			       SYNC_FILE_RANGE_WAIT_AFTER;
+	CLEANUP_CLOSE int fd = open_any(path);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return EXIT_DONE; /* the daemon will say what is wrong with it */
+	if (sync_file_range(fd, 0, 0, flags) < 0 && errno != EROFS && errno != EBADF)
+		return cli_fail("cannot write back \"%s\": %s", path, cli_reason(errno));
+	return EXIT_DONE;
+}
+
+void pages_drop(const char *path)
+{
+	int fd = open_any(path);
+
+	if (fd >= 0)
+		close(fd);
+}
