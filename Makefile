@@ -136,6 +136,10 @@ $(tool_bins): $(BIN)/%: $(OBJ)/%.o
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ -pthread
 
+$(BIN)/tests/bench/dedup/dedup: $(OBJ)/tests/bench/dedup/dedup.o $(OBJ)/goldfs.a
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
+
 # The list of mutations is to have those of parts that a program does not name, too.
 archive = $(if $(findstring GF_MUTATIONS,$(CPPFLAGS)),-Wl$(comma)--whole-archive $(1) \
 	-Wl$(comma)--no-whole-archive,$(1))
@@ -249,6 +253,12 @@ bench-depth: all
 	@tests/bench/depth.sh $(BIN)/goldfs
 
 .PHONY: bench-depth
+
+## bench-dedup: what looking for content costs new data (INDEXED=, ROUNDS=, TAGS=, FOLDER=)
+bench-dedup: $(BIN)/tests/bench/dedup/dedup
+	@tests/bench/dedup.sh $<
+
+.PHONY: bench-dedup
 
 ## check-layers: no include points upward
 check-layers:
