@@ -592,7 +592,8 @@ int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache);
 void golden_close(struct fs *fs, struct inode *inode);
 ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off);
 int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence);
-uint64_t golden_parent(struct fs *fs, struct inode *inode);
+/* The folder of the golden tree that holds this path. */
+uint64_t golden_parent(struct fs *fs, const char *path);
 
 /* ---- pins.c ---- */
 

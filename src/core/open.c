@@ -26,6 +26,7 @@
 #include "base/sizes.h"
 #include "core/dedup.h"
 #include "core/domain.h"
+#include "core/promote.h"
 #include "store/chain.h"
 #include "store/pool.h"
 
@@ -714,6 +715,7 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		space_start(fs);
 		journal_set_pressure(fs->journal, checkpoint_pressure, fs);
 		journal_set_failing(fs->journal, note_journal_failed, fs);
+		promote_sweep(fs);
 		r = golden_start(fs);
 	}
 	/* Where nothing is shared that takes no time; otherwise the background does it. There is none
