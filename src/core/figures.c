@@ -948,6 +948,17 @@ static int add_index_file(void *arg, const char *name)
 	return 0;
 }
 
+/* An image on its way to its folder. */
+static int add_promoted_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+
+	snprintf(path, sizeof(path), "promoted/%s", name);
+	u->pins += allocated(u->fs, path);
+	return 0;
+}
+
 static int add_top_file(void *arg, const char *name)
 {
 	struct usage *u = arg;
@@ -1032,6 +1043,7 @@ int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_fi
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
 	fs->io->ops->list(fs->io, "pool", add_pool_file, &u);
 	fs->io->ops->list(fs->io, "index", add_index_file, &u);
+	fs->io->ops->list(fs->io, "promoted", add_promoted_file, &u);
 	fs->io->ops->list(fs->io, ".", add_top_file, &u);
 	space_look(fs, &total, &out->free_bytes);
 	out->state = !fs->options.read_only && fs_writable(fs) ? "read-only" :
