@@ -235,7 +235,6 @@ struct fs {
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	struct domains *domains;   /* domain_slots.c */
 	atomic_uint domain_count; /* inodes that say something of dedup; changed with tree exclusively */
-	pthread_mutex_t super_lock; /* the superblock is written by one at a time */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */

@@ -578,7 +578,6 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
-	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
@@ -617,7 +616,6 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
-	pthread_mutex_destroy(&fs->super_lock);
 	pthread_rwlock_destroy(&fs->tree);
 	pthread_rwlock_destroy(&fs->index_lock);
 	pthread_rwlock_destroy(&fs->tables);
