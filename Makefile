@@ -208,7 +208,7 @@ check-life: $(BIN)/tests/crash/test_ledger
 .PHONY: check-crash-long check-life check-ledger check-mutations mutation-programs
 
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
-mutation_tests := superblock catalog_file journal layer chain image pin pin_order figures \
+mutation_tests := superblock catalog_file journal layer chain image pin pin_order publish figures \
 	content_index pool
 mutation_crash := crash threads faults limits restart repair meetings steps shared domains
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \

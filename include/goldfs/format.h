@@ -60,11 +60,14 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 
 /* incompatible: blocks may be SHARED with a location */
 #define GF_INCOMPAT_SHARED UINT64_C(1)
+/* incompatible: there may be inodes of kind GF_KIND_PROMOTED, and their folder */
+#define GF_INCOMPAT_PROMOTED UINT64_C(8)
 /* incompatible: folders or clones may say where their content is looked for (GF_OP_DEDUP) */
 #define GF_INCOMPAT_DEDUP UINT64_C(16)
 /* incompatible: there may be snapshots, with GF_OP_SNAPSHOT and GF_OP_POSITION */
 #define GF_INCOMPAT_SNAPSHOTS UINT64_C(2)
-#define GF_INCOMPAT_KNOWN (GF_INCOMPAT_SHARED | GF_INCOMPAT_SNAPSHOTS | GF_INCOMPAT_DEDUP)
+#define GF_INCOMPAT_KNOWN \
+	(GF_INCOMPAT_SHARED | GF_INCOMPAT_SNAPSHOTS | GF_INCOMPAT_PROMOTED | GF_INCOMPAT_DEDUP)
 #define GF_COMPAT_KNOWN UINT64_C(0)
 #define GF_AUTOCLEAR_KNOWN UINT64_C(0)
 
@@ -346,6 +349,7 @@ enum gf_inode_kind {
 	GF_KIND_USER = 0,   /* clone, folder or symbolic link */
 	GF_KIND_GOLDEN = 1, /* only holds the number of something below IMAGES */
 	GF_KIND_SNAPSHOT = 2,
+	GF_KIND_PROMOTED = 3, /* a clone that becomes a golden image; its name is a path below IMAGES */
 };
 
 struct gf_op_attr {

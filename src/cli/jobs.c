@@ -66,9 +66,6 @@ static int job_status(json_t *job, uint64_t id)
 	return cli_fail("job %" PRIu64 " failed: %s", id, text_of(job, "error"));
 }
 
-/* A status, without a word: the process that ran the job died. */
-enum { JOB_LOST = -1 };
-
 static int follow(const char *mountpoint, uint64_t id, bool judge)
 {
 	for (;;) {
@@ -105,6 +102,11 @@ static int start(const char *mountpoint, json_t *request, uint64_t *id)
 	*id = (uint64_t)json_integer_value(json_object_get(reply, "job"));
 	json_decref(reply);
 	return reply ? EXIT_DONE : EXIT_FAILED;
+}
+
+int job_follow(const char *mountpoint, uint64_t id)
+{
+	return follow(mountpoint, id, true);
 }
 
 int job_run(const char *mountpoint, json_t *request, enum job_wait wait, uint64_t *id)

@@ -11,6 +11,10 @@ enum job_wait {
 	JOB_FOLLOWED, /* EXIT_FAILED, with a word about it, when the job did not do its work */
 	JOB_AWAITED,  /* EXIT_DONE however it ended: the caller looks at that */
 };
+/* A status, without a word: the process that ran the job died. */
+enum { JOB_LOST = -1 };
+/* Waits for a job, with progress, and says how it ended when that was not well; or JOB_LOST. */
+int job_follow(const char *mountpoint, uint64_t id);
 /*
  * Starts a job by this request, which is released, and waits until it ends, with a progress line when
  * stderr is a terminal. When the process that ran it died it is started again. *id: the job's number.

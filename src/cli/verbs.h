@@ -25,6 +25,7 @@ int verb_limit(int argc, char **argv);
 int verb_snapshot(int argc, char **argv);
 int verb_rm(int argc, char **argv);
 int verb_refresh(int argc, char **argv);
+int verb_promote(int argc, char **argv);
 int verb_upgrade(int argc, char **argv);
 int verb_mount_worker(int argc, char **argv); /* cli/mount.c; for the supervisor only */
 int verb_check(int argc, char **argv);

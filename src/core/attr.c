@@ -68,6 +68,10 @@ static int take_children(struct fs *fs, uint64_t ino, uint64_t cookie, struct li
 		}
 		if (low >= dir->child_count)
 			break;
+		if (dir->children[low]->ino == FS_INO_PROMOTED) {
+			low++;
+			continue;
+		}
 		snprintf(list[count].name, sizeof(list[count].name), "%s",
 			dir->children[low]->key->name);
 		inode_attr(fs, dir->children[low], &list[count].attr);
@@ -128,7 +132,9 @@ int64_t fs_parent(struct fs *fs, uint64_t ino)
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind == GF_KIND_GOLDEN)
-		r = golden_parent(fs, inode);
+		r = golden_parent(fs, inode->target);
+	else if (inode && inode->parent == FS_INO_PROMOTED)
+		r = golden_parent(fs, inode->key->name);
 	else
 		r = inode && inode->key ? (int64_t)inode->parent : -ESTALE;
 	pthread_rwlock_unlock(&fs->tree);

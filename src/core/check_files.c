@@ -374,7 +374,7 @@ static int check_top_name(void *arg, const char *name)
 {
 	static const char *const known[] = {"superblock", "superblock.copy", "superblock.new",
 		"catalog.0", "catalog.1", "lock", "log", "reserve", "layer", "golden", "journal",
-		"pool", "index", "lost+found"};
+		"pool", "index", "promoted", "lost+found"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (strcmp(name, known[i]) == 0)

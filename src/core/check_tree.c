@@ -80,6 +80,7 @@ static const char *wrong_with_kind(const struct inode *inode)
 	case GF_KIND_USER:
 	case GF_KIND_GOLDEN:
 	case GF_KIND_SNAPSHOT:
+	case GF_KIND_PROMOTED:
 		break;
 	default:
 		return "it is of no known kind";
@@ -88,7 +89,8 @@ static const char *wrong_with_kind(const struct inode *inode)
 		return "it is of no known type";
 	if (S_ISLNK(inode->mode) && !inode->target)
 		return "the symbolic link has no target";
-	if (inode->ino < FS_INO_FIRST && inode->ino != FS_INO_ROOT && inode->ino != FS_INO_SNAPSHOTS)
+	if (inode->ino < FS_INO_FIRST && inode->ino != FS_INO_ROOT &&
+		inode->ino != FS_INO_SNAPSHOTS && inode->ino != FS_INO_PROMOTED)
 		return "its number is reserved";
 	return NULL;
 }
@@ -106,7 +108,10 @@ static const char *wrong_with_name(struct check *c, struct inode *inode)
 		return "another file has its name";
 	if (!tree_reaches_root(c->fs, inode))
 		return "its folders lead in a circle";
-	if (name_is_reserved(inode->parent, inode->key->name) && inode->ino != FS_INO_SNAPSHOTS)
+	if ((inode->kind == GF_KIND_PROMOTED) != (inode->parent == FS_INO_PROMOTED))
+		return "it is in a folder where it cannot be";
+	if (name_is_reserved(inode->parent, inode->key->name) && inode->ino != FS_INO_SNAPSHOTS &&
+		inode->ino != FS_INO_PROMOTED)
 		return "its name is reserved";
 	return NULL;
 }

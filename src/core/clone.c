@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/promote.h"
 #include "core/snapshot.h"
 
 #define COPY_PIECE (1 * MIB)
@@ -83,6 +84,7 @@ struct batch {
 	const struct fs_clone_judge *judge; /* NULL: none */
 	size_t *failed;
 	size_t bound; /* bytes that the record has */
+	enum gf_inode_kind kind;
 };
 
 /* What stands at the target's name, if anything, may be replaced in its folder by who asks. */
@@ -131,7 +133,7 @@ static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const
 	if (!r && tree_find_name(fs, t->parent, t->name, strlen(t->name)))
 		r = add_replace(fs, buf, t, src, snaps);
 	if (!r)
-		r = op_add_inode(buf, &attr, t->parent, layer, t->name, "", GF_KIND_USER);
+		r = op_add_inode(buf, &attr, t->parent, layer, t->name, "", b->kind);
 	if (!r && (i == 0 || b->targets[i - 1].parent != t->parent))
 		r = names_add_folder_times(fs, buf, t->parent, time_ns);
 	return r;
@@ -188,7 +190,8 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	struct fs_owner owner, uint32_t mode, bool replace, bool opaque,
 	const struct fs_clone_judge *judge, size_t *failed)
 {
-	struct batch b = {targets, count, owner, mode, replace, judge, failed, SOURCE_OPS_BOUND};
+	struct batch b = {targets, count, owner, mode, replace, judge, failed, SOURCE_OPS_BOUND,
+		GF_KIND_USER};
 	int r = 0;
 
 	*failed = 0;
@@ -208,6 +211,21 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	} while (r == -EAGAIN);
 	if (!r)
 		COUNT(fs, clones_made, count);
+	return r;
+}
+
+int clone_promoted(
+	struct fs *fs, uint64_t ino, const struct fs_clone_target *target, uint32_t mode)
+{
+	size_t failed;
+	struct batch b = {.targets = target, .count = 1, .owner = {geteuid(), getegid()},
+		.mode = mode, .failed = &failed, .bound = SOURCE_OPS_BOUND + 1024,
+		.kind = GF_KIND_PROMOTED};
+	int r;
+
+	do {
+		r = clone_batch(fs, ino, false, &b);
+	} while (r == -EAGAIN);
 	return r;
 }
 

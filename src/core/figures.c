@@ -710,9 +710,10 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	struct inode *group = is_snapshot(inode) ? NULL : snapshots_of(fs, inode);
 	int r = 0;
 
-	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT : FS_KIND_CLONE;
+	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT :
+		inode->kind == GF_KIND_PROMOTED ? FS_KIND_GOLDEN : FS_KIND_CLONE;
 	info->snapshots = group ? group->child_count : 0;
-	info->mode = "snapshot";
+	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : "snapshot";
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
 	file_figures(fs, inode, NULL, &info->figures);
@@ -720,6 +721,8 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	if (info->damaged_bytes && !info->reason)
 		info->state = "damaged";
 	info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
+	if (inode->kind == GF_KIND_PROMOTED && !info->reason && !info->damaged_bytes)
+		info->state = "copying";
 	if (fenced)
 		r = fenced_state(fenced, info);
 	if (r || !g)
@@ -945,6 +948,17 @@ static int add_index_file(void *arg, const char *name)
 	return 0;
 }
 
+/* An image on its way to its folder. */
+static int add_promoted_file(void *arg, const char *name)
+{
+	struct usage *u = arg;
+	char path[300];
+
+	snprintf(path, sizeof(path), "promoted/%s", name);
+	u->pins += allocated(u->fs, path);
+	return 0;
+}
+
 static int add_top_file(void *arg, const char *name)
 {
 	struct usage *u = arg;
@@ -983,10 +997,8 @@ static void add_files(struct fs *fs, int64_t *budget_ns, struct fs_store_figures
 		if (!atomic_load(&inode->layer))
 			continue;
 		file_figures(fs, inode, budget_ns, &f);
-		if (is_snapshot(inode))
-			out->snapshots++;
-		else
-			out->clones++;
+		out->snapshots += is_snapshot(inode);
+		out->clones += inode->kind == GF_KIND_USER;
 		out->virtual_bytes += f.virtual_bytes;
 		out->data_bytes += f.data_bytes;
 		out->unique_bytes += f.unique_bytes;
@@ -1031,6 +1043,7 @@ int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_fi
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
 	fs->io->ops->list(fs->io, "pool", add_pool_file, &u);
 	fs->io->ops->list(fs->io, "index", add_index_file, &u);
+	fs->io->ops->list(fs->io, "promoted", add_promoted_file, &u);
 	fs->io->ops->list(fs->io, ".", add_top_file, &u);
 	space_look(fs, &total, &out->free_bytes);
 	out->state = !fs->options.read_only && fs_writable(fs) ? "read-only" :

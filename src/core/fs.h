@@ -35,6 +35,7 @@ enum {
 	FS_INO_ROOT = 1,
 	FS_INO_GOLDEN = 2,
 	FS_INO_SNAPSHOTS = 3,
+	FS_INO_PROMOTED = 4, /* a folder that is not shown (promote.c) */
 	FS_INO_VIRTUAL = 16, /* .goldfs; 17 and up are what it contains */
 	FS_INO_FIRST = 64,
 };
@@ -309,6 +310,28 @@ int fs_refresh(struct fs *fs, const uint64_t *inos, size_t count, uint64_t golde
 	bool opaque, const char *keep_as, size_t *failed);
 /* What fs_fsync() does, waiting. */
 int fs_sync_file(struct fs *fs, uint64_t ino);
+
+/* ---- promotion ---- */
+
+/*
+ * Makes a golden image of what a clone or a snapshot is now, with this path below IMAGES: durable and
+ * to be cloned when it returns. *promoted is its number until fs_promote_write() is done with it.
+ * -EEXIST: there is something. -ENOENT, -ENOTDIR: its folder is not there. -EINVAL: no path of an image,
+ * or the source is an image.
+ */
+int fs_promote(struct fs *fs, uint64_t ino, const char *path, uint64_t *promoted);
+/* The next one above *ino that is not written yet, with its path (malloc'ed). -ENOENT: none. */
+int fs_promotion_next(struct fs *fs, uint64_t *ino, char **path);
+/*
+ * Writes it into the folder of images as a sparse file, and lets go of it; to be called again after any
+ * error, by this process or another, and then goes on where it was. progress is told bytes and stops it
+ * by true: -ECANCELED. rate: bytes per second at most, 0: as fast as guests let it. -EEXIST: somebody
+ * else put a file there.
+ */
+int fs_promote_write(struct fs *fs, uint64_t ino, uint64_t rate,
+	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
+/* Gives it up. Clones of it stay. Nobody writes it just now. */
+int fs_promote_undo(struct fs *fs, uint64_t ino);
 
 /* ---- figures ---- */
 

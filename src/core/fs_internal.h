@@ -235,7 +235,6 @@ struct fs {
 	struct dedup_state *dedup; /* dedup.c; NULL: nothing is looked for in pool and layers */
 	struct domains *domains;   /* domain_slots.c */
 	atomic_uint domain_count; /* inodes that say something of dedup; changed with tree exclusively */
-	pthread_mutex_t super_lock; /* the superblock is written by one at a time */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
@@ -592,7 +591,8 @@ int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache);
 void golden_close(struct fs *fs, struct inode *inode);
 ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off);
 int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence);
-uint64_t golden_parent(struct fs *fs, struct inode *inode);
+/* The folder of the golden tree that holds this path. */
+uint64_t golden_parent(struct fs *fs, const char *path);
 
 /* ---- pins.c ---- */
 

@@ -7,7 +7,7 @@
  * by mv) it gets a number of its own: what the kernel has cached of the old one is never mixed with
  * it. Attributes are always the file's own. Nothing here is ever opened for writing.
  */
-#include "core/fs_internal.h"
+#include "core/promote.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -142,12 +142,14 @@ int golden_lookup(struct fs *fs, struct inode *dir, const char *name, struct fs_
 	struct stat st;
 	int r;
 
+	if (asprintf(&path, "%s%s%s", dir ? dir->target : "", dir ? "/" : "", name) < 0)
+		return -ENOMEM;
+	if (promote_lookup(fs, path, attr))
+		return 0;
 	if (fs->options.golden_test)
 		return test_lookup(fs, name, attr);
 	if (!fs->options.images)
 		return -ENOENT;
-	if (asprintf(&path, "%s%s%s", dir ? dir->target : "", dir ? "/" : "", name) < 0)
-		return -ENOMEM;
 	if (strlen(path) > GF_PATH_MAX)
 		return -ENAMETOOLONG;
 	r = folder_stat(fs->options.images, path, &st);
@@ -223,23 +225,25 @@ int golden_list(struct fs *fs, struct inode *dir, uint64_t cookie,
 	void *arg)
 {
 	struct golden_listing l = {.fs = fs, .dir = dir, .cb = cb, .arg = arg};
+	const char *path = dir ? dir->target : "";
+	int r = 0;
 
-	if (!fs->options.images)
-		return 0;
 	if (dir && !S_ISDIR(dir->mode))
 		return -ENOTDIR;
-	return folder_list(fs->options.images, dir ? dir->target : "", cookie, list_entry, &l);
+	if (fs->options.images)
+		r = folder_list(fs->options.images, path, promote_list_cookie(cookie), list_entry, &l);
+	return r ? r : promote_list(fs, path, cookie, cb, arg);
 }
 
-uint64_t golden_parent(struct fs *fs, struct inode *inode)
+uint64_t golden_parent(struct fs *fs, const char *target)
 {
-	const char *slash = strrchr(inode->target, '/');
+	const char *slash = strrchr(target, '/');
 	CLEANUP_FREE char *path = NULL;
 	struct inode *dir;
 
 	if (!slash)
 		return FS_INO_GOLDEN;
-	path = strndup(inode->target, slash - inode->target);
+	path = strndup(target, slash - target);
 	dir = path ? find_node(fs, path) : NULL;
 	return dir ? dir->ino : FS_INO_GOLDEN;
 }

@@ -74,8 +74,9 @@ void inode_attr(struct fs *fs, struct inode *inode, struct fs_attr *attr)
 	} else if (S_ISLNK(inode->mode)) {
 		attr->size = strlen(inode->target);
 	} else if (inode->ino == FS_INO_ROOT) {
-		/* golden and .snapshots, which may be a folder as any other. */
+		/* golden and .snapshots, which may be a folder as any other; one is not shown. */
 		attr->nlink += tree_find(fs, FS_INO_SNAPSHOTS) ? 1 : 2;
+		attr->nlink -= tree_find(fs, FS_INO_PROMOTED) != NULL;
 	}
 }
 

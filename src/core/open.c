@@ -26,6 +26,7 @@
 #include "base/sizes.h"
 #include "core/dedup.h"
 #include "core/domain.h"
+#include "core/promote.h"
 #include "store/chain.h"
 #include "store/pool.h"
 
@@ -577,7 +578,6 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
-	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
@@ -616,7 +616,6 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->figures_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
-	pthread_mutex_destroy(&fs->super_lock);
 	pthread_rwlock_destroy(&fs->tree);
 	pthread_rwlock_destroy(&fs->index_lock);
 	pthread_rwlock_destroy(&fs->tables);
@@ -714,6 +713,7 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		space_start(fs);
 		journal_set_pressure(fs->journal, checkpoint_pressure, fs);
 		journal_set_failing(fs->journal, note_journal_failed, fs);
+		promote_sweep(fs);
 		r = golden_start(fs);
 	}
 	/* Where nothing is shared that takes no time; otherwise the background does it. There is none

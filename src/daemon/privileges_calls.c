@@ -56,7 +56,7 @@ static const char *const allowed[] = {
 	"open", "openat", "openat2", "close", "close_range", "stat", "fstat", "lstat", "newfstatat",
 	"fstatat64", "statx", "statfs", "fstatfs", "statfs64", "fstatfs64", "access", "faccessat",
 	"faccessat2", "readlink", "readlinkat", "getdents64", "getcwd", "mkdir", "mkdirat", "unlink",
-	"unlinkat", "rmdir", "rename", "renameat", "renameat2", "linkat", "utimensat",
+	"unlinkat", "rmdir", "rename", "renameat", "renameat2", "linkat", "utimensat", "fchmod",
 	/* descriptors and waiting */
 	"fcntl", "fcntl64", "flock", "dup", "dup2", "dup3", "pipe2", "poll", "ppoll", "ppoll_time64",
 	"eventfd2", "signalfd4", "inotify_init1", "inotify_add_watch", "inotify_rm_watch",

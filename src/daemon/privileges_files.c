@@ -7,9 +7,11 @@
  * others, may be opened from now on. What is open already stays so.
  *
  *   store	everything that makes and changes files and folders
- *   images	reading. Where a hard link from there to a pin is possible, writing, too, as far as
- *		modes allow it: the kernel lets no link be made to a place that gives a file more
- *		rights than it had where it came from. Nothing in here ever asks for it
+ *   images	reading, and making new files, which promotion does; never removing or replacing
+ *		one. Writing, too, as far as modes allow it: the kernel lets no link be made to a
+ *		place that gives a file more rights than it had where it came from, and where the
+ *		store is elsewhere a new image is written in place before it has a name. Nothing in
+ *		here ever opens an image for it
  *   /proc	reading: who makes a control request, who waits for a lease
  *   /sys/devices/system/cpu	how many threads are worth having
  *   /dev/null	reading and writing
@@ -115,18 +117,9 @@ static int allow_path(int ruleset, const char *path, uint64_t access)
 	return allow(ruleset, fd, S_ISDIR(st.st_mode) ? access : access & FS_FILE);
 }
 
-/* Whether an image may come to be linked into the store. */
-static bool may_link(const struct mount_config *config, int store_fd)
-{
-	struct stat images, store;
-
-	return !config->read_only && stat(config->images, &images) == 0 &&
-	       fstat(store_fd, &store) == 0 && images.st_dev == store.st_dev;
-}
-
 static int add_rules(int ruleset, const struct mount_config *config, int store_fd, uint64_t handled)
 {
-	const uint64_t images = READ | (may_link(config, store_fd) ? CHANGE : 0);
+	const uint64_t images = READ | (config->read_only ? 0 : CHANGE | FS_MAKE_REG);
 	int r = allow(ruleset, store_fd, handled & (config->read_only ? READ : READ | CHANGE | MAKE));
 
 	if (r == 0)

@@ -396,7 +396,7 @@ static int stat_entry(
 	return append(full, name) < 0 || folder_stat(folder, full, st) < 0;
 }
 
-static int open_folder(struct folder *folder, const char *path)
+int folder_open_folder(struct folder *folder, const char *path)
 {
 	CLEANUP_CLOSE int fd = -1;
 	char plain[PATH_MAX];
@@ -408,7 +408,7 @@ static int open_folder(struct folder *folder, const char *path)
 
 int folder_list(struct folder *folder, const char *path, uint64_t after, folder_list_fn *cb, void *arg)
 {
-	CLEANUP_CLOSE int fd = open_folder(folder, path);
+	CLEANUP_CLOSE int fd = folder_open_folder(folder, path);
 	struct dirnames *names;
 	uint64_t place = after;
 	const char *name;

@@ -26,6 +26,8 @@ int folder_stat(struct folder *folder, const char *path, struct stat *st);
 /* A descriptor for reading (with O_NOATIME where allowed), owned by the caller, or -errno.
  * -EISDIR: a folder. -EBUSY: another program holds a write lease on it. */
 int folder_open_file(struct folder *folder, const char *path);
+/* A descriptor of a folder, "" being the one of images, owned by the caller, or -errno. */
+int folder_open_folder(struct folder *folder, const char *path);
 /* Calls cb for each visible entry whose place (dirnames.h) is behind `after`, in the order of
  * places; 0 is before all. Stops when it returns non-zero, and returns that. */
 typedef int folder_list_fn(void *arg, const char *name, const struct stat *st, uint64_t place);

@@ -10,6 +10,7 @@
 
 #include "core/fs.h"
 #include "service/internal.h"
+#include "service/promoting.h"
 
 static int follow(void *arg, struct job *job)
 {
@@ -41,6 +42,7 @@ void service_tick(struct service *service)
 	struct job_spec spec;
 	uint64_t id;
 
+	promoting_tick(service);
 	if (fs_background(service->fs, &work) < 0)
 		return;
 	if (work.running && work.serial == service->seen && work.serial != service->followed) {

@@ -52,6 +52,7 @@ static const struct {
 	{"dedup", "paths", control_dedup},
 	{"dedup-set", "path policy domain", control_dedup_set},
 	{"limit", "path bytes", control_limit},
+	{"promote", "source name path action rate", control_promote},
 	{"upgrade", "binary own ticket", control_upgrade},
 	{"job-list", "", control_job_list},
 	{"job-show", "id", control_job_show},

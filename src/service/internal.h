@@ -21,6 +21,11 @@ struct service {
 	/* Background work (background.c): when it was last looked at, and of the last job. */
 	_Atomic uint64_t seen, followed;
 
+	/* Promotions on their way to the folder of images (promoting.c). */
+	pthread_mutex_t promote_lock;
+	struct promoting *promotions; /* promote_lock, as the next one */
+	bool promote_closing;
+
 	/* The store's figures as top tells them (control_top.c). */
 	pthread_mutex_t top_lock;
 	struct fs_store_figures top_store; /* top_lock, as the next three */
@@ -98,6 +103,7 @@ int control_scrub(struct request *rq);
 int control_dedup(struct request *rq);
 int control_limit(struct request *rq);
 int control_dedup_set(struct request *rq);
+int control_promote(struct request *rq);
 int control_upgrade(struct request *rq);
 int control_job_list(struct request *rq);
 int control_job_show(struct request *rq);

@@ -26,6 +26,7 @@
 #include "base/times.h"
 #include "service/internal.h"
 #include "service/names.h"
+#include "service/promoting.h"
 #include "service/report.h"
 #include "service/walk.h"
 
@@ -64,6 +65,7 @@ int service_new(struct service **service, struct fs *fs, const struct service_in
 	s->info.store = strdup(info->store ? info->store : "");
 	s->started_ns = times_now(CLOCK_MONOTONIC);
 	pthread_mutex_init(&s->top_lock, NULL);
+	pthread_mutex_init(&s->promote_lock, NULL);
 	if (!s->info.mountpoint || !s->info.images || !s->info.store || jobs_new(&s->jobs, info->last_job) < 0) {
 		service_free(s);
 		return -ENOMEM;
@@ -76,7 +78,10 @@ void service_free(struct service *service)
 {
 	if (!service)
 		return;
+	promoting_close(service);
 	jobs_free(service->jobs);
+	promoting_free(service);
+	pthread_mutex_destroy(&service->promote_lock);
 	pthread_mutex_destroy(&service->top_lock);
 	free((char *)service->info.mountpoint);
 	free((char *)service->info.images);

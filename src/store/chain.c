@@ -265,7 +265,8 @@ static uint32_t count_runs(const struct build *b)
 }
 
 /* Takes the owners over. */
-static struct chain_region *make_region(struct build *b, const struct chain_key *key, uint64_t epoch)
+static struct chain_region *make_region(
+	struct build *b, const struct chain_key *key, uint64_t epoch)
 {
 	struct chain_region *r = calloc(1, sizeof(*r));
 	uint32_t n = count_runs(b);

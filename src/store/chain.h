@@ -2,27 +2,28 @@
 /*
  * What long chains of layers show, remembered: which layer owns which blocks of a region.
  *
- * A look-up goes down from layer to layer, so it costs more the older a file's family is. Where that
- * has cost as much as looking at all of a region once, all of it is looked at once, and from then on
- * a look-up that comes to the top of the frozen part of the chain goes on at the layer that owns the
- * block. So nobody pays more than twice of what walking costs, and what is read often costs the same
- * at any depth.
+ * A look-up goes down from layer to layer, so it costs more the older a file's family is. Where
+ * that has cost as much as looking at all of a region once, all of it is looked at once, and
+ * from then on a look-up that comes to the top of the frozen part of the chain goes on at the
+ * layer that owns the block. So nobody pays more than twice of what walking costs, and what is
+ * read often costs the same at any depth.
  *
- * What is remembered is no more than "down to this layer nobody owns the block". The state of the
- * block is asked of its owner each time. So nothing needs to be said when a block of a frozen layer
- * moves from the journal to its place, becomes SHARED, or is given up: at worst the walk goes on from
- * a layer that does not own it any more. What must be told is the opposite, a frozen layer in the
- * chain that comes to own a block (what was given up is taken back, or layers are joined), another
- * order of the chain, another bound: all that is remembered is void then (chain_changed()). Layers
- * that were passed carry a mark (layer.passed), and the functions that change a layer look at it.
+ * What is remembered is no more than "down to this layer nobody owns the block". The state of
+ * the block is asked of its owner each time. So nothing needs to be said when a block of a
+ * frozen layer moves from the journal to its place, becomes SHARED, or is given up: at worst the
+ * walk goes on from a layer that does not own it any more. What must be told is the opposite, a
+ * frozen layer in the chain that comes to own a block (what was given up is taken back, or
+ * layers are joined), another order of the chain, another bound: all that is remembered is void
+ * then (chain_changed()). Layers that were passed carry a mark (layer.passed), and the functions
+ * that change a layer look at it.
  *
- * Memory: four bytes per run of blocks with the same owner, sixteen per owner, in all at most what
- * was given; what was not asked for longest goes first. Clones of the same frozen layer share it. It
- * can be dropped at any time.
+ * Memory: four bytes per run of blocks with the same owner, sixteen per owner, in all at most
+ * what was given; what was not asked for longest goes first. Clones of the same frozen layer
+ * share it. It can be dropped at any time.
  *
- * Locks: one per part of the table, taken last, with nothing held but what the caller holds. Layers
- * are named by pointers that are valid as long as the layer is that the chain begins with, or as
- * readers that found them are waited for: as parent pointers are.
+ * Locks: one per part of the table, taken last, with nothing held but what the caller holds.
+ * Layers are named by pointers that are valid as long as the layer is that the chain begins
+ * with, or as readers that found them are waited for: as parent pointers are.
  */
 #ifndef GOLDFS_STORE_CHAIN_H
 #define GOLDFS_STORE_CHAIN_H
@@ -43,8 +44,8 @@ void chain_cache_free(struct chain_cache *cache);
 void chain_cache_be_eager(struct chain_cache *cache);
 
 struct chain_hop {
-	struct layer *layer; /* no layer from the first one down to this one, without it, owns the blocks */
-	uint64_t limit;	     /* guest offset from which on nothing shows through those layers */
+	struct layer *layer; /* those above it, from the first one on, own none of the blocks */
+	uint64_t limit;	     /* guest offset from which on nothing shows through those */
 	uint64_t count;	     /* of blocks, from the one that was asked for on */
 	uint64_t epoch;	     /* for assertions */
 };

@@ -168,6 +168,29 @@ static bool name_is_valid(const char *name, size_t len)
 	       !memchr(name, '/', len);
 }
 
+/* A path none of whose parts is hidden. */
+static bool path_is_valid(const char *path, size_t len)
+{
+	bool start = true;
+
+	if (len == 0 || len > GF_NAME_MAX || memchr(path, '\0', len))
+		return false;
+	for (size_t i = 0; i < len; i++) {
+		if (start && (path[i] == '/' || path[i] == '.'))
+			return false;
+		start = path[i] == '/';
+	}
+	return !start;
+}
+
+static bool inode_name_is_valid(const struct gf_op_inode *inode)
+{
+	const char *name = (const char *)(inode + 1);
+
+	return inode->kind == GF_KIND_PROMOTED ? path_is_valid(name, inode->name_len) :
+						 name_is_valid(name, inode->name_len);
+}
+
 /* Ranges and names that the apply functions rely on. */
 static bool op_is_sane(const struct gf_disk_op *op)
 {
@@ -200,8 +223,7 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		/* A golden node has the number of its file there. */
 		return (inode->kind == GF_KIND_GOLDEN || inode->size <= GF_MAX_SIZE) &&
 		       inode->target_len <= GF_PATH_MAX &&
-		       (inode->name_len == 0 ||
-			       name_is_valid(op_tail(p, sizeof(*inode)), inode->name_len));
+		       (inode->name_len == 0 || inode_name_is_valid(inode));
 	case GF_OP_RENAME:
 		return name_is_valid(op_tail(p, sizeof(*rename)), rename->name_len);
 	case GF_OP_SIZE:

@@ -330,6 +330,7 @@ static int take_inode(struct ledger *l, const struct gf_op_inode *op)
 	l->files = realloc(l->files, (l->file_count + 1) * sizeof(*l->files));
 	if (!l->files)
 		abort();
+	l->totals.promoted += op->kind == GF_KIND_PROMOTED;
 	file = &l->files[l->file_count++];
 	*file = (struct file){.sums = {.ino = op->ino, .size = op->size,
 				      .is_snapshot = op->kind == GF_KIND_SNAPSHOT},

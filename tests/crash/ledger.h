@@ -50,6 +50,7 @@ struct ledger_totals {
 	uint64_t slots;	       /* of the pool that some block of a layer names */
 	uint64_t slot_refs;    /* how many name one */
 	uint64_t golden_refs;  /* blocks of layers that name one of a golden image */
+	uint64_t promoted;     /* files that are on their way to be golden images */
 	uint64_t unseen;       /* blocks of layers and slots that no file shows */
 	uint64_t layer_bytes;  /* that the data files take below */
 	uint64_t pool_bytes;   /* that the pool's files do */

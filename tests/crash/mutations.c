@@ -65,6 +65,7 @@ static const struct {
 	{.path = "test_shared"},
 	{.path = "test_restart"},
 	{.path = "../unit/test_pin_order"},
+	{.path = "../unit/test_publish"},
 	{.path = "../unit/test_superblock"},
 	{.path = "../unit/test_catalog_file"},
 	{.path = "../unit/test_content_index"},

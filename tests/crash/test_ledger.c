@@ -205,7 +205,8 @@ static int check_store(struct book *b, const struct ledger *ledger)
 	stored = (t.layer_blocks + t.last_blocks + t.slots) * GF_BLOCK_SIZE;
 	dedup = (t.golden_refs + t.slot_refs - t.slots) * GF_BLOCK_SIZE;
 	if (f.virtual_bytes != virtual || f.data_bytes != data || f.unique_bytes != unique ||
-		f.saved_zero_bytes != zero || f.clones != count - snapshots || f.snapshots != snapshots || f.pool_bytes != t.pool_bytes ||
+		f.saved_zero_bytes != zero || f.clones != count - snapshots - t.promoted ||
+		f.snapshots != snapshots || f.pool_bytes != t.pool_bytes ||
 		f.saved_dedup_bytes != dedup ||
 		f.saved_clone_bytes != less_u64(less_u64(data, stored), dedup))
 		return run_fail(&b->run,
@@ -238,7 +239,7 @@ static int settle(struct book *b)
 
 static int remove_snapshot(struct book *b, const char *path)
 {
-	uint64_t ino = model_object(b->run.model, model_find(b->run.model, path)->object)->ino;
+	uint64_t ino;
 	int r;
 
 	model_tree_begin(b->run.model);
@@ -252,21 +253,25 @@ static int remove_snapshot(struct book *b, const char *path)
 static int remove_file(struct book *b, const char *path)
 {
 	uint64_t folder = FS_INO_ROOT;
+	bool promoted = strncmp(path, "golden/", 7) == 0;
+	uint64_t ino = model_object(b->run.model, model_find(b->run.model, path)->object)->ino;
 	char text[MODEL_NAME], *slash;
 	int r;
 
 	if (strncmp(path, ".snapshots/", 11) == 0)
 		return remove_snapshot(b, path);
+	ino = model_object(b->run.model, model_find(b->run.model, path)->object)->ino;
 	strcpy(text, path);
 	slash = strrchr(text, '/');
-	if (slash) {
+	if (slash && !promoted) {
 		*slash = 0;
 		folder = model_object(b->run.model, model_find(b->run.model, text)->object)->ino;
 	}
 	model_tree_begin(b->run.model);
 	snaps_unlink(&b->run, path);
 	model_remove(b->run.model, path);
-	r = fs_unlink(b->run.fs, folder, slash ? slash + 1 : text);
+	r = promoted ? fs_promote_undo(b->run.fs, ino) :
+		       fs_unlink(b->run.fs, folder, slash ? slash + 1 : text);
 	model_tree_end(b->run.model, !r);
 	return r ? run_fail(&b->run, "removing \"%s\": %s", path, strerror(-r)) : 0;
 }

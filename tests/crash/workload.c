@@ -311,6 +311,28 @@ static int view_lineage(struct model_view *view, struct fs *fs, const struct mod
 	return r;
 }
 
+/* What the golden tree shows although no file is there. */
+static int list_promoted(struct lister *l)
+{
+	uint64_t ino = 0;
+	char *path;
+	int r;
+
+	while ((r = fs_promotion_next(l->fs, &ino, &path)) == 0) {
+		struct fs_attr attr;
+
+		r = fs_getattr(l->fs, ino, &attr);
+		l->folder = "golden";
+		l->root = false;
+		if (!r)
+			r = list_entry(l, path, &attr, 0);
+		free(path);
+		if (r)
+			return r;
+	}
+	return r == -ENOENT ? 0 : r;
+}
+
 int view_take(struct model_view *view, struct fs *fs)
 {
 	struct lister l = {.view = view, .fs = fs, .folder = "", .root = true};
@@ -336,6 +358,8 @@ int view_take(struct model_view *view, struct fs *fs)
 		if (view->list[i].kind == MODEL_FOLDER &&
 			strncmp(view->list[i].path, ".snapshots/", 11) == 0)
 			r = view_lineage(view, fs, &view->list[i]);
+	if (!r)
+		r = list_promoted(&l);
 	return r ? r : l.error;
 }
 

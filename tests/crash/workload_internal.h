@@ -63,7 +63,8 @@ struct model_entry *pick_source(struct run *run);
 	X('n', op_create) X('d', op_mkdir) X('D', op_rmdir) X('c', op_clone_golden) \
 	X('C', op_clone_file) X('R', op_clone_replace) X('w', op_copy_whole) X('u', op_unlink) \
 	X('U', op_unlink_open) X('m', op_rename) X('M', op_rename_folder) X('x', op_xattr) \
-	X('a', op_attributes) X('k', op_symlink) X('j', op_unlink_symlink) X('o', op_domain)
+	X('a', op_attributes) X('k', op_symlink) X('j', op_unlink_symlink) X('o', op_domain) \
+	X('G', op_promote) X('W', op_promote_end)
 #define SNAPSHOT_OPS(X) \
 	X('q', op_snapshot) X('Q', op_rollback) X('v', op_snapshot_delete) \
 	X('N', op_snapshot_rename) X('X', op_unlink_snapshots) X('i', op_refresh) \

@@ -263,6 +263,7 @@ const struct profile profiles[] = {
 	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO"),
 	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO",
 		.dedup = true),
+	MIX("promotion", MIB, TIB, 0, 4, "sshLLlzptcCCGGGGGGWWWWRuufffSee?PKO"),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 

@@ -219,6 +219,75 @@ int op_clone_replace(struct run *run)
 	return do_clone(run, entry, true);
 }
 
+/* ---- promotion: in the model, files that no other operation touches ---- */
+
+static const char *const promoted[] = {"p0", "p1", "sub/p2"};
+
+static uint64_t promoted_ino(struct run *run, const char *name)
+{
+	char path[MODEL_NAME];
+	struct model_entry *entry;
+
+	snprintf(path, sizeof(path), "golden/%s", name);
+	entry = model_find(run->model, path);
+	return entry ? object_of(run, entry)->ino : 0;
+}
+
+int op_promote(struct run *run)
+{
+	struct model_entry *from = pick_entry(run, MODEL_FILE);
+	const char *name = promoted[below(run, ARRAY_SIZE(promoted))];
+	const struct model_object *source;
+	char path[MODEL_NAME];
+	struct fs_attr attr;
+	uint64_t ino = 0;
+	int r;
+
+	snprintf(path, sizeof(path), "golden/%s", name);
+	if (!from || promoted_ino(run, name))
+		return 0;
+	source = object_of(run, from);
+	/* Its mode is the source's. */
+	if (fs_getattr(run->fs, source->ino, &attr) || (attr.mode & 07777) != 0644)
+		return 0;
+	say(run, "promote \"%s\" to \"%s\"", from->path, path);
+	model_tree_begin(run->model);
+	model_add_clone(run->model, path, source);
+	r = fs_promote(run->fs, source->ino, name, &ino);
+	model_tree_end(run->model, !r);
+	if (r)
+		return verdict(run, r);
+	object_of(run, model_find(run->model, path))->ino = ino;
+	model_synced_all(run->model);
+	return 0;
+}
+
+/* Written to its folder, or given up: for the store that is the same. Or it is cloned first. */
+int op_promote_end(struct run *run)
+{
+	const char *name = promoted[below(run, ARRAY_SIZE(promoted))];
+	uint64_t ino = promoted_ino(run, name);
+	char path[MODEL_NAME];
+	int r;
+
+	snprintf(path, sizeof(path), "golden/%s", name);
+	if (!ino)
+		return 0;
+	if (below(run, 2))
+		return do_clone(run, model_find(run->model, path), below(run, 2));
+	say(run, "promotion of \"%s\" ends", path);
+	model_tree_begin(run->model);
+	model_remove(run->model, path);
+	if (below(run, 2))
+		r = fs_promote_write(run->fs, ino, 0, NULL, NULL);
+	else
+		r = fs_promote_undo(run->fs, ino);
+	model_tree_end(run->model, !r);
+	if (!r)
+		model_synced_all(run->model);
+	return verdict(run, r);
+}
+
 /* cp: a new file, and a copy of everything into it. */
 int op_copy_whole(struct run *run)
 {

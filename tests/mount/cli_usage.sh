@@ -47,7 +47,7 @@ fails 2
 fails 2 frobnicate
 fails 2 frobnicate a b
 fails 2 --frobnicate
-for verb in top promote rebase upgrade-base convert dedup scrub check \
+for verb in top rebase upgrade-base convert dedup scrub check \
 	upgrade; do
 	mkdir -p "$verb" mnt
 	fails 1 "$verb" mnt
@@ -76,6 +76,13 @@ fails 2 clone -n 5 image b%d c%d
 for pattern in b b%s b%d%d b% b%5d b%0d b%n 'd%d/b' 'd%d/b%d' b%d/; do
 	fails 2 clone -n 5 image "$pattern"
 done
+fails 2 promote
+fails 2 promote image
+fails 2 promote image /a/b.img
+fails 2 promote --rate 0 image b.img
+fails 2 promote --cancel
+fails 2 promote --cancel a b
+fails 1 promote image b.img
 fails 1 clone image b
 fails 1 clone nothing b
 fails 2 list -o nothing

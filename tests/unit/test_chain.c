@@ -2,9 +2,10 @@
 /*
  * What is remembered of long chains of layers, against looking it up.
  *
- * A chain is changed at random, also in ways in which frozen layers change seldom (a block that shows
- * what is below comes to be owned, a bound moves), and each look-up is made twice, with what is
- * remembered and without. Threads look up while a thread changes. SEED=number repeats a random run.
+ * A chain is changed at random, also in ways in which frozen layers change seldom (a block that
+ * shows what is below comes to be owned, a bound moves), and each look-up is made twice, with what
+ * is remembered and without. Threads look up while a thread changes. SEED=number repeats a random
+ * run.
  */
 #include <setjmp.h>
 #include <stdarg.h>

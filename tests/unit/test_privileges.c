@@ -224,8 +224,12 @@ static int confined_work(int store_fd)
 	MUST(open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES);
 	MUST(openat(area->dirfd, "outside", O_RDONLY) < 0 && errno == EACCES);
 	MUST(openat(area->dirfd, "new", O_WRONLY | O_CREAT, 0600) < 0 && errno == EACCES);
-	MUST(openat(area->dirfd, "images/new", O_WRONLY | O_CREAT, 0600) < 0 && errno == EACCES);
+	/* A promoted image. */
+	MUST(openat(store_fd, "image", O_RDWR | O_CREAT, 0600) >= 0);
+	MUST(linkat(store_fd, "image", area->dirfd, "images/new", 0) == 0);
 	MUST(unlinkat(area->dirfd, "images/a.img", 0) < 0 && errno == EACCES);
+	MUST(renameat(store_fd, "image", area->dirfd, "images/a.img") < 0);
+	MUST(mkdirat(area->dirfd, "images/folder", 0700) < 0 && errno == EACCES);
 	MUST(linkat(area->dirfd, "outside", store_fd, "golden/2", 0) < 0);
 	MUST(mknodat(store_fd, "fifo", S_IFIFO | 0600, 0) < 0 && errno == EACCES);
 	MUST(kill(getppid(), 0) < 0 || syscall(SYS_landlock_create_ruleset, NULL, 0, 1u) < 6);
