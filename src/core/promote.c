@@ -47,22 +47,6 @@ int promote_name_check(const char *path)
 
 /* ---- making ---- */
 
-/* To a goldfs that does not know promotions, their files would be somebody's. */
-static int allow_promoted(struct fs *fs)
-{
-	int r;
-
-	if (fs->super.incompat & GF_INCOMPAT_PROMOTED)
-		return 0;
-	fs->super.incompat |= GF_INCOMPAT_PROMOTED;
-	r = superblock_write(fs->io, &fs->super);
-	if (!r)
-		r = superblock_complete(fs->io, &fs->super);
-	if (r)
-		fs->super.incompat &= ~GF_INCOMPAT_PROMOTED;
-	return r ? log_error(r, "cannot write the superblock") : 0;
-}
-
 static int make_folder(struct fs *fs)
 {
 	struct fs_attr attr = {.ino = FS_INO_PROMOTED, .mode = S_IFDIR | 0755};
@@ -88,10 +72,9 @@ static int make_folder(struct fs *fs)
 
 static int prepare(struct fs *fs)
 {
-	int r;
+	/* To a goldfs that does not know promotions, their files would be somebody's. */
+	int r = fs_use_feature(fs, GF_INCOMPAT_PROMOTED);
 
-	MUTEX_GUARD(&fs->pin_lock);
-	r = allow_promoted(fs);
 	return r ? r : make_folder(fs);
 }
 
