@@ -180,7 +180,7 @@ struct limit {
 	unsigned level;	   /* limit_lock; per cent that were warned about */
 	_Atomic int64_t headroom; /* bytes that may be taken before usage is added up anew */
 	_Atomic uint64_t epoch;	  /* of the fs, when that was done */
-	uint64_t frozen_sum, frozen_exact; /* limit_lock */
+	uint64_t frozen_sum, frozen_exact, frozen_epoch; /* limit_lock */
 	int64_t frozen_time_ns;
 };
 #define LIMIT_DEPTH 64 /* limits within each other that are looked at */

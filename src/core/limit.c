@@ -11,7 +11,8 @@
  * suffice, the write finds out how much it really needs (nothing, if it overwrites), and usage is
  * added up anew: the layers' counters over all files, which are always current. Frozen layers are
  * first counted whole; only if that is too much, a walk over the families (figures.c) finds what is
- * seen outside too, and its result is kept as long as these layers hold the same, or for a second.
+ * seen outside too, and its result is kept for a second, as long as these layers hold the same and no
+ * file came, went or moved.
  * Whatever moves files or freezes layers makes all headrooms void.
  *
  * So a limit is exceeded by no more than what was in flight while usage was added up.
@@ -114,14 +115,16 @@ static int add_up(struct fs *fs, const struct inode *top, struct usage *u, bool 
 static uint64_t exact_frozen(struct fs *fs, struct inode *top, struct usage *u)
 {
 	struct limit *l = top->limit;
-	uint64_t bytes = 0;
+	uint64_t bytes = 0, epoch = atomic_load(&fs->limit_epoch);
 
-	if (l->frozen_sum == u->frozen &&
+	/* Who sees what is another matter once a snapshot was deleted. */
+	if (l->frozen_sum == u->frozen && l->frozen_epoch == epoch &&
 		times_now(CLOCK_MONOTONIC) - l->frozen_time_ns < EXACT_INTERVAL_NS)
 		return l->frozen_exact;
 	if (figures_freed(fs, u->inos, u->count, &bytes))
 		return u->frozen;
 	l->frozen_sum = u->frozen;
+	l->frozen_epoch = epoch;
 	l->frozen_exact = bytes > u->own ? min_u64(bytes - u->own, u->frozen) : 0;
 	l->frozen_time_ns = times_now(CLOCK_MONOTONIC);
 	return l->frozen_exact;

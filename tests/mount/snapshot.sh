@@ -55,8 +55,12 @@ cp "$mnt/golden/base.img" "$a" || fail cp
 [ -z "$(ls "$snaps")" ] || fail "there are snapshots already"
 
 # ---- back and forth
+# Older versions refuse a store from the first snapshot on, and not before.
+features() { od -An -tu8 -j32 -N8 "$store/superblock"; }
+[ $(($(features) & 2)) = 0 ] || fail "the store says that it has snapshots"
 note "$a" golden
 snap create "$a" zero
+[ $(($(features) & 2)) = 2 ] || fail "the store does not say that it has snapshots"
 put "$a" 8; note "$a" one; snap create "$a" one
 put "$a" 8 4; note "$a" two
 kept=$("$goldfs" snapshot rollback "$a" one) || fail rollback
@@ -93,6 +97,7 @@ grep -q 'one' "$work/list" && grep -qE 'zero +\*' "$work/list" || fail "list: $(
 cp "$snaps/a.img/one" "$mnt/cp.img" || fail "cp of a snapshot"
 "$goldfs" clone "$snaps/a.img/$auto" "$mnt/clone.img" || fail "clone of a snapshot"
 same "$mnt/cp.img" one
+[ "$("$goldfs" stat -j "$mnt/cp.img" | jq .goldfs[0].unique_bytes)" = 0 ] || fail "cp copied bytes"
 same "$mnt/clone.img" two
 put "$mnt/clone.img" 1; same "$snaps/a.img/$auto" two
 
@@ -130,6 +135,15 @@ snap delete "$b" s
 after=$(du -s --block-size=1 "$store/layer" "$store/pool" | awk '{n += $1} END {print n}')
 [ $((before - after)) -ge "$freed" ] || fail "$((before - after)) bytes came back, not $freed"
 [ ! -e "$snaps/b.img" ] || fail "an empty folder is left"
+
+# ---- a limit is one for snapshots, too
+mkdir "$mnt/small" && cp "$mnt/golden/base.img" "$mnt/small/x" || fail small
+"$goldfs" limit "$mnt/small" 4M || fail limit
+put "$mnt/small/x" 40; snap create "$mnt/small/x" s
+! dd if=/dev/urandom of="$mnt/small/x" bs=64K count=40 conv=notrunc,fsync status=none 2>/dev/null ||
+	fail "a snapshot and its clone have more than the limit"
+snap delete "$mnt/small/x" s; put "$mnt/small/x" 40
+"$goldfs" rm --snapshots "$mnt/small/x" && rmdir "$mnt/small" || fail rmdir
 
 # ---- one instant for several
 cp "$mnt/golden/base.img" "$mnt/c.img"
