@@ -273,6 +273,15 @@ bench:
 	@$(MAKE) --no-print-directory $(jobs) bench-programs
 	@tests/bench/bench $(BIN)/goldfs $(BIN)/tests/bench $(BIN)/bench
 
+## bench-boot: record a Debian guest's boot and replay it on GUESTS=1000 clones
+bench-boot:
+	@tests/deps bench
+	@$(MAKE) --no-print-directory $(jobs) bench-programs
+	@tests/boot/make-image.sh $(BOOT_CACHE)
+	@[ -s $(BOOT_CACHE)/boot.trace ] || tests/bench/record.py $(BIN)/tests/bench/floor $(BOOT_CACHE)
+	@GUESTS=$(or $(GUESTS),1000) CASES='$(or $(CASES),sync32 write16 guests)' tests/bench/bench \
+		$(BIN)/goldfs $(BIN)/tests/bench $(BIN)/bench
+
 bench-programs: all $(bench_bins)
 
 ## check-layers: no include points upward
@@ -322,7 +331,7 @@ list:
 clean:
 	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all bench bench-programs check test-programs check-unit check-fuzz check-crash check-mount check-asan \
+.PHONY: all bench bench-boot bench-programs check test-programs check-unit check-fuzz check-crash check-mount check-asan \
 	check-tsan check-boot check-layers fuzz fuzzers fuzz-seeds demo demo-stop deps install \
 	uninstall list clean force check-corruption
 .DELETE_ON_ERROR:

@@ -2,7 +2,7 @@
 /*
  * The floor: what FUSE itself can carry.
  *
- *	floor [-r TRACE] [-t THREADS] FILE MOUNTPOINT
+ *	floor [-R] [-r TRACE] [-t THREADS] FILE MOUNTPOINT
  *
  * Serves FILE as MOUNTPOINT/disk in the foreground, by nothing but pread(2), pwrite(2),
  * fdatasync(2) and fallocate(2), with the mount options and the answer to INIT that goldfs uses
@@ -10,7 +10,8 @@
  * without lifetime, HANDLE_KILLPRIV_V2. Ends when it is unmounted or told to.
  *
  * No file system on FUSE that looks anything up, merges anything or promises anything can be
- * expected to be faster, so it is what goldfs is measured against.
+ * expected to be faster, so it is what goldfs is measured against. -R opens FILE for reading only:
+ * a golden image that somebody opens for writing would be copied by goldfs.
  *
  * With -r each request is noted: a line "NANOSECONDS OP OFFSET LENGTH" in TRACE, OP being one of
  * R(ead), W(rite), F(lush), D(iscard), and the bytes of all writes one after the other in
@@ -253,10 +254,12 @@ static int serve(int fd, unsigned threads)
 int main(int argc, char **argv)
 {
 	unsigned threads = 16;
-	int option, r;
+	int option, mode = O_RDWR, r;
 
-	while ((option = getopt(argc, argv, "r:t:")) != -1) {
-		if (option == 'r')
+	while ((option = getopt(argc, argv, "Rr:t:")) != -1) {
+		if (option == 'R')
+			mode = O_RDONLY;
+		else if (option == 'r')
 			open_trace(optarg);
 		else if (option == 't' && atoi(optarg) > 0)
 			threads = (unsigned)atoi(optarg);
@@ -264,10 +267,10 @@ int main(int argc, char **argv)
 			return 2;
 	}
 	if (argc - optind != 2) {
-		fprintf(stderr, "usage: floor [-r TRACE] [-t THREADS] FILE MOUNTPOINT\n");
+		fprintf(stderr, "usage: floor [-R] [-r TRACE] [-t THREADS] FILE MOUNTPOINT\n");
 		return 2;
 	}
-	disk_fd = open(argv[optind], O_RDWR | O_CLOEXEC);
+	disk_fd = open(argv[optind], mode | O_CLOEXEC);
 	if (disk_fd < 0)
 		die(argv[optind]);
 	r = serve(mount_on(argv[optind + 1]), threads);

@@ -51,6 +51,12 @@ def sync_files(folder):
         os.close(fd)
 
 
+def unmount(point):
+    """Also when a process that was stopped half way still uses it for a moment."""
+    wait_for(lambda: subprocess.run(["umount", str(point)], stderr=subprocess.DEVNULL,
+                                    check=False).returncode == 0, f"umount of {point}")
+
+
 def copied(source, target):
     run("cp", "--sparse=auto", source, target)
     sync_files(target.parent)
@@ -78,7 +84,7 @@ class LoopDisk:
 
     def release(self):
         if os.path.ismount(self.mountpoint):
-            run("umount", self.mountpoint)
+            unmount(self.mountpoint)
         if self.loop:
             run("losetup", "-d", self.loop)
         self.loop = None
@@ -202,6 +208,7 @@ class Goldfs(Peer):
         self.mnt = self.dir / "mnt"
         self.store = self.dir / "store"
         self.mnt.mkdir()
+        self.kept = set()
         self.serial = 0
         self.mount()
 
@@ -212,7 +219,18 @@ class Goldfs(Peer):
     def umount(self):
         run(self.bench.goldfs, "umount", self.mnt)
 
+    def keep(self, image):
+        """A clone that stays, so that the image's content index is made once. All of the image is
+        read for that, in the background."""
+        if image in self.kept:
+            return
+        run(self.bench.goldfs, "clone", self.mnt / "golden" / image, self.mnt / f"kept-{image}")
+        self.kept.add(image)
+        wait_for(lambda: len([n for n in os.listdir(self.store / "index") if n.isdigit()]) >=
+                 len(self.kept) or "dedup=off" in self.options, "index of the image", 120)
+
     def fresh(self, image, count=1):
+        self.keep(image)
         self.serial += 1
         folder = self.mnt / f"set{self.serial}"
         folder.mkdir()
@@ -255,10 +273,10 @@ class Floor(Server):
     settings = ("tests/bench/floor.c, 16 threads, on the image itself (reads), a full copy (mixed "
                 "work) or a new sparse file (writes)")
 
-    def serve_file(self, file, n):
+    def serve_file(self, file, n, *options):
         mnt = self.dir / f"mnt{n}"
         mnt.mkdir()
-        self.serve(mnt, [self.bench.tools / "floor", file, mnt], lambda: os.path.ismount(mnt))
+        self.serve(mnt, [self.bench.tools / "floor", *options, file, mnt], lambda: os.path.ismount(mnt))
         return mnt / "disk"
 
     def fresh(self, image, count=1):
@@ -272,7 +290,7 @@ class Floor(Server):
         return paths
 
     def golden(self, image):
-        return self.serve_file(self.images / image, "golden")
+        return self.serve_file(self.images / image, "golden", "-R")
 
     def filled(self, image):
         return self.serve_file(copied(self.images / image, self.dir / "copy"), "copy")

@@ -44,6 +44,23 @@ for peer in sparse reflink qcow2 nbdkit xmount; do
 	grep -q "left out: $peer: not asked for" "$work/all/report.md" || fail "$peer is not named"
 done
 
+# A recording, replayed on clones and compared: what fio asked of the floor stands for a guest.
+mkdir "$work/rec" "$work/cache"
+truncate -s 16M "$work/cache/disk.img"
+cp "$work/cache/disk.img" "$work/disk.img"
+"$floor" -r "$work/cache/boot.trace" "$work/disk.img" "$work/rec" &
+until mountpoint -q "$work/rec"; do sleep 0.01; done
+extra_mounts+=("$work/rec")
+fio --name=x --filename="$work/rec/disk" --rw=randrw --bsrange=4k-64k --size=16M --io_size=2M \
+	--direct=1 --fsync=16 --allow_file_create=0 >"$work/fio" || fail 'fio on the floor'
+umount "$work/rec"
+wait
+pieces=$(awk '$2 == "W" { n += int(($4 + 4095) / 4096) } END { print n }' "$work/cache/boot.trace")
+yes 01 | tr -d '\n' | head -c "$pieces" >"$work/cache/boot.trace.same"
+BOOT_CACHE=$work/cache VERIFY=1 GUESTS=10 PEERS=goldfs CASES=guests run_bench boots
+jq -e '[.guests[] | select(.peer == "goldfs" and .stored > 0)] | length == 3' \
+	"$work/boots/results.json" >/dev/null || { cat "$work/boots.err"; fail 'no boots'; }
+
 CASES='read1 write1' run_bench some
 for peer in goldfs floor sparse reflink qcow2 nbdkit xmount; do
 	grep -q "^- $peer (\|left out: $peer:" "$work/some/report.md" || fail "$peer is not named"
