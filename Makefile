@@ -11,6 +11,7 @@
 #   CI=true                       a test that is skipped counts as failed
 #   V=1                           print whole commands
 #   FUZZ_SECONDS=30               how long make fuzz runs each harness
+#   SIZE= TIME= ROUNDS= CASES= PEERS= …   for bench, see tests/bench/bench
 #   TESTS="word …"                only tests whose path contains one of the words
 #   IMAGES=folder MOUNT=folder    for demo and demo-stop
 
@@ -73,6 +74,7 @@ fuzz_tests := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 # Harnesses use the crash tests' disk in memory. main.c takes libFuzzer's place.
 fuzz_helpers := $(filter-out $(fuzz_tests) tests/fuzz/main.c tests/fuzz/seeds.c,\
 	$(wildcard tests/fuzz/*.c)) $(wildcard tests/crash/simdisk*.c) tests/crash/pagemap.c
+bench_tools := $(sort $(wildcard tests/bench/*.c))
 boot_tests := $(sort $(wildcard tests/boot/test_*.sh))
 
 unit_bins := $(unit_tests:%.c=$(BIN)/%)
@@ -81,6 +83,7 @@ fuzz_bins := $(fuzz_tests:%.c=$(BIN)/%)
 fuzzers := $(fuzz_tests:tests/fuzz/%.c=$(BIN)/fuzz/%)
 corrupt_bins := $(corrupt_tests:%.c=$(BIN)/%)
 tool_bins := $(mount_tools:%.c=$(BIN)/%)
+bench_bins := $(bench_tools:%.c=$(BIN)/%)
 only = $(if $(TESTS),$(foreach test,$(1),$(if $(strip $(foreach word,$(TESTS),\
 	$(findstring $(word),$(test)))),$(test))),$(1))
 
@@ -140,6 +143,10 @@ $(BIN)/tests/bench/dedup/dedup: $(OBJ)/tests/bench/dedup/dedup.o $(OBJ)/goldfs.a
 	@mkdir -p $(@D)
 	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
 
+$(bench_bins): $(BIN)/%: $(OBJ)/%.o
+	@mkdir -p $(@D)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $^ $(all_libs)
+
 # The list of mutations is to have those of parts that a program does not name, too.
 archive = $(if $(findstring GF_MUTATIONS,$(CPPFLAGS)),-Wl$(comma)--whole-archive $(1) \
 	-Wl$(comma)--no-whole-archive,$(1))
@@ -159,7 +166,7 @@ check:
 	@tests/run $(BIN)/goldfs $(call only,tests/check-layers tests/check-sites $(boot_tests) $(unit_bins) \
 		$(fuzz_bins) $(crash_bins) $(corrupt_bins) $(mount_tests))
 
-test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(corrupt_bins) $(tool_bins)
+test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(corrupt_bins) $(tool_bins) $(bench_bins)
 
 ## check-unit: tests of single parts
 check-unit: $(call only,$(unit_bins))
@@ -260,6 +267,23 @@ bench-dedup: $(BIN)/tests/bench/dedup/dedup
 
 .PHONY: bench-dedup
 
+## bench: goldfs side by side with its peers; ROUNDS=, TIME=, CASES=, PEERS= … (tests/bench/bench)
+bench:
+	@tests/deps bench
+	@$(MAKE) --no-print-directory $(jobs) bench-programs
+	@tests/bench/bench $(BIN)/goldfs $(BIN)/tests/bench $(BIN)/bench
+
+## bench-boot: record a Debian guest's boot and replay it on GUESTS=1000 clones
+bench-boot:
+	@tests/deps bench
+	@$(MAKE) --no-print-directory $(jobs) bench-programs
+	@tests/boot/make-image.sh $(BOOT_CACHE)
+	@[ -s $(BOOT_CACHE)/boot.trace ] || tests/bench/record.py $(BIN)/tests/bench/floor $(BOOT_CACHE)
+	@GUESTS=$(or $(GUESTS),1000) CASES='$(or $(CASES),sync32 write16 guests)' tests/bench/bench \
+		$(BIN)/goldfs $(BIN)/tests/bench $(BIN)/bench
+
+bench-programs: all $(bench_bins)
+
 ## check-layers: no include points upward
 check-layers:
 	@tests/check-layers
@@ -307,7 +331,7 @@ list:
 clean:
 	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all check test-programs check-unit check-fuzz check-crash check-mount check-asan \
+.PHONY: all bench bench-boot bench-programs check test-programs check-unit check-fuzz check-crash check-mount check-asan \
 	check-tsan check-boot check-layers fuzz fuzzers fuzz-seeds demo demo-stop deps install \
 	uninstall list clean force check-corruption
 .DELETE_ON_ERROR:
