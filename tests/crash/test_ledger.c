@@ -239,7 +239,7 @@ static int settle(struct book *b)
 
 static int remove_snapshot(struct book *b, const char *path)
 {
-	uint64_t ino;
+	uint64_t ino = model_object(b->run.model, model_find(b->run.model, path)->object)->ino;
 	int r;
 
 	model_tree_begin(b->run.model);
@@ -254,7 +254,7 @@ static int remove_file(struct book *b, const char *path)
 {
 	uint64_t folder = FS_INO_ROOT;
 	bool promoted = strncmp(path, "golden/", 7) == 0;
-	uint64_t ino = model_object(b->run.model, model_find(b->run.model, path)->object)->ino;
+	uint64_t ino;
 	char text[MODEL_NAME], *slash;
 	int r;
 
