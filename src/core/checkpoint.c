@@ -973,7 +973,9 @@ static void *worker_main(void *arg)
 			checkpoint_reclaim(fs);
 		}
 		/* A region a second: nobody waits for this. */
-		if (!journal_is_short(fs->journal) && (heal_some(fs) | dedup_fill_some(fs)))
+		if (!journal_is_short(fs->journal) && heal_some(fs))
+			pause = 1;
+		if (!journal_is_short(fs->journal) && dedup_fill_some(fs))
 			pause = 1;
 	}
 	return NULL;
