@@ -72,9 +72,11 @@ static int truncate_locked(struct fs *fs, struct inode *inode, uint64_t size)
 	 * again: the bound hides what is below, own bytes have to be zeroed. */
 	if (size < inode->size && size % GF_BLOCK_SIZE &&
 		!MUTATED("truncation leaves the end of the last block")) {
+		unsigned token = drain_enter(&fs->readers);
 		struct extent x;
 
 		r = layer_resolve(layer, size / GF_BLOCK_SIZE, 1, false, &x);
+		drain_leave(&fs->readers, token);
 		if (!r && x.layer == layer && x.kind != EXTENT_ZERO)
 			r = add_zeroed_edge(fs, inode, &buf, size / GF_BLOCK_SIZE,
 				size % GF_BLOCK_SIZE, GF_BLOCK_SIZE, size);
@@ -115,7 +117,7 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 /* Whether zeros show through where the layer owns nothing: then PARENT says it as well as ZERO. */
 static enum gf_state zero_state(const struct layer *layer)
 {
-	return layer->parent || layer->image ? GF_ZERO : GF_PARENT;
+	return layer->parent || layer->image || atomic_load(&layer->keeps) ? GF_ZERO : GF_PARENT;
 }
 
 static int add_clear(struct opbuf *buf, struct inode *inode, uint64_t first, uint64_t end)
