@@ -26,6 +26,7 @@
 #include "base/sizes.h"
 #include "core/domain.h"
 #include "core/snapshot.h"
+#include "core/recast.h"
 #include "store/pool.h"
 
 static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
@@ -288,6 +289,7 @@ static int apply_head(struct fs *fs, struct inode *inode, uint64_t id)
 	tree_layer_get(fresh);
 	fresh->head_of = inode->ino;
 	atomic_store(&fresh->apart, inode->copy_mode != GF_MODE_SNAPSHOT);
+	recast_unplace(old, 0);
 	old->head_of = 0;
 	atomic_store(&inode->layer, fresh);
 	domain_place_file(fs, inode);
@@ -305,6 +307,7 @@ static int apply_size_meta(struct fs *fs, struct inode *inode, const struct gf_o
 		layer_set_bound(layer, op->size);
 	if (op->size < atomic_load(&layer->recast_bound))
 		atomic_store(&layer->recast_bound, op->size);
+	recast_unplace(layer, round_up(op->size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
 	inode->size = op->size;
 	MUTEX_GUARD(&inode->lock);
 	inode->mtime_ns = op->time_ns;
@@ -371,6 +374,8 @@ static int apply_mode(struct inode *inode, const struct gf_op_mode *op)
 	if (!layer || op->mode == GF_MODE_LEFT)
 		return -EUCLEAN;
 	inode->copy_mode = op->mode;
+	if (op->mode != GF_MODE_FULL)
+		recast_unplace(layer, 0);
 	atomic_store(&layer->apart, op->mode != GF_MODE_SNAPSHOT);
 	return 0;
 }

@@ -201,7 +201,8 @@ static int batch_store_run(struct batch *b, size_t i, size_t n)
 	/* The rest of this round moves only what has its place already. */
 	*b->budget = 0;
 	for (size_t k = i; k < i + n; k++) {
-		r = layer_any_overlay(b->layer, b->entries[k].block, 1);
+		r = b->entries[k].block < atomic_load(&b->layer->whole_blocks) ? 1 :
+			layer_any_overlay(b->layer, b->entries[k].block, 1);
 		if (r > 0)
 			r = batch_store(b, k, 1);
 		else if (!r)

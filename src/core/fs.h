@@ -509,6 +509,9 @@ struct fs_recast_options {
  * what it was; -EINTR: it was put off; -ENOSPC, -EIO: what was done is undone.
  */
 int fs_rebase(struct fs *fs, uint64_t ino, uint64_t golden, const struct fs_recast_options *options);
+/* About how many bytes the clone would have less of its own; below 0: more. Reads both, changes nothing. */
+int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, int64_t *gain,
+	const struct fs_recast_options *options);
 /* The clone's mode becomes another one; errors as above. golden: where it is to stand, for
  * FS_MODE_SNAPSHOT only; 0: it stays where it is. */
 int fs_convert(struct fs *fs, uint64_t ino, enum fs_mode mode, uint64_t golden,

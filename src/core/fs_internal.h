@@ -358,6 +358,7 @@ struct fs {
 	_Atomic unsigned damage_new; /* changed under damage_lock; not reported yet */
 	struct doubt *doubts;	     /* recovery */
 	atomic_bool scrubbing;
+	pthread_mutex_t place_lock;  /* before checkpoint_lock; who gives a layer places */
 	pthread_mutex_t recast_lock; /* a leaf */
 	struct recast_equal *recast_equal; /* recast_lock; of the two images that were compared last */
 	unsigned recast_equal_users;	   /* recast_lock */

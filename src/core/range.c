@@ -17,6 +17,7 @@
 
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/recast.h"
 
 /* Ops that may come in one record: two edges with their bytes, a clear, a size. */
 #define RANGE_OPS_BOUND (2 * (sizeof(struct gf_op_blocks) + GF_BLOCK_SIZE) + 256)
@@ -98,6 +99,9 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 
 	if (size > GF_MAX_SIZE)
 		return -EFBIG;
+	r = recast_grow(fs, inode, size);
+	if (r)
+		return r;
 	room = record_reserve_urgent(fs, RANGE_OPS_BOUND);
 	if (room < 0)
 		return room;
@@ -203,6 +207,10 @@ int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t l
 		return r;
 	if (inode->kind != GF_KIND_USER)
 		return -EROFS;
+	if (!(mode & FALLOC_FL_KEEP_SIZE))
+		r = recast_grow(fs, inode, off + len);
+	if (r)
+		return r;
 	room = record_reserve_urgent(fs, RANGE_OPS_BOUND);
 	if (room < 0)
 		return room;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Another base for a layer that shows what it showed: rebase, copies that stand on their own, folding.
+ * Another base for a layer that shows what it showed: rebase, copies of their own, folding.
  *
  * A layer L stands on B and is to stand on C. What L shows must not change for anybody at any time,
- * and clients may be writing to it. So L is made to show the same over C while it stands on B still,
+ * and clients may be writing to it. So L is made to show the same over C while it is on B still,
  * and then one record says that it stands on C:
  *
- *   1. RECAST is recorded. From then on nothing becomes PARENT in L by being compared with B: what is
- *      not PARENT shows the same over anything, and only becomes more.
- *   2. Pull (recast_blocks.c): every block that is PARENT and would show something else over C becomes
- *      L's own, by a record as of a client's write.
+ *   1. RECAST is recorded. From then on nothing becomes PARENT in L by being compared with B. What
+ *      is not PARENT shows the same over anything, and only becomes more.
+ *   2. Pull (recast_blocks.c): every block that is PARENT and would show something else over C
+ *      becomes L's own, by a record as of a client's write.
  *   3. L is flushed: a commit record covers what stands in place. The journal is synced.
  *   4. BASE is recorded, with no write or destage of L under way. It changes what is below L and
  *      nothing else; all records before it are in the journal, and what they say of blocks does not
@@ -17,13 +17,13 @@
  *   5. Drop: blocks of L's own that are equal to C become PARENT, by a record each.
  *
  * A crash before 4 leaves L on B, with some blocks of its own that it need not have; after 4 on C.
- * RECAST stands in the catalog, so whoever mounts next goes on with 2, which passes over what is done.
- * When it is given up, RECAST NONE is recorded, and 5 makes of L over B what it was.
+ * RECAST stands in the catalog, so whoever mounts next goes on with 2, which passes over what is
+ * done. When it is given up, RECAST NONE is recorded, and 5 makes of L over B what it was.
  *
  * No layer is made and no byte that L owns is moved. (A new layer beside L was the first design: it
  * would have copied all that L owns, needed a freeze of L, grown the chain by it, and could be an
- * orphan.) Readers: layer_resolve() takes states and base at one moment. Who found B before 4 may be
- * reading from it still, so B is freed by a checkpoint that waits for readers, as ever.
+ * orphan.) Readers: layer_resolve() takes states and base at one moment. Who found B before 4 may
+ * be reading from it still, so B is freed by a checkpoint that waits for readers, as ever.
  *
  *   rebase   C is another golden image
  *   thin     C is nothing; nothing is shared by content (layer.apart)
@@ -81,8 +81,8 @@ static bool goes_on(const struct layer *layer, const struct recast *rc)
 }
 
 /* tree is held exclusively. The layer is held, and busy, when it returns 0. */
-static int begin_layer_locked(struct recast *rc, struct layer *layer, uint64_t ino, uint64_t bound,
-	struct opbuf *buf)
+static int begin_layer_locked(
+	struct recast *rc, struct layer *layer, uint64_t ino, uint64_t bound, struct opbuf *buf)
 {
 	int r = 0;
 
@@ -130,7 +130,8 @@ int recast_begin_fold(struct recast *rc, struct layer *layer)
 		pthread_rwlock_wrlock(&head->io);
 	if (head)
 		head->copy_task = 0;
-	if (!r && (!layer->refs || !layer->parent || layer->parent->refs != 1 || layer->parent->head_of))
+	if (!r && (!layer->refs || !layer->parent || layer->parent->refs != 1 ||
+			  layer->parent->head_of))
 		r = -EAGAIN;
 	if (!r)
 		r = begin_layer_locked(rc, layer, layer->head_of,
@@ -164,8 +165,8 @@ int recast_resume(struct recast *rc, struct layer *layer)
 }
 
 /* tree is held exclusively. */
-static int begin_file_locked(struct recast *rc, struct inode *inode, uint64_t golden_size,
-	struct opbuf *buf)
+static int begin_file_locked(
+	struct recast *rc, struct inode *inode, uint64_t golden_size, struct opbuf *buf)
 {
 	struct layer *layer;
 	int r;
@@ -335,8 +336,9 @@ static int add_base(struct opbuf *buf, const struct recast *rc)
 /* The file whose mode it is becomes what was asked for; it may have another layer by now. */
 static int add_mode(struct opbuf *buf, const struct recast *rc, const struct inode *head)
 {
-	enum gf_mode mode = rc->kind == GF_RECAST_THIN ? GF_MODE_THIN :
-		rc->kind == GF_RECAST_FULL ? GF_MODE_FULL : GF_MODE_SNAPSHOT;
+	enum gf_mode mode = rc->kind == GF_RECAST_THIN	 ? GF_MODE_THIN
+			    : rc->kind == GF_RECAST_FULL ? GF_MODE_FULL
+							 : GF_MODE_SNAPSHOT;
 	struct gf_op_mode *op;
 
 	if (!head || rc->kind == GF_RECAST_FOLD || head->copy_mode == mode)
@@ -433,9 +435,11 @@ static void give_up(struct recast *rc)
 	const struct fs_recast_options quiet = {0};
 
 	record_end(rc);
+	if (rc->kind == GF_RECAST_FULL)
+		recast_unplace(rc->layer, 0);
 	rc->options = &quiet;
 	rc->rate = 0;
-	if (rc->layer->refs && !fs_writable(rc->fs))
+	if (!fs_writable(rc->fs))
 		recast_drop(rc);
 }
 
@@ -446,6 +450,30 @@ static bool is_put_off(const struct recast *rc)
 	return o && o->is_put_off && o->is_put_off(o->arg);
 }
 
+/* Before anything is copied: it fits, or it does not begin. */
+static int place_all(struct recast *rc)
+{
+	struct inode *inode;
+	uint64_t size;
+	int r = 0;
+
+	pthread_rwlock_rdlock(&rc->fs->tree);
+	inode = rc->layer->head_of ? tree_find(rc->fs, rc->layer->head_of) : NULL;
+	size = inode ? atomic_load(&inode->size) : 0;
+	pthread_rwlock_unlock(&rc->fs->tree);
+	if (!inode)
+		return -ESTALE;
+	if (rc->inode)
+		r = limit_check(rc->fs, rc->inode,
+			less_u64(size, layer_kept_blocks(rc->layer) * GF_BLOCK_SIZE), true);
+	if (r)
+		return r;
+	pthread_mutex_lock(&rc->fs->place_lock);
+	r = recast_place(rc->fs, rc->layer, size);
+	pthread_mutex_unlock(&rc->fs->place_lock);
+	return r;
+}
+
 /* Steps 2 to 5 of a layer that begin() left busy. */
 int recast_work(struct recast *rc)
 {
@@ -453,7 +481,9 @@ int recast_work(struct recast *rc)
 
 	rc->started_ns = times_now(CLOCK_MONOTONIC);
 	take_equal(rc);
-	r = recast_pull(rc);
+	r = rc->kind == GF_RECAST_FULL ? place_all(rc) : 0;
+	if (!r)
+		r = recast_pull(rc);
 	if (!r)
 		r = switch_base(rc);
 	give_equal(rc);
@@ -465,8 +495,8 @@ int recast_work(struct recast *rc)
 	else if (r && r != -EINTR)
 		give_up(rc);
 	if (!r && (rc->kind == GF_RECAST_REBASE || rc->kind == GF_RECAST_FOLD)) {
-		/* What is left of its own may be found elsewhere, in the new image for one. Only space
-		 * is lost when this does not come to its end. */
+		/* What is left of its own may be found elsewhere, in the new image for one. Only
+		 * space is lost when this does not come to its end. */
 		recast_drop(rc);
 		dedup_owe_all(rc->fs, rc->layer);
 	}
@@ -476,8 +506,8 @@ int recast_work(struct recast *rc)
 	return r == -EUCLEAN ? -EIO : r;
 }
 
-/* Nothing has to be copied for that: what is written from now on is looked for elsewhere, and by the
- * next settling what is there. */
+/* Nothing has to be copied for that: what is written from now on is looked for elsewhere, and by
+ * the next settling what is there. */
 static int share_again(struct fs *fs, uint64_t ino)
 {
 	int64_t room = record_reserve(fs, SWITCH_ROOM);
@@ -502,13 +532,16 @@ static int share_again(struct fs *fs, uint64_t ino)
 	pthread_rwlock_unlock(&fs->tree);
 	journal_unreserve(fs->journal, room);
 	opbuf_release(&buf);
-	return r ? r : SITE("recast: sync the mode",
-		journal_sync(fs->journal, journal_last_seq(fs->journal)));
+	return r ? r
+		 : SITE("recast: sync the mode",
+			   journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
 
 static int recast_file(struct fs *fs, const struct wish *wish)
 {
-	struct recast rc = {.fs = fs, .kind = wish->kind, .options = wish->options,
+	struct recast rc = {.fs = fs,
+		.kind = wish->kind,
+		.options = wish->options,
 		.rate = wish->options ? wish->options->rate : 0};
 	struct inode *inode, *node = NULL;
 	int r = fs_writable(fs);
@@ -519,6 +552,7 @@ static int recast_file(struct fs *fs, const struct wish *wish)
 		return r;
 	if (wish->golden_ino)
 		r = find_golden(fs, wish->golden_ino, &node);
+	rc.inode = inode;
 	if (!r)
 		r = begin(&rc, inode, node);
 	if (!r)
@@ -532,15 +566,17 @@ static int recast_file(struct fs *fs, const struct wish *wish)
 
 int fs_rebase(struct fs *fs, uint64_t ino, uint64_t golden, const struct fs_recast_options *options)
 {
-	return recast_file(fs,
-		&(struct wish){
-			.ino = ino, .kind = GF_RECAST_REBASE, .golden_ino = golden, .options = options});
+	return recast_file(fs, &(struct wish){.ino = ino,
+				       .kind = GF_RECAST_REBASE,
+				       .golden_ino = golden,
+				       .options = options});
 }
 
 int fs_convert(struct fs *fs, uint64_t ino, enum fs_mode mode, uint64_t golden,
 	const struct fs_recast_options *options)
 {
-	struct wish wish = {.ino = ino, .options = options,
+	struct wish wish = {.ino = ino,
+		.options = options,
 		.kind = mode == FS_MODE_FULL ? GF_RECAST_FULL : GF_RECAST_THIN};
 	struct inode *inode;
 	int r;
@@ -557,4 +593,97 @@ int fs_convert(struct fs *fs, uint64_t ino, enum fs_mode mode, uint64_t golden,
 	r = share_again(fs, ino);
 	fs_forget(fs, ino, 1);
 	return r;
+}
+
+/* ---- what it would come to ---- */
+
+/* An image in its folder, which need not be kept for that. */
+struct trial_image {
+	struct image image; /* first */
+	struct fs *fs;
+	struct inode *node; /* open */
+};
+
+static int trial_read(struct image *image, void *buf, size_t len, uint64_t off)
+{
+	struct trial_image *t = (struct trial_image *)image;
+	ssize_t n = golden_read(t->fs, t->node, buf, len, off);
+
+	if (n < 0)
+		return (int)n;
+	memset((uint8_t *)buf + n, 0, len - (size_t)n);
+	return 0;
+}
+
+static int trial_next_data(struct image *image, uint64_t off, uint64_t *start, uint64_t *end)
+{
+	struct trial_image *t = (struct trial_image *)image;
+	int64_t at = golden_seek(t->fs, t->node, off, SEEK_DATA);
+
+	if (at < 0)
+		return (int)at;
+	*start = (uint64_t)at;
+	at = golden_seek(t->fs, t->node, *start, SEEK_HOLE);
+	*end = at < 0 ? image->size : (uint64_t)at;
+	return at < 0 ? (int)at : 0;
+}
+
+static int try_open(struct fs *fs, struct trial_image *image)
+{
+	struct fs_attr attr;
+	int r = golden_open(fs, image->node, NULL);
+
+	if (r)
+		return r;
+	r = golden_getattr(fs, image->node, &attr);
+	if (r)
+		golden_close(fs, image->node);
+	else
+		image->image.size = attr.size;
+	return r;
+}
+
+static int try_layer(struct recast *rc, struct inode *inode)
+{
+	int r;
+
+	pthread_rwlock_rdlock(&rc->fs->tree);
+	rc->layer = atomic_load(&inode->layer);
+	atomic_fetch_add(&rc->layer->users, 1);
+	rc->trial_bound = min_u64(rc->image->size, atomic_load(&inode->size));
+	pthread_rwlock_unlock(&rc->fs->tree);
+	r = recast_pull(rc);
+	if (!r)
+		r = recast_drop(rc);
+	atomic_fetch_sub(&rc->layer->users, 1);
+	return r;
+}
+
+int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, int64_t *gain,
+	const struct fs_recast_options *options)
+{
+	static const struct image_ops ops = {.read = trial_read, .next_data = trial_next_data};
+	struct trial_image image = {.image = {.ops = &ops}, .fs = fs};
+	struct recast rc = {.fs = fs,
+		.kind = GF_RECAST_REBASE,
+		.trial = true,
+		.image = &image.image,
+		.options = options};
+	struct inode *inode;
+	int r = find_file(fs, ino, &inode);
+
+	if (r)
+		return r;
+	r = find_golden(fs, golden, &image.node);
+	if (!r) {
+		r = try_open(fs, &image);
+		if (!r) {
+			r = try_layer(&rc, inode);
+			golden_close(fs, image.node);
+		}
+		fs_forget(fs, golden, 1);
+	}
+	fs_forget(fs, ino, 1);
+	*gain = ((int64_t)rc.would_drop - (int64_t)rc.would_store) * (int64_t)GF_BLOCK_SIZE;
+	return r == -EUCLEAN ? -EIO : r;
 }

@@ -7,12 +7,12 @@
  *   drop  blocks of its own that are equal to what is below become PARENT
  *
  * Both look at up to a MiB at a time: once without any lock, to see whether there is anything to do
- * and how much space that takes; then again with the blocks' range held, and what is to be done then
- * is one large write of what the blocks show already (volume_rewrite()). So it is recovered as any
+ * and how much space that takes; then again with the blocks' range held, and what is to be done is
+ * one large write of what the blocks show already (volume_rewrite()). So it is recovered as any
  * write is, and a client that writes to the same blocks comes before or after it.
  *
- * Cost: holes are passed over by what images and maps say; the rest of what is PARENT is compared with
- * the new base. Of two images that is remembered, so that a fleet costs one comparison.
+ * Cost: holes are passed over by what images and maps say; the rest of what is PARENT is compared
+ * with the new base. Of two images that is remembered, so that a fleet costs one comparison.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,8 +30,8 @@
 #define KEEP 0xff /* a kind: nothing is to be done */
 /* In the journal: every other block may be a record of its own. */
 #define ROOM (volume_rewrite_room(PIECE) + PIECE / 2 * 128)
-#define MAX_TRIES 3 /* checkpoints that one piece lets make space */
-#define NAP_NS INT64_C(50000000)   /* at most, for clients' sake */
+#define MAX_TRIES 3		    /* checkpoints that one piece lets make space */
+#define NAP_NS INT64_C(50000000)    /* at most, for clients' sake */
 #define SLEEP_NS INT64_C(100000000) /* at a time, for the rate's */
 
 struct piece {
@@ -42,8 +42,8 @@ struct piece {
 	uint64_t places[PIECE]; /* of its SHARED blocks */
 	uint64_t below[PIECE];	/* of blocks that are to be SHARED as what is below is */
 	uint8_t kinds[PIECE];
-	uint32_t changes; /* kinds that are not KEEP */
-	uint32_t stored;  /* of them, those that take space */
+	uint32_t changes;		      /* kinds that are not KEEP */
+	uint32_t stored;		      /* of them, those that take space */
 	uint8_t data[PIECE * GF_BLOCK_SIZE];  /* what it shows, where a kind is not KEEP */
 	uint8_t other[PIECE * GF_BLOCK_SIZE]; /* what is, or will be, below */
 };
@@ -63,8 +63,8 @@ struct recast_equal *recast_equal_new(uint64_t from, uint64_t to, uint64_t block
 
 	if (!e)
 		return NULL;
-	*e = (struct recast_equal){.from = from, .to = to, .blocks = blocks,
-		.same = calloc(1, blocks / 8 + 1)};
+	*e = (struct recast_equal){
+		.from = from, .to = to, .blocks = blocks, .same = calloc(1, blocks / 8 + 1)};
 	pthread_mutex_init(&e->lock, NULL);
 	if (!e->same) {
 		recast_equal_free(e);
@@ -118,7 +118,7 @@ static uint64_t blocks_of(uint64_t bytes)
 
 static uint64_t new_bound(const struct recast *rc)
 {
-	return atomic_load(&rc->layer->recast_bound);
+	return rc->trial ? rc->trial_bound : atomic_load(&rc->layer->recast_bound);
 }
 
 /* Blocks from this one on that are a hole of the image; max when there is no image. */
@@ -149,7 +149,8 @@ static uint64_t same_run(const struct recast *rc, uint64_t block, uint64_t max)
 		return 0; /* whoever reads it meets the error */
 	if (rc->kind == GF_RECAST_FOLD)
 		return x.layer == rc->fold ? 0 : x.count;
-	if (x.kind == EXTENT_IMAGE && (block + x.count) * GF_BLOCK_SIZE <= min_u64(x.limit, new_bound(rc))) {
+	if (x.kind == EXTENT_IMAGE &&
+		(block + x.count) * GF_BLOCK_SIZE <= min_u64(x.limit, new_bound(rc))) {
 		if (x.image == rc->image)
 			return x.count;
 		hole = equal_run(rc->equal, block, x.count);
@@ -178,7 +179,8 @@ static int read_new(const struct recast *rc, uint8_t *to, uint64_t block, uint64
 	else
 		bound = 0;
 	if (!r && off + len > bound)
-		memset(to + (bound > off ? bound - off : 0), 0, len - (bound > off ? bound - off : 0));
+		memset(to + (bound > off ? bound - off : 0), 0,
+			len - (bound > off ? bound - off : 0));
 	return r;
 }
 
@@ -231,7 +233,8 @@ static void find_candidates(const struct recast *rc, struct piece *p)
 /* An image's block that is compared with the same one of the other. */
 static bool compares_images(const struct recast *rc, uint64_t block, const struct extent *x)
 {
-	return x->kind == EXTENT_IMAGE && (block + 1) * GF_BLOCK_SIZE <= min_u64(x->limit, new_bound(rc));
+	return x->kind == EXTENT_IMAGE &&
+	       (block + 1) * GF_BLOCK_SIZE <= min_u64(x->limit, new_bound(rc));
 }
 
 /* Where a block below stands that others may share; 0: nowhere, or where this layer must not. */
@@ -308,7 +311,8 @@ static int look_for_pulls(const struct recast *rc, struct piece *p)
 			continue;
 		while (i + n < p->count && is_pulled(rc, p, i + n))
 			n++;
-		r = volume_read_blocks(rc->fs, rc->layer, p->data + at, p->block + i, n, how_to_read(p));
+		r = volume_read_blocks(
+			rc->fs, rc->layer, p->data + at, p->block + i, n, how_to_read(p));
 		if (!r)
 			r = read_new(rc, p->other + at, p->block + i, n);
 		for (uint32_t k = i; k < i + n && !r; k++)
@@ -323,7 +327,8 @@ static bool is_below_itself(const struct recast *rc, const struct piece *p, uint
 {
 	const struct layer *layer = rc->layer;
 
-	return !layer->parent && layer->golden && (p->block + i + 1) * GF_BLOCK_SIZE <= layer->bound &&
+	return !layer->parent && layer->golden &&
+	       (p->block + i + 1) * GF_BLOCK_SIZE <= layer->bound &&
 	       p->places[i] == place_from_golden(layer->golden, p->block + i);
 }
 
@@ -333,9 +338,16 @@ static bool is_own(const struct piece *p, uint32_t i)
 	       (is_at_rest(p, i, GF_SHARED) && p->places[i]);
 }
 
+static int read_below(const struct recast *rc, uint8_t *to, uint64_t block, uint64_t count)
+{
+	if (rc->trial)
+		return read_new(rc, to, block, count);
+	return volume_read_blocks(rc->fs, rc->layer, to, block, count, READ_BELOW | READ_CHECKED);
+}
+
 static int look_for_drops(const struct recast *rc, struct piece *p)
 {
-	uint64_t end = blocks_of(rc->layer->bound);
+	uint64_t end = blocks_of(rc->trial ? rc->trial_bound : rc->layer->bound);
 
 	memset(p->kinds, KEEP, sizeof(p->kinds));
 	for (uint32_t i = 0, n; i < p->count && p->block + i < end; i += n) {
@@ -347,12 +359,12 @@ static int look_for_drops(const struct recast *rc, struct piece *p)
 		while (i + n < p->count && p->block + i + n < end && is_own(p, i + n))
 			n++;
 		/* What is damaged stays what it is. */
-		if (volume_read_blocks(rc->fs, rc->layer, p->data + at, p->block + i, n, how_to_read(p)) ||
-			volume_read_blocks(rc->fs, rc->layer, p->other + at, p->block + i, n,
-				READ_BELOW | READ_CHECKED))
+		if (volume_read_blocks(
+			    rc->fs, rc->layer, p->data + at, p->block + i, n, how_to_read(p)) ||
+			read_below(rc, p->other + at, p->block + i, n))
 			continue;
 		for (uint32_t k = i; k < i + n; k++)
-			if (is_below_itself(rc, p, k) ||
+			if ((!rc->trial && is_below_itself(rc, p, k)) ||
 				memcmp(p->data + (size_t)k * GF_BLOCK_SIZE,
 					p->other + (size_t)k * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
 				MUTATED("a block of its own is dropped without comparing"))
@@ -407,10 +419,13 @@ static int rewrite(struct recast *rc, struct piece *p)
 			continue;
 		while (i + n < p->count && p->kinds[i + n] != KEEP)
 			n++;
-		r = volume_rewrite(rc->fs,
-			&(struct rewrite){.layer = rc->layer, .block = p->block + i, .count = n,
-				.data = p->data + (size_t)i * GF_BLOCK_SIZE, .kinds = p->kinds + i,
-				.places = p->below + i, .share = rc->kind == GF_RECAST_REBASE});
+		r = volume_rewrite(rc->fs, &(struct rewrite){.layer = rc->layer,
+						   .block = p->block + i,
+						   .count = n,
+						   .data = p->data + (size_t)i * GF_BLOCK_SIZE,
+						   .kinds = p->kinds + i,
+						   .places = p->below + i,
+						   .share = rc->kind == GF_RECAST_REBASE});
 		if (r)
 			give_places(rc, p, i + n);
 	}
@@ -440,8 +455,13 @@ static int get_space(struct recast *rc, const struct piece *p)
 	uint64_t bytes = (uint64_t)p->stored * GF_BLOCK_SIZE;
 	int r = 0;
 
+	/* What has a place already, has. */
+	if (p->block + p->count <= atomic_load(&rc->layer->whole_blocks))
+		return 0;
 	for (int tries = 0; bytes; tries++) {
 		r = space_check(rc->fs, bytes);
+		if (!r && rc->inode && rc->kind != GF_RECAST_FOLD)
+			r = limit_check(rc->fs, rc->inode, bytes, true);
 		if (!r || tries == MAX_TRIES || !space_make(rc->fs))
 			break;
 	}
@@ -458,8 +478,8 @@ static bool is_told_to_stop(struct recast *rc)
 /* Sleeps as long as it takes to stay below the rate, and lets clients go first. */
 static int pace(struct recast *rc, int64_t took_ns)
 {
-	uint64_t requests = atomic_load(&rc->fs->counters.read_ops) +
-			    atomic_load(&rc->fs->counters.write_ops);
+	uint64_t requests =
+		atomic_load(&rc->fs->counters.read_ops) + atomic_load(&rc->fs->counters.write_ops);
 	bool busy = requests != rc->requests;
 	int64_t now, due;
 
@@ -490,6 +510,13 @@ static bool is_dead(struct recast *rc)
 	return dead;
 }
 
+static void count_trial(struct recast *rc, const struct piece *p)
+{
+	rc->would_store += p->stored;
+	for (uint32_t i = 0; i < p->count; i++)
+		rc->would_drop += p->kinds[i] == GF_PARENT && is_at_rest(p, i, GF_OVERLAY);
+}
+
 static int change_piece(struct recast *rc, struct piece *p, look_fn fn)
 {
 	int64_t start = times_now(CLOCK_MONOTONIC);
@@ -498,7 +525,9 @@ static int change_piece(struct recast *rc, struct piece *p, look_fn fn)
 
 	p->held = false;
 	r = look(rc, p, fn);
-	if (r || !p->changes)
+	if (!r && rc->trial)
+		count_trial(rc, p);
+	if (r || !p->changes || rc->trial)
 		return r;
 	if (is_dead(rc))
 		return -ESTALE;

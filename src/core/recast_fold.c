@@ -2,11 +2,11 @@
 /*
  * Which layers are folded, and going on with what was begun.
  *
- * A frozen layer F that no file has, and on which a single layer C stands, shows what it has to nobody
- * but through C. C is recast onto what F stands on, and F is gone. C takes over what F has and C does
- * not hide: that is copied, so it is done only where F is not much larger than C. Then each block is
- * copied a bounded number of times on its way up, and a chain that stays has sizes that grow downwards
- * by that factor: as many layers as that has digits.
+ * A frozen layer F that no file has, and on which a single layer C stands, shows what it has to
+ * nobody but through C. C is recast onto what F stands on, and F is gone. C takes over what F has
+ * and C does not hide: that is copied, so it is done only where F is not much larger than C. Then
+ * each block is copied a bounded number of times on its way up, and a chain that stays has sizes
+ * that grow downwards by that factor: as many layers as that has digits.
  *
  * The upper layers of a chain come first: so the blocks of each are copied once.
  */
@@ -30,8 +30,9 @@ static bool is_foldable(const struct layer *upper)
 {
 	struct layer *lower = upper->parent;
 
-	return lower && lower->refs == 1 && !lower->head_of && lower->recast.kind == GF_RECAST_NONE &&
-	       upper->recast.kind == GF_RECAST_NONE && !failing_layer(upper);
+	return lower && lower->refs == 1 && !lower->head_of &&
+	       lower->recast.kind == GF_RECAST_NONE && upper->recast.kind == GF_RECAST_NONE &&
+	       !failing_layer(upper);
 }
 
 static bool is_worth_it(struct layer *upper)
@@ -55,7 +56,9 @@ static struct layer *find_foldable(struct fs *fs, uint64_t below)
 /* *below: only layers with lower numbers. 1: one was folded, 0: there is none. */
 static int fold_one(struct fs *fs, const struct fs_recast_options *options, uint64_t *below)
 {
-	struct recast rc = {.fs = fs, .kind = GF_RECAST_FOLD, .options = options,
+	struct recast rc = {.fs = fs,
+		.kind = GF_RECAST_FOLD,
+		.options = options,
 		.rate = options ? options->rate : 0};
 	struct layer *layer;
 	int r = 0;
@@ -76,9 +79,12 @@ static int fold_one(struct fs *fs, const struct fs_recast_options *options, uint
 	/* The same layer may stand on another one that can be folded. */
 	if (!r)
 		*below += 1;
-	/* Somebody came to stand there meanwhile, it is gone, or there is no space: the next one. */
+	/* Somebody came to stand there meanwhile, it is gone, or there is no space: the next one.
+	 */
 	return !r || r == -EAGAIN || r == -ESTALE || r == -EALREADY || r == -ENOSPC ||
-		       (r == -ECANCELED && !recast_is_stopped(options)) ? 1 : r;
+			       (r == -ECANCELED && !recast_is_stopped(options))
+		       ? 1
+		       : r;
 }
 
 int fs_fold(struct fs *fs, const struct fs_recast_options *options)
@@ -92,6 +98,24 @@ int fs_fold(struct fs *fs, const struct fs_recast_options *options)
 }
 
 /* ---- what was begun ---- */
+
+const char *recast_mode_name(uint32_t mode)
+{
+	return mode == GF_MODE_FULL ? "full" : mode == GF_MODE_THIN ? "thin" : "snapshot";
+}
+
+const char *recast_state(struct inode *inode)
+{
+	const struct layer *layer = atomic_load(&inode->layer);
+
+	for (; layer; layer = layer->parent) {
+		if (layer->recast.kind == GF_RECAST_REBASE)
+			return "rebasing";
+		if (layer->recast.kind == GF_RECAST_THIN || layer->recast.kind == GF_RECAST_FULL)
+			return "copying";
+	}
+	return "ok";
+}
 
 static const char *name_of(uint32_t kind)
 {

@@ -30,6 +30,7 @@
 #include "base/sizes.h"
 #include "base/times.h"
 #include "core/dedup.h"
+#include "core/recast.h"
 #include "store/pool.h"
 #include "store/runs.h"
 
@@ -857,7 +858,9 @@ static uint64_t bytes_missing(struct fs *fs, struct inode *inode, uint64_t off, 
 		if (layer_resolve(layer, block, end - block, false, &x))
 			break; /* whoever writes will meet the error */
 		if (x.layer != layer || (x.kind != EXTENT_DATA && x.kind != EXTENT_JOURNAL))
-			missing += x.count * GF_BLOCK_SIZE;
+			missing += less_u64(block + x.count,
+					   max_u64(block, atomic_load(&layer->whole_blocks))) *
+				   GF_BLOCK_SIZE;
 		block += x.count;
 	}
 	drain_leave(&fs->readers, token);
@@ -897,6 +900,8 @@ static ssize_t write_file(
 	r = fs_writable(fs);
 	if (!r)
 		r = volume_writable(inode);
+	if (!r && len)
+		r = recast_grow(fs, inode, off + len);
 	if (!r && len)
 		r = admit(fs, inode, off, len);
 	COUNT(fs, write_ops, 1);

@@ -131,6 +131,7 @@ struct layer {
 	_Atomic uint64_t leaving;      /* the image that it stood on, and is not to need any more */
 	atomic_bool keeps; /* no block becomes PARENT by comparing: the base is about to change */
 	atomic_bool apart; /* nothing of it is shared by content */
+	_Atomic uint64_t whole_blocks; /* all before this one have a place, and keep it */
 
 	atomic_int users; /* calls that hold on to it beyond the catalog's lock */
 
@@ -215,6 +216,15 @@ struct extent {
 	uint64_t pos;
 	uint64_t limit; /* guest offset from which on bytes read as zeros whatever stands there */
 };
+
+/* Blocks for which it takes space. */
+static inline uint64_t layer_kept_blocks(const struct layer *layer)
+{
+	uint64_t owned = atomic_load(&layer->owned_blocks);
+	uint64_t whole = atomic_load(&layer->whole_blocks);
+
+	return owned > whole ? owned : whole;
+}
 
 int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	struct layer *parent, struct image *image, uint64_t golden, uint64_t bound);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The operations of the random workloads after which everything shows what it showed, on another base:
- * rebase, conversions, folding; whole, given up half way, or put off for whoever mounts next.
+ * The operations of the random workloads after which everything shows what it showed, on another
+ * base: rebase, conversions, folding; whole, given up half way, or put off for whoever mounts next.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -92,7 +92,8 @@ int op_convert(struct run *run)
 	static const char *const names[] = {"snapshot", "thin", "full"};
 	struct model_entry *entry = pick_entry(run, MODEL_FILE);
 	enum fs_mode mode = (enum fs_mode)below(run, 2);
-	uint64_t golden = mode == FS_MODE_SNAPSHOT && below(run, 2) ? 1 + below(run, 2) : 0, ino = 0;
+	uint64_t golden = mode == FS_MODE_SNAPSHOT && below(run, 2) ? 1 + below(run, 2) : 0,
+		 ino = 0;
 	struct patience p = some_patience(run);
 	struct fs_recast_options options = {
 		.progress = is_enough, .is_put_off = is_put_off, .arg = &p};
@@ -100,8 +101,8 @@ int op_convert(struct run *run)
 
 	if (!entry)
 		return 0;
-	say(run, "convert \"%s\" to %s%s%s", entry->path, names[mode], golden ? ", on an image" : "",
-		ending(&p));
+	say(run, "convert \"%s\" to %s%s%s", entry->path, names[mode],
+		golden ? ", on an image" : "", ending(&p));
 	if (golden)
 		r = find_golden(run, golden, &ino);
 	if (!r)
@@ -142,7 +143,8 @@ int op_patch(struct run *run)
 	if (!entry)
 		return 0;
 	object = object_of(run, entry);
-	off = round_down(below(run, min_u64(min_u64(image->size, object->size), MAX_SIZE - len) + 1), 4096);
+	off = round_down(
+		below(run, min_u64(min_u64(image->size, object->size), MAX_SIZE - len) + 1), 4096);
 	len = min_u64(len, image->size - min_u64(off, image->size));
 	if (!len || image->ops->read(image, buf, len, off))
 		return 0;
@@ -151,8 +153,8 @@ int op_patch(struct run *run)
 	model_bytes_begin(run->model, object, buf, off, len);
 	n = UNLOCKED(run, fs_write(run->fs, object->ino, buf, len, off));
 	if (n != (ssize_t)len)
-		return n < 0 ? failed_change(run, object, n) :
-			       run_fail(run, "%s: wrote only %zd", run->text, n);
+		return n < 0 ? failed_change(run, object, n)
+			     : run_fail(run, "%s: wrote only %zd", run->text, n);
 	model_change_end(run->model, object);
 	return 0;
 }
