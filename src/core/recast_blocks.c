@@ -376,6 +376,19 @@ static int look_for_drops(const struct recast *rc, struct piece *p)
 
 typedef int (*look_fn)(const struct recast *rc, struct piece *p);
 
+/*
+ * What is below a layer lives as long as the layer does, and then until readers have left that were
+ * there before. So whoever enters while the layer is in the table may follow it.
+ */
+static bool enter(const struct recast *rc, unsigned *token)
+{
+	*token = drain_enter(&rc->fs->readers);
+	if (tree_find_layer(rc->fs, rc->layer->id) == rc->layer)
+		return true;
+	drain_leave(&rc->fs->readers, *token);
+	return false;
+}
+
 static int look(const struct recast *rc, struct piece *p, look_fn fn)
 {
 	unsigned token;
@@ -385,8 +398,12 @@ static int look(const struct recast *rc, struct piece *p, look_fn fn)
 		r = layer_read_places(rc->layer, p->block, p->places, p->count);
 	if (r)
 		return r;
-	token = drain_enter(&rc->fs->readers);
+	if (!enter(rc, &token))
+		return -ESTALE;
 	r = fn(rc, p);
+	/* Of a layer that is gone anything may be missing. */
+	if (r && tree_find_layer(rc->fs, rc->layer->id) != rc->layer)
+		r = -ESTALE;
 	drain_leave(&rc->fs->readers, token);
 	return r;
 }
@@ -500,16 +517,6 @@ static int pace(struct recast *rc, int64_t took_ns)
 	return 0;
 }
 
-static bool is_dead(struct recast *rc)
-{
-	bool dead;
-
-	pthread_rwlock_rdlock(&rc->fs->tree);
-	dead = !rc->layer->refs;
-	pthread_rwlock_unlock(&rc->fs->tree);
-	return dead;
-}
-
 static void count_trial(struct recast *rc, const struct piece *p)
 {
 	rc->would_store += p->stored;
@@ -529,8 +536,6 @@ static int change_piece(struct recast *rc, struct piece *p, look_fn fn)
 		count_trial(rc, p);
 	if (r || !p->changes || rc->trial)
 		return r;
-	if (is_dead(rc))
-		return -ESTALE;
 	r = get_space(rc, p);
 	if (!r && atomic_load(&rc->layer->recovered))
 		r = flush_recovered_layer(rc->fs, rc->layer);
@@ -556,7 +561,9 @@ static uint64_t skip(const struct recast *rc, uint64_t block, uint64_t max)
 
 	if (layer_next_region(rc->layer, region) == region)
 		return 0;
-	token = drain_enter(&rc->fs->readers);
+	/* Whoever looks at it is told that the layer is gone. */
+	if (!enter(rc, &token))
+		return 0;
 	n = same_run(rc, block, max);
 	drain_leave(&rc->fs->readers, token);
 	return n;

@@ -51,7 +51,9 @@ static const char *ending(const struct patience *p)
 /* What was asked to stop did what it was asked. */
 static int recast_verdict(struct run *run, int r)
 {
-	return r == -ECANCELED || r == -EINTR || r == -EALREADY ? 0 : verdict(run, r);
+	bool gone = run->lock && r == -ESTALE; /* by another thread */
+
+	return gone || r == -ECANCELED || r == -EINTR || r == -EALREADY ? 0 : verdict(run, r);
 }
 
 static int find_golden(struct run *run, uint64_t golden, uint64_t *ino)
@@ -76,14 +78,16 @@ int op_rebase(struct run *run)
 	struct patience p = some_patience(run);
 	struct fs_recast_options options = {
 		.progress = is_enough, .is_put_off = is_put_off, .arg = &p};
+	uint64_t file;
 	int r;
 
 	if (!entry)
 		return 0;
+	file = object_of(run, entry)->ino;
 	say(run, "rebase \"%s\" onto golden %" PRIu64 "%s", entry->path, golden, ending(&p));
 	r = find_golden(run, golden, &ino);
 	if (!r)
-		r = fs_rebase(run->fs, object_of(run, entry)->ino, ino, &options);
+		r = UNLOCKED(run, fs_rebase(run->fs, file, ino, &options));
 	return recast_verdict(run, r);
 }
 
@@ -97,16 +101,18 @@ int op_convert(struct run *run)
 	struct patience p = some_patience(run);
 	struct fs_recast_options options = {
 		.progress = is_enough, .is_put_off = is_put_off, .arg = &p};
+	uint64_t file;
 	int r = 0;
 
 	if (!entry)
 		return 0;
+	file = object_of(run, entry)->ino;
 	say(run, "convert \"%s\" to %s%s%s", entry->path, names[mode],
 		golden ? ", on an image" : "", ending(&p));
 	if (golden)
 		r = find_golden(run, golden, &ino);
 	if (!r)
-		r = fs_convert(run->fs, object_of(run, entry)->ino, mode, ino, &options);
+		r = UNLOCKED(run, fs_convert(run->fs, file, mode, ino, &options));
 	return recast_verdict(run, r);
 }
 
@@ -117,7 +123,7 @@ int op_fold(struct run *run)
 		.progress = is_enough, .is_put_off = is_put_off, .arg = &p};
 
 	say(run, "fold%s", ending(&p));
-	return recast_verdict(run, fs_fold(run->fs, &options));
+	return recast_verdict(run, UNLOCKED(run, fs_fold(run->fs, &options)));
 }
 
 int op_go_on(struct run *run)
@@ -127,7 +133,7 @@ int op_go_on(struct run *run)
 		.progress = is_enough, .is_put_off = is_put_off, .arg = &p};
 
 	say(run, "go on with what was begun%s", ending(&p));
-	return recast_verdict(run, fs_recast_go_on(run->fs, &options));
+	return recast_verdict(run, UNLOCKED(run, fs_recast_go_on(run->fs, &options)));
 }
 
 /* A patch from inside: what an image has, at its place. */
