@@ -80,6 +80,11 @@ static bool goes_on(const struct layer *layer, const struct recast *rc)
 	return layer->recast.kind == rc->kind && layer->recast.golden == rc->golden;
 }
 
+static bool fs_has_snapshots(struct fs *fs)
+{
+	return fs->super.incompat & GF_INCOMPAT_SNAPSHOTS;
+}
+
 /* tree is held exclusively. The layer is held, and busy, when it returns 0. */
 static int begin_layer_locked(
 	struct recast *rc, struct layer *layer, uint64_t ino, uint64_t bound, struct opbuf *buf)
@@ -88,6 +93,9 @@ static int begin_layer_locked(
 
 	if (failing_layer(layer))
 		return -EIO;
+	/* What stands below may be a snapshot's. */
+	if (layer->parent && fs_has_snapshots(rc->fs))
+		return -EOPNOTSUPP;
 	if (atomic_load(&layer->recast_busy))
 		return -EAGAIN;
 	if (layer->recast.kind != GF_RECAST_NONE && !goes_on(layer, rc))
@@ -341,7 +349,8 @@ static int add_mode(struct opbuf *buf, const struct recast *rc, const struct ino
 							 : GF_MODE_SNAPSHOT;
 	struct gf_op_mode *op;
 
-	if (!head || rc->kind == GF_RECAST_FOLD || head->copy_mode == mode)
+	if (!head || head->kind != GF_KIND_USER || rc->kind == GF_RECAST_FOLD ||
+		head->copy_mode == mode)
 		return 0;
 	if (!OPBUF_ADD(buf, GF_OP_MODE, 0, op, 0))
 		return -ENOMEM;
@@ -361,6 +370,8 @@ static int switch_locked(struct recast *rc)
 
 	if (!layer->refs)
 		return -ESTALE;
+	if (rc->fold && rc->fold->parent && rc->fold->parent->head_of)
+		return -ECANCELED;
 	if (!goes_on(layer, rc) || (rc->fold && (rc->fold != layer->parent || rc->fold->refs != 1)))
 		return -ECANCELED;
 	opbuf_init(&buf);

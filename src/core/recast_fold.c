@@ -31,6 +31,7 @@ static bool is_foldable(const struct layer *upper)
 	struct layer *lower = upper->parent;
 
 	return lower && lower->refs == 1 && !lower->head_of &&
+	       (!lower->parent || !lower->parent->head_of) &&
 	       lower->recast.kind == GF_RECAST_NONE && upper->recast.kind == GF_RECAST_NONE &&
 	       !failing_layer(upper);
 }
@@ -46,6 +47,9 @@ static struct layer *find_foldable(struct fs *fs, uint64_t below)
 	struct layer_entry *entry, *next;
 	struct layer *found = NULL;
 
+	/* Chains with snapshots in them stay as they are. */
+	if (fs->super.incompat & GF_INCOMPAT_SNAPSHOTS)
+		return NULL;
 	HASH_ITER (hh, fs->layers, entry, next)
 		if (entry->id < below && is_foldable(entry->layer) && is_worth_it(entry->layer) &&
 			(!found || found->id < entry->id))

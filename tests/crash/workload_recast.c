@@ -53,7 +53,9 @@ static int recast_verdict(struct run *run, int r)
 {
 	bool gone = run->lock && r == -ESTALE; /* by another thread */
 
-	return gone || r == -ECANCELED || r == -EINTR || r == -EALREADY ? 0 : verdict(run, r);
+	if (gone || r == -ECANCELED || r == -EINTR || r == -EALREADY || r == -EOPNOTSUPP)
+		return 0;
+	return verdict(run, r);
 }
 
 static int find_golden(struct run *run, uint64_t golden, uint64_t *ino)
