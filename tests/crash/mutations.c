@@ -46,7 +46,7 @@ int mutations_run(const struct drive_options *options, struct drive_result *resu
 
 enum {
 	MAX_MUTATIONS = 512,
-	MAX_PROFILES = 64,
+	MAX_PROFILES = PROFILES_MAX,
 	ROUNDS = 2,
 	PROGRAM_SECONDS = 150,
 	DEFAULT_STATES = 1500,

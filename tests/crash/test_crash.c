@@ -177,7 +177,7 @@ static uint64_t count_wanted(const struct drive_options *options)
 
 static int run_all(const struct drive_options *options, struct drive_result *results)
 {
-	struct line lines[64] = {0};
+	struct line lines[PROFILES_MAX] = {0};
 	double started[64], t0 = now();
 	pid_t pids[64] = {0};
 	struct pool pool = {.options = options, .results = results, .pids = pids,

@@ -97,7 +97,8 @@ struct profile {
 	bool dedup;	     /* content is looked for, and repeats itself */
 };
 extern const struct profile profiles[];
-extern const int profile_count;
+extern const int profile_count; /* at most PROFILES_MAX */
+#define PROFILES_MAX 128
 extern const struct profile profile_threads, profile_threads_dedup, profile_threads_deep;
 int run_one_op(struct run *run);
 

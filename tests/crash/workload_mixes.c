@@ -276,6 +276,7 @@ const struct profile profiles[] = {
 		.recovery = true),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
+_Static_assert(ARRAY_SIZE(profiles) <= PROFILES_MAX, "tables of workloads are too small");
 
 static int run_letter(struct run *run, char letter)
 {
