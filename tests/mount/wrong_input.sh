@@ -86,8 +86,9 @@ if mount -t tmpfs -o size=64m tmpfs elsewhere; then
 	umount elsewhere
 fi
 
-# In use.
+# In use. What the mount itself has to write comes first.
 mount_goldfs
+"$goldfs" settle mnt || fail "settle"
 wrong 1 'already mounted' "$goldfs" -o "store=$store" images mnt
 wrong 1 "in use by another mount (pid $(daemon_pid))" "$goldfs" -o "store=$store" images elsewhere
 touch "$mnt/here"
