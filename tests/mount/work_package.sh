@@ -28,7 +28,8 @@ size_of()
 }
 
 if [ -z "$package" ]; then
-	for one in libllvm14 libllvm15 cpp-12 gcc-12 git perl-modules-5.36; do
+	for one in libllvm14 libllvm15 cpp-12 gcc-12 cpp-14-x86-64-linux-gnu gcc-14-x86-64-linux-gnu git \
+		perl-modules-5.36 perl-modules-5.40; do
 		[ "$(size_of "$one")" -lt 16000 ] || { package=$one; break; }
 	done
 fi
