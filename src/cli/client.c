@@ -279,6 +279,28 @@ int place_find_new(const char *path, struct place *place)
 	return EXIT_DONE;
 }
 
+int places_gather(int count, char **typed, int (*find)(const char *path, struct place *place),
+	json_t *paths, char **mountpoint)
+{
+	for (int i = 0; i < count; i++) {
+		struct place place;
+		int r = find(typed[i], &place);
+
+		if (r != EXIT_DONE)
+			return r;
+		if (!*mountpoint)
+			*mountpoint = steal_pointer(&place.mountpoint);
+		else if (strcmp(*mountpoint, place.mountpoint) != 0)
+			r = cli_fail("\"%s\" is in another mount than \"%s\", name the paths of one "
+				     "mount at a time", typed[i], typed[0]);
+		json_array_append_new(paths, client_path(place.path));
+		place_release(&place);
+		if (r != EXIT_DONE)
+			return r;
+	}
+	return EXIT_DONE;
+}
+
 bool place_working(struct place *place)
 {
 	CLEANUP_FREE char *resolved = realpath(".", NULL);

@@ -22,6 +22,13 @@ struct place {
 int place_find(const char *path, struct place *place);
 /* Where a path lies whose last name may not exist yet. */
 int place_find_new(const char *path, struct place *place);
+/*
+ * The paths of files that all lie in one mount, as requests carry them, added to a list. find:
+ * place_find() or one like it. *mountpoint, NULL before, is that mount's, also when it failed for a
+ * later path; owned by the caller.
+ */
+int places_gather(int count, char **typed, int (*find)(const char *path, struct place *place),
+	json_t *paths, char **mountpoint);
 /* path as place_find(); NULL: the mount of the working directory, else the only one there is. */
 int place_mount(const char *verb, const char *path, struct place *place);
 /* The mount of the working directory; false, without a word, when that is in none. */

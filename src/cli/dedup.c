@@ -3,34 +3,11 @@
 #include <getopt.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "cli/client.h"
 #include "cli/jobs.h"
 #include "cli/message.h"
 #include "cli/verbs.h"
-
-/* All paths have to be of one mount: it is one job. */
-static int gather(int count, char **typed, struct place *first, json_t *paths)
-{
-	for (int i = 0; i < count; i++) {
-		struct place place;
-		int r = place_find(typed[i], &place);
-
-		if (r != EXIT_DONE)
-			return r;
-		json_array_append_new(paths, client_path(place.path));
-		if (i == 0) {
-			*first = place;
-			continue;
-		}
-		if (strcmp(place.mountpoint, first->mountpoint) != 0)
-			r = cli_fail("\"%s\" is not on \"%s\", name the paths of one mount at a time",
-				typed[i], first->mountpoint);
-		place_release(&place);
-		if (r != EXIT_DONE)
-			return r;
-	}
-	return EXIT_DONE;
-}
 
 static bool is_one_of(const char *text, const char *const *words)
 {
@@ -68,18 +45,16 @@ static int set(const char *policy, const char *domain, int count, char **typed)
 
 static int look(bool background, int count, char **typed)
 {
-	struct place place = {0};
+	CLEANUP_FREE char *mountpoint = NULL;
 	json_t *paths = json_array();
 	uint64_t id;
 	int r;
 
-	r = gather(count, typed, &place, paths);
+	r = places_gather(count, typed, place_find, paths, &mountpoint);
 	if (r == EXIT_DONE)
-		r = job_run(place.mountpoint,
+		r = job_run(mountpoint,
 			json_pack("{s:s, s:O}", "verb", "dedup", "paths", paths),
 			background ? JOB_DETACHED : JOB_FOLLOWED, &id);
-	if (place.mountpoint)
-		place_release(&place);
 	json_decref(paths);
 	return r;
 }

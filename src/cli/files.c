@@ -270,27 +270,6 @@ static void set_typed_paths(json_t *rows, int count, char **typed)
 			json_object_set_new(row, "path", name_json(typed[i]));
 }
 
-/* The paths as requests carry them, and the one mount that they are in. */
-static int gather_paths(int count, char **typed, json_t *paths, char **mountpoint)
-{
-	for (int i = 0; i < count; i++) {
-		struct place place;
-		int r = place_find(typed[i], &place);
-
-		if (r != EXIT_DONE)
-			return r;
-		if (!*mountpoint)
-			*mountpoint = steal_pointer(&place.mountpoint);
-		else if (strcmp(*mountpoint, place.mountpoint) != 0)
-			r = cli_fail("\"%s\" is in another mount than \"%s\"", typed[i], typed[0]);
-		json_array_append_new(paths, client_path(place.path));
-		place_release(&place);
-		if (r != EXIT_DONE)
-			return r;
-	}
-	return EXIT_DONE;
-}
-
 /* Asks about paths of one mount at once. NULL: it failed. */
 static json_t *ask_stat(int count, char **typed, bool if_removed)
 {
@@ -298,7 +277,7 @@ static json_t *ask_stat(int count, char **typed, bool if_removed)
 	json_t *paths = json_array();
 	json_t *reply = NULL;
 
-	if (gather_paths(count, typed, paths, &mountpoint) == EXIT_DONE)
+	if (places_gather(count, typed, place_find, paths, &mountpoint) == EXIT_DONE)
 		reply = client_call(mountpoint,
 			json_pack("{s:s, s:O, s:b}", "verb", "stat", "paths", paths, "if_removed",
 				if_removed));

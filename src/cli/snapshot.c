@@ -55,26 +55,13 @@ static int find_place(const char *path, struct place *place)
 							place_find(path, place);
 }
 
-/* Adds the paths of files, all of one mount, which place is then. */
-static int add_paths(json_t *request, int count, char **paths, struct place *place)
+/* Adds the paths of files, all of one mount: *mountpoint, owned by the caller. */
+static int add_paths(json_t *request, int count, char **typed, char **mountpoint)
 {
-	json_t *list = json_array();
-	int r = EXIT_DONE;
+	json_t *paths = json_array();
+	int r = places_gather(count, typed, find_place, paths, mountpoint);
 
-	*place = (struct place){0};
-	for (int i = 0; i < count && r == EXIT_DONE; i++) {
-		struct place next;
-
-		r = find_place(paths[i], &next);
-		if (r != EXIT_DONE)
-			break;
-		if (place->mountpoint && strcmp(place->mountpoint, next.mountpoint) != 0)
-			r = cli_fail("\"%s\" is in another mount", paths[i]);
-		json_array_append_new(list, client_path(next.path));
-		place_release(place);
-		*place = next;
-	}
-	json_object_set_new(request, "paths", list);
+	json_object_set_new(request, "paths", paths);
 	return r;
 }
 
@@ -107,8 +94,8 @@ static int create(int count, char **args, struct hooks *hooks)
 {
 	json_t *request = json_pack("{s:s, s:o}", "verb", "snapshot-create", "name",
 		client_path(args[count - 1]));
-	struct place place;
-	int r = add_paths(request, count - 1, args, &place);
+	CLEANUP_FREE char *mountpoint = NULL;
+	int r = add_paths(request, count - 1, args, &mountpoint);
 
 	for (int i = 0; i < count - 1 && r == EXIT_DONE; i++)
 		r = pages_write_back(args[i]);
@@ -118,11 +105,10 @@ static int create(int count, char **args, struct hooks *hooks)
 		for (int i = 0; i < count - 1 && r == EXIT_DONE && hooks->freeze; i++)
 			r = pages_write_back(args[i]);
 		if (r == EXIT_DONE)
-			r = done(client_call(place.mountpoint, json_incref(request)));
+			r = done(client_call(mountpoint, json_incref(request)));
 		r = hooks_end(hooks, r);
 	}
 	json_decref(request);
-	place_release(&place);
 	return r;
 }
 
@@ -424,24 +410,24 @@ static int refresh(const char *golden, int count, char **clones, bool force, boo
 {
 	json_t *request = json_pack(
 		"{s:s, s:b, s:b}", "verb", "refresh", "force", force, "opaque", opaque);
-	struct place image, place = {0};
+	CLEANUP_FREE char *mountpoint = NULL;
+	struct place image;
 	int r = place_find(golden, &image);
 
 	if (r == EXIT_DONE) {
 		json_object_set_new(request, "golden", client_path(image.path));
-		r = add_paths(request, count, clones, &place);
-		if (r == EXIT_DONE && strcmp(place.mountpoint, image.mountpoint) != 0)
+		r = add_paths(request, count, clones, &mountpoint);
+		if (r == EXIT_DONE && strcmp(mountpoint, image.mountpoint) != 0)
 			r = cli_fail("\"%s\" is in another mount than the clone", golden);
 		place_release(&image);
 	}
 	for (int i = 0; i < count && r == EXIT_DONE; i++)
 		r = pages_write_back(clones[i]);
 	if (r == EXIT_DONE)
-		r = done(client_call(place.mountpoint, json_incref(request)));
+		r = done(client_call(mountpoint, json_incref(request)));
 	for (int i = 0; i < count && r == EXIT_DONE; i++)
 		pages_drop(clones[i]);
 	json_decref(request);
-	place_release(&place);
 	return r;
 }
 
