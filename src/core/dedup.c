@@ -6,7 +6,7 @@
  *   in a golden image     its content index says where (golden_index.c): SHARED with the image
  *   in the pool           SHARED with the slot
  *   in a layer            the bytes go to a slot of the pool, the block is SHARED with that, and
- * the other one is noted to be moved there by the next checkpoint
+ *                         the other one is noted to be moved there by the next checkpoint
  *
  * All hints are hints: what they name is read and compared before anything refers to it. A slot is
  * compared after a reference to it was taken, so that it cannot become another one in between. The
