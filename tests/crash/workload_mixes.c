@@ -11,7 +11,7 @@
 #include "base/sizes.h"
 #include "workload_internal.h"
 
-int op_fsync(struct run *run)
+static int sync_one(struct run *run, const char *what, int (*sync)(struct fs *fs, uint64_t ino))
 {
 	struct model_entry *entry = pick_entry(run, MODEL_FILE);
 	struct model_object *object;
@@ -21,31 +21,23 @@ int op_fsync(struct run *run)
 	if (!entry)
 		return 0;
 	object = object_of(run, entry);
-	say(run, "fsync \"%s\"", entry->path);
+	say(run, "%s \"%s\"", what, entry->path);
 	mark = model_tree_mark(run->model);
-	r = UNLOCKED(run, sync_file(run->fs, object->ino));
+	r = UNLOCKED(run, sync(run->fs, object->ino));
 	if (!r)
 		model_synced(run->model, object, mark);
 	return verdict(run, r);
 }
 
+int op_fsync(struct run *run)
+{
+	return sync_one(run, "fsync", sync_file);
+}
+
 /* As a verb does that has changed the file. */
 int op_sync_file(struct run *run)
 {
-	struct model_entry *entry = pick_entry(run, MODEL_FILE);
-	struct model_object *object;
-	uint64_t mark;
-	int r;
-
-	if (!entry)
-		return 0;
-	object = object_of(run, entry);
-	say(run, "sync \"%s\"", entry->path);
-	mark = model_tree_mark(run->model);
-	r = fs_sync_file(run->fs, object->ino);
-	if (!r)
-		model_synced(run->model, object, mark);
-	return verdict(run, r);
+	return sync_one(run, "sync", fs_sync_file);
 }
 
 int op_sync_names(struct run *run)
