@@ -164,14 +164,23 @@ bool golden_index_any(struct fs *fs)
 	return any;
 }
 
-int golden_index_find(struct fs *fs, const struct hash128 *hash, uint64_t *id, uint64_t *block)
+/* Whether blocks of this layer may be shared with it: clones that leave an image must not keep it. */
+static bool is_offered(const struct golden *g, const struct layer *layer)
+{
+	if (g->id == atomic_load(&layer->leaving))
+		return false;
+	return is_served(g) && (!atomic_load(&g->left) || g->id == layer->golden);
+}
+
+int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
+	uint64_t *id, uint64_t *block)
 {
 	bool first, bad = false;
 	struct golden *g;
 
 	pthread_rwlock_rdlock(&fs->index_lock);
 	for (g = fs->indexed; g; g = g->index_next)
-		if (is_served(g) && ask(g, hash, block, &bad))
+		if (is_offered(g, layer) && ask(g, hash, block, &bad))
 			break;
 	if (g)
 		*id = g->id;
