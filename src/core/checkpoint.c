@@ -802,6 +802,7 @@ static int forget_unseen(struct fs *fs)
 	pthread_mutex_lock(&fs->checkpoint_lock);
 	opbuf_init(&p.catalog);
 	p.tail = fs->tail;
+	forgotten.tail = p.tail.seq;
 	r = failing_recall(fs);
 	/* What hides a block may never become durable then. */
 	if (r || atomic_load(&fs->failed_layers)) {

@@ -247,6 +247,17 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 	return r < 0 ? r : 0;
 }
 
+/*
+ * No record says what is forgotten. So none in the ring may say that the block is in place: replayed,
+ * it would bring back a block whose bytes are gone. And what is PARENT of a layer that gets another
+ * base was looked at already.
+ */
+static bool may_forget(const struct forgotten *list, struct layer *layer)
+{
+	return layer->recast.kind == GF_RECAST_NONE &&
+	       atomic_load(&layer->large_seq) < list->tail && !atomic_load(&layer->poison_seq);
+}
+
 static int free_unseen(void *arg, struct family *f)
 {
 	uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS;
@@ -255,7 +266,9 @@ static int free_unseen(void *arg, struct family *f)
 	for (size_t k = 0; k < f->count && !r; k++) {
 		struct family_node *n = &f->nodes[k];
 
-		for (uint32_t i = 0; !n->file && i < GF_REGION_BLOCKS && !r; i++)
+		if (n->file || !may_forget(arg, n->layer))
+			continue;
+		for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++)
 			if ((plane_get(&n->own, i) || plane_get(&n->pooled, i) ||
 				    plane_get(&n->golden, i)) && !plane_get(&n->first, i))
 				r = forget(arg, n->layer, base + i);

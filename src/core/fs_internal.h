@@ -824,6 +824,7 @@ struct forgotten {
 	} *blocks; /* malloc'ed, owned by the caller */
 	size_t count;
 	size_t capacity;
+	uint64_t tail; /* of the ring: what a crash replays begins there */
 };
 int figures_free_unseen(struct fs *fs, struct forgotten *forgotten);
 /* It is durable: what they referred to is given up, too. */
