@@ -102,8 +102,11 @@ static int begin_layer_locked(
 		return -EALREADY;
 	if (layer->recast.kind == GF_RECAST_NONE) {
 		r = add_recast(buf, layer, rc, ino, bound);
+		/* Who has compared with what is below, and not said so yet, comes before. */
+		pthread_rwlock_wrlock(&rc->fs->sharing);
 		if (!r)
 			r = record_commit(rc->fs, buf, NULL);
+		pthread_rwlock_unlock(&rc->fs->sharing);
 	}
 	if (r)
 		return r;
@@ -114,11 +117,29 @@ static int begin_layer_locked(
 	return 0;
 }
 
-/* A frozen layer that is to go must not go before: it is held as well. */
+/* Whether nobody gives the layer below another base. */
+static bool stands_on_rest(const struct layer *layer)
+{
+	return layer->parent && layer->parent->recast.kind == GF_RECAST_NONE &&
+	       !atomic_load(&layer->parent->recast_busy);
+}
+
+/* A frozen layer that is to go must not go before. Nor must it come to stand on something else: what
+ * it was found not to have it may have got from what it stood on. */
 static void hold_fold(struct recast *rc)
 {
 	rc->fold = rc->layer->parent;
 	atomic_fetch_add(&rc->fold->users, 1);
+	atomic_store(&rc->fold->recast_busy, true);
+}
+
+static void let_fold_go(struct recast *rc)
+{
+	if (!rc->fold)
+		return;
+	atomic_store(&rc->fold->recast_busy, false);
+	atomic_fetch_sub(&rc->fold->users, 1);
+	rc->fold = NULL;
 }
 
 int recast_begin_fold(struct recast *rc, struct layer *layer)
@@ -138,7 +159,7 @@ int recast_begin_fold(struct recast *rc, struct layer *layer)
 		pthread_rwlock_wrlock(&head->io);
 	if (head)
 		head->copy_task = 0;
-	if (!r && (!layer->refs || !layer->parent || layer->parent->refs != 1 ||
+	if (!r && (!layer->refs || !stands_on_rest(layer) || layer->parent->refs != 1 ||
 			  layer->parent->head_of))
 		r = -EAGAIN;
 	if (!r)
@@ -163,9 +184,10 @@ int recast_resume(struct recast *rc, struct layer *layer)
 	pthread_rwlock_wrlock(&rc->fs->tree);
 	rc->kind = layer->recast.kind;
 	rc->golden = layer->recast.golden;
-	if (layer->refs && rc->kind != GF_RECAST_NONE)
+	if (layer->refs && rc->kind != GF_RECAST_NONE &&
+		(rc->kind != GF_RECAST_FOLD || stands_on_rest(layer)))
 		r = begin_layer_locked(rc, layer, 0, 0, &buf);
-	if (!r && rc->kind == GF_RECAST_FOLD && rc->layer->parent)
+	if (!r && rc->kind == GF_RECAST_FOLD)
 		hold_fold(rc);
 	pthread_rwlock_unlock(&rc->fs->tree);
 	opbuf_release(&buf);
@@ -498,9 +520,7 @@ int recast_work(struct recast *rc)
 	if (!r)
 		r = switch_base(rc);
 	give_equal(rc);
-	if (rc->fold)
-		atomic_fetch_sub(&rc->fold->users, 1);
-	rc->fold = NULL;
+	let_fold_go(rc);
 	if (r == -ECANCELED && is_put_off(rc))
 		r = -EINTR;
 	else if (r && r != -EINTR)

@@ -33,6 +33,7 @@ static bool is_foldable(const struct layer *upper)
 	return lower && lower->refs == 1 && !lower->head_of &&
 	       (!lower->parent || !lower->parent->head_of) &&
 	       lower->recast.kind == GF_RECAST_NONE && upper->recast.kind == GF_RECAST_NONE &&
+	       !atomic_load(&lower->recast_busy) && !atomic_load(&upper->recast_busy) &&
 	       !failing_layer(upper);
 }
 
@@ -126,14 +127,22 @@ static const char *name_of(uint32_t kind)
 	return kind == GF_RECAST_FOLD ? "fold" : kind == GF_RECAST_REBASE ? "rebase" : "convert";
 }
 
+/* A fold waits for what is done with the layer that is to go. */
+static bool can_go_on(const struct layer *layer)
+{
+	if (layer->recast.kind == GF_RECAST_NONE || atomic_load(&layer->recast_busy))
+		return false;
+	return layer->recast.kind != GF_RECAST_FOLD || !layer->parent ||
+	       !atomic_load(&layer->parent->recast_busy);
+}
+
 /* tree held. */
 static struct layer *find_begun(struct fs *fs)
 {
 	struct layer_entry *entry, *next;
 
 	HASH_ITER (hh, fs->layers, entry, next)
-		if (entry->layer->recast.kind != GF_RECAST_NONE &&
-			!atomic_load(&entry->layer->recast_busy))
+		if (can_go_on(entry->layer))
 			return entry->layer;
 	return NULL;
 }

@@ -772,6 +772,28 @@ static void test_unseen_waits_for_the_tail(void **state)
 	assert_reads(b, LARGE, 0, "A");
 }
 
+/* ---- another base ---- */
+
+static void make_thin_b(void)
+{
+	if (fs_convert(fs, b, FS_MODE_THIN, 0, NULL))
+		abort();
+}
+
+/* Who found a block to be equal to what is below says so before that is to be another. */
+static void test_recast_waits_for_destage(void **state)
+{
+	a = make("a");
+	put(a, 'A', BLOCK, 0);
+	settle();
+	b = clone_of(a, "b");
+	put(b, 'A', BLOCK, 0);
+	arm(SIMDISK_PREAD, ".data", false, 1, make_thin_b);
+	settle();
+	part();
+	assert_reads(b, BLOCK, 0, "A");
+}
+
 /* ---- space ---- */
 
 static void write_anew(void)
@@ -820,6 +842,7 @@ int main(void)
 		T(test_write_during_a_sync),
 		T(test_sync_during_a_large_write),
 		T(test_unseen_waits_for_the_tail),
+		T(test_recast_waits_for_destage),
 	};
 
 	if (!getenv("VERBOSE"))

@@ -469,6 +469,42 @@ static void test_fold(void **state)
 	assert_shows(ino, SIZE);
 }
 
+/* The clone goes on in a layer of its own; those below stay, and have no file. */
+static uint64_t go_on_above(uint64_t ino, const char *name, const char *next)
+{
+	ino = clone_of(ino, next);
+	assert_int_equal(fs_unlink(fs, FS_INO_ROOT, name), 0);
+	return ino;
+}
+
+static void fold_all(uint64_t ino)
+{
+	assert_int_equal(fs_fold(fs, NULL), 0);
+}
+
+/* What was found not to be in the layer that is to go must not get there from below meanwhile. */
+static void test_fold_in_a_fold(void **state)
+{
+	for (int calls = 0; calls < 6; calls++) {
+		uint64_t ino = a_clone();
+		struct moment m = {.calls = calls, .what = fold_all};
+		struct fs_recast_options options = at(&m);
+
+		ino = go_on_above(ino, "a", "b");
+		fill(ino, 700, 40, 0xb1);
+		ino = go_on_above(ino, "b", "c");
+		fill(ino, 900, 40, 0xc1);
+		ino = go_on_above(ino, "c", "d");
+		fill(ino, 1000, 1, 0xd1);
+		assert_int_equal(fs_fold(fs, &options), 0);
+		assert_shows(ino, SIZE);
+		reopen(simdisk_crash(disk, SIMDISK_DROP, 7));
+		assert_int_equal(fs_fold(fs, NULL), 0);
+		assert_shows(ino, SIZE);
+		assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "d"), 0);
+	}
+}
+
 /* ---- a place for each block ---- */
 
 static void test_full(void **state)
@@ -551,6 +587,7 @@ int main(void)
 		T(test_given_up),
 		T(test_put_off),
 		T(test_fold),
+		T(test_fold_in_a_fold),
 		T(test_full),
 		cmocka_unit_test_setup_teardown(test_full_disk, setup_small, teardown),
 	};
