@@ -101,6 +101,12 @@ static uint64_t equal_run(struct recast_equal *e, uint64_t block, uint64_t max)
 	return n;
 }
 
+/* What is below may have come to stand on another image since. */
+static bool is_from(const struct recast_equal *e, const struct image *image)
+{
+	return e && ((const struct golden *)image)->id == e->from;
+}
+
 static void equal_note(struct recast_equal *e, uint64_t block)
 {
 	if (!e || block >= e->blocks)
@@ -153,7 +159,7 @@ static uint64_t same_run(const struct recast *rc, uint64_t block, uint64_t max)
 		(block + x.count) * GF_BLOCK_SIZE <= min_u64(x.limit, new_bound(rc))) {
 		if (x.image == rc->image)
 			return x.count;
-		hole = equal_run(rc->equal, block, x.count);
+		hole = is_from(rc->equal, x.image) ? equal_run(rc->equal, block, x.count) : 0;
 		if (hole)
 			return hole;
 	}
@@ -233,7 +239,7 @@ static void find_candidates(const struct recast *rc, struct piece *p)
 /* An image's block that is compared with the same one of the other. */
 static bool compares_images(const struct recast *rc, uint64_t block, const struct extent *x)
 {
-	return x->kind == EXTENT_IMAGE &&
+	return x->kind == EXTENT_IMAGE && is_from(rc->equal, x->image) &&
 	       (block + 1) * GF_BLOCK_SIZE <= min_u64(x->limit, new_bound(rc));
 }
 
@@ -389,6 +395,14 @@ static bool enter(const struct recast *rc, unsigned *token)
 	return false;
 }
 
+/* The layer gets references to the places that it is to share; what is gone is stored. */
+static void take_places(const struct recast *rc, struct piece *p)
+{
+	for (uint32_t i = 0; i < p->count; i++)
+		if (p->kinds[i] == GF_SHARED && !layer_ref_place(rc->layer, p->below[i]))
+			p->kinds[i] = GF_OVERLAY;
+}
+
 static int look(const struct recast *rc, struct piece *p, look_fn fn)
 {
 	unsigned token;
@@ -401,6 +415,9 @@ static int look(const struct recast *rc, struct piece *p, look_fn fn)
 	if (!enter(rc, &token))
 		return -ESTALE;
 	r = fn(rc, p);
+	/* Before what is below can give them up, and they become others. */
+	if (!r && p->held)
+		take_places(rc, p);
 	/* Of a layer that is gone anything may be missing. */
 	if (r && tree_find_layer(rc->fs, rc->layer->id) != rc->layer)
 		r = -ESTALE;
@@ -409,14 +426,6 @@ static int look(const struct recast *rc, struct piece *p, look_fn fn)
 }
 
 /* ---- doing it ---- */
-
-/* The layer gets references to the places that it is to share; what is gone is stored. */
-static void take_places(struct recast *rc, struct piece *p)
-{
-	for (uint32_t i = 0; i < p->count; i++)
-		if (p->kinds[i] == GF_SHARED && !layer_ref_place(rc->layer, p->below[i]))
-			p->kinds[i] = GF_OVERLAY;
-}
 
 static void give_places(struct recast *rc, struct piece *p, uint32_t from)
 {
@@ -429,7 +438,6 @@ static int rewrite(struct recast *rc, struct piece *p)
 {
 	int r = 0;
 
-	take_places(rc, p);
 	for (uint32_t i = 0, n; i < p->count && !r; i += n) {
 		n = 1;
 		if (p->kinds[i] == KEEP)
