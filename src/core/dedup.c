@@ -673,22 +673,43 @@ bool dedup_has_moves(struct fs *fs)
 
 /* ---- layers that are gone ---- */
 
-/* With the gate held nobody takes the list away. */
-void dedup_drop_dead(struct fs *fs)
+/* Whether some of them share, and how many there were up to now. */
+static bool dead_share(struct fs *fs, uint64_t *upto)
 {
-	bool dropped = false;
+	bool any = false;
 
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_rdlock(&fs->gate);
-	for (struct dead *d = fs->dead; d; d = d->next)
-		if (d->layer) {
-			dropped |= d->layer->may_share;
-			layer_drop_shared(d->layer);
-		}
+	*upto = fs->dead_count;
+	for (const struct dead *d = fs->dead; d && !any; d = d->next)
+		any = d->layer && d->layer->may_share;
 	pthread_rwlock_unlock(&fs->gate);
 	pthread_rwlock_unlock(&fs->tree);
-	if (dropped)
-		figures_changed(fs);
+	return any;
+}
+
+/* With the gate held nobody takes the list away. */
+static void drop_dead(struct fs *fs, uint64_t upto)
+{
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_rdlock(&fs->gate);
+	for (struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer && d->number <= upto)
+			layer_drop_shared(d->layer);
+	pthread_rwlock_unlock(&fs->gate);
+	pthread_rwlock_unlock(&fs->tree);
+	figures_changed(fs);
+}
+
+void dedup_drop_dead(struct fs *fs)
+{
+	uint64_t upto;
+
+	if (!dead_share(fs, &upto))
+		return;
+	/* Who came upon them while they were somebody's may still be on the way to their blocks. */
+	drain_wait(&fs->readers);
+	drop_dead(fs, upto);
 }
 
 /* ---- counting references after a mount ---- */

@@ -199,6 +199,7 @@ struct layer_entry {
 struct dead {
 	struct layer *layer; /* or NULL */
 	struct golden *golden;
+	uint64_t number; /* they go one after the other */
 	struct dead *next;
 };
 
@@ -260,6 +261,7 @@ struct fs {
 	struct layer_entry *layers; /* tree */
 	struct golden *goldens;	   /* tree */
 	struct dead *dead;	   /* tree */
+	uint64_t dead_count; /* tree; all there ever were */
 	struct inode *root;
 	uint64_t next_ino, next_layer; /* tree */
 	_Atomic uint64_t next_golden; /* tree; read by a checkpoint with the gate closed only */

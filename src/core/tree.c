@@ -302,7 +302,10 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 	/* Without memory the files stay; `check` finds them. */
 	if (!dead)
 		return;
-	*dead = (struct dead){.layer = layer, .golden = golden, .next = fs->dead};
+	*dead = (struct dead){.layer = layer,
+		.golden = golden,
+		.number = ++fs->dead_count,
+		.next = fs->dead};
 	fs->dead = dead;
 	atomic_fetch_add(&fs->given_up, 1);
 }
