@@ -170,9 +170,9 @@ int op_fault(struct run *run)
 		.big = big_, .weights = __VA_ARGS__}
 
 const struct profile profile_threads =
-	MIX("threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRuxBBW");
+	MIX("threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux113");
 const struct profile profile_threads_dedup =
-	MIX("threads, repeated", MIB, TIB, 0, 4, "sssshhh55bLLLLLLllEEEEEEzgpprttyfffffffcCRuxeBBVVWGG",
+	MIX("threads, repeated", MIB, TIB, 0, 4, "sssshhh55bLLLLLLllEEEEEEzgpprttyfffffffcCRuxe11223366",
 		.dedup = true);
 
 /* Files that go on and on in layers of their own, while others read through those below. */
