@@ -249,12 +249,12 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 
 /*
  * No record says what is forgotten. So none in the ring may say that the block is in place: replayed,
- * it would bring back a block whose bytes are gone. And what is PARENT of a layer that gets another
- * base was looked at already.
+ * it would bring back a block whose bytes are gone. And who gives the layer another base has looked at
+ * what is PARENT already.
  */
 static bool may_forget(const struct forgotten *list, struct layer *layer)
 {
-	return layer->recast.kind == GF_RECAST_NONE &&
+	return !atomic_load(&layer->recast_busy) &&
 	       atomic_load(&layer->large_seq) < list->tail && !atomic_load(&layer->poison_seq);
 }
 

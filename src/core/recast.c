@@ -80,11 +80,6 @@ static bool goes_on(const struct layer *layer, const struct recast *rc)
 	return layer->recast.kind == rc->kind && layer->recast.golden == rc->golden;
 }
 
-static bool fs_has_snapshots(struct fs *fs)
-{
-	return fs->super.incompat & GF_INCOMPAT_SNAPSHOTS;
-}
-
 /* tree is held exclusively. The layer is held, and busy, when it returns 0. */
 static int begin_layer_locked(
 	struct recast *rc, struct layer *layer, uint64_t ino, uint64_t bound, struct opbuf *buf)
@@ -93,9 +88,6 @@ static int begin_layer_locked(
 
 	if (failing_layer(layer))
 		return -EIO;
-	/* What stands below may be a snapshot's. */
-	if (layer->parent && fs_has_snapshots(rc->fs))
-		return -EOPNOTSUPP;
 	if (atomic_load(&layer->recast_busy))
 		return -EAGAIN;
 	if (layer->recast.kind != GF_RECAST_NONE && !goes_on(layer, rc))
@@ -392,8 +384,6 @@ static int switch_locked(struct recast *rc)
 
 	if (!layer->refs)
 		return -ESTALE;
-	if (rc->fold && rc->fold->parent && rc->fold->parent->head_of)
-		return -ECANCELED;
 	if (!goes_on(layer, rc) || (rc->fold && (rc->fold != layer->parent || rc->fold->refs != 1)))
 		return -ECANCELED;
 	opbuf_init(&buf);

@@ -16,6 +16,7 @@
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "core/recast.h"
+#include "core/snapshot.h"
 
 #define FACTOR 4	   /* how much larger the lower layer may be */
 #define SMALL_BLOCKS 1024u /* what is never too much to copy */
@@ -25,13 +26,21 @@ static uint64_t owned(struct layer *layer)
 	return atomic_load(&layer->owned_blocks) + atomic_load(&layer->shared_blocks);
 }
 
+/* tree held. A snapshot owns nothing: it is what it stands on, which is what going back to it and
+ * cloning it begin with. */
+static bool is_of_snapshot(struct fs *fs, const struct layer *layer)
+{
+	const struct inode *head = layer->head_of ? tree_find(fs, layer->head_of) : NULL;
+
+	return head && is_snapshot(head);
+}
+
 /* tree held. */
-static bool is_foldable(const struct layer *upper)
+static bool is_foldable(struct fs *fs, const struct layer *upper)
 {
 	struct layer *lower = upper->parent;
 
-	return lower && lower->refs == 1 && !lower->head_of &&
-	       (!lower->parent || !lower->parent->head_of) &&
+	return lower && lower->refs == 1 && !lower->head_of && !is_of_snapshot(fs, upper) &&
 	       lower->recast.kind == GF_RECAST_NONE && upper->recast.kind == GF_RECAST_NONE &&
 	       !atomic_load(&lower->recast_busy) && !atomic_load(&upper->recast_busy) &&
 	       !failing_layer(upper);
@@ -48,11 +57,8 @@ static struct layer *find_foldable(struct fs *fs, uint64_t below)
 	struct layer_entry *entry, *next;
 	struct layer *found = NULL;
 
-	/* Chains with snapshots in them stay as they are. */
-	if (fs->super.incompat & GF_INCOMPAT_SNAPSHOTS)
-		return NULL;
 	HASH_ITER (hh, fs->layers, entry, next)
-		if (entry->id < below && is_foldable(entry->layer) && is_worth_it(entry->layer) &&
+		if (entry->id < below && is_foldable(fs, entry->layer) && is_worth_it(entry->layer) &&
 			(!found || found->id < entry->id))
 			found = entry->layer;
 	return found;

@@ -505,6 +505,167 @@ static void test_fold_in_a_fold(void **state)
 	}
 }
 
+/* ---- snapshots ---- */
+
+enum { SNAPSHOTS = 6 };
+static uint8_t kept[SNAPSHOTS][SIZE]; /* what they show */
+
+static void take(uint64_t ino, int i)
+{
+	char name[8];
+	size_t failed;
+
+	snprintf(name, sizeof(name), "s%d", i);
+	assert_int_equal(fs_snapshot_create(fs, &ino, 1, name, &failed), 0);
+	memcpy(kept[i], want, SIZE);
+}
+
+static uint64_t snapshot(uint64_t ino, int i)
+{
+	struct fs_snapshot *list;
+	uint64_t found = 0;
+	char name[8];
+	size_t count;
+
+	snprintf(name, sizeof(name), "s%d", i);
+	assert_int_equal(fs_snapshot_list(fs, ino, &list, &count), 0);
+	for (size_t k = 0; k < count; k++)
+		if (!strcmp(list[k].name, name))
+			found = list[k].ino;
+	free(list);
+	return found;
+}
+
+static void roll_back(uint64_t ino, int i)
+{
+	uint64_t was;
+
+	assert_int_equal(fs_snapshot_rollback(fs, ino, snapshot(ino, i), false, NULL, &was), 0);
+	memcpy(want, kept[i], SIZE);
+}
+
+static void drop(uint64_t ino, int i)
+{
+	uint64_t it = snapshot(ino, i);
+
+	assert_int_equal(fs_snapshot_delete(fs, &it, 1), 0);
+}
+
+/* The clone, and all snapshots that are there. */
+static void assert_all_show(uint64_t ino)
+{
+	CLEANUP_FREE uint8_t *now = malloc(SIZE);
+
+	assert_shows(ino, SIZE);
+	memcpy(now, want, SIZE);
+	for (int i = 0; i < SNAPSHOTS; i++) {
+		uint64_t it = snapshot(ino, i);
+
+		memcpy(want, kept[i], SIZE);
+		if (it)
+			assert_shows(it, SIZE);
+	}
+	memcpy(want, now, SIZE);
+}
+
+static uint64_t with_snapshots(void)
+{
+	uint64_t ino = a_clone();
+
+	for (int i = 0; i < SNAPSHOTS; i++) {
+		fill(ino, (uint64_t)i * 50, 20, 0x20 + i);
+		fill(ino, 600 + (uint64_t)i, 30, 0x40 + i);
+		take(ino, i);
+	}
+	fill(ino, 900, 1, 0x51);
+	assert_int_equal(sync_file(fs, ino), 0);
+	return ino;
+}
+
+static void take_one(uint64_t ino)
+{
+	drop(ino, 5);
+	take(ino, 5);
+}
+
+/* Another base for a clone leaves its snapshots what they are, and it goes back to them. */
+static void test_snapshots_stay(void **state)
+{
+	uint64_t ino = with_snapshots();
+
+	assert_int_equal(fs_rebase(fs, ino, golden(2), NULL), 0);
+	assert_is(ino, "snapshot", "golden/2");
+	assert_all_show(ino);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 8));
+	assert_all_show(ino);
+	roll_back(ino, 2);
+	assert_is(ino, "snapshot", "golden/1");
+	assert_int_equal(fs_convert(fs, ino, FS_MODE_THIN, 0, NULL), 0);
+	assert_is(ino, "thin", "");
+	assert_all_show(ino);
+	take_one(ino);
+	assert_int_equal(fs_settle(fs), 0);
+	assert_all_show(ino);
+}
+
+static void go_back(uint64_t ino)
+{
+	roll_back(ino, 1);
+}
+
+static void test_snapshots_in_the_middle(void **state)
+{
+	static void (*const whats[])(uint64_t) = {take_one, go_back, settle};
+
+	for (size_t i = 0; i < ARRAY_SIZE(whats); i++)
+		for (int calls = 0; calls < 5; calls += 2) {
+			uint64_t ino = with_snapshots();
+			struct moment m = {.calls = calls, .ino = ino, .what = whats[i]};
+			struct fs_recast_options options = at(&m);
+			int r = fs_rebase(fs, ino, golden(2), &options);
+
+			assert_true(r == 0 || (whats[i] == go_back && r == -ESTALE));
+			assert_all_show(ino);
+			reopen(simdisk_clone(disk));
+			assert_all_show(ino);
+			assert_int_equal(fs_fold(fs, NULL), 0);
+			assert_all_show(ino);
+			while (snapshot(ino, 5))
+				for (int k = 0; k < SNAPSHOTS; k++)
+					drop(ino, k);
+			assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "a"), 0);
+			assert_int_equal(fs_settle(fs), 0);
+		}
+}
+
+/* What a snapshot that is gone left between others is folded, and nothing else. */
+static void test_fold_between_snapshots(void **state)
+{
+	uint64_t ino = with_snapshots();
+	unsigned files;
+
+	assert_int_equal(fs_settle(fs), 0);
+	files = data_files();
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(data_files(), files);
+	drop(ino, 1);
+	drop(ino, 3);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_all_show(ino);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 9));
+	assert_all_show(ino);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(data_files(), files - 2);
+	roll_back(ino, 0);
+	fill(ino, 1000, 2, 0x52);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_all_show(ino);
+	roll_back(ino, 4);
+	assert_all_show(ino);
+}
+
 /* ---- a place for each block ---- */
 
 static void test_full(void **state)
@@ -588,6 +749,9 @@ int main(void)
 		T(test_put_off),
 		T(test_fold),
 		T(test_fold_in_a_fold),
+		T(test_snapshots_stay),
+		T(test_snapshots_in_the_middle),
+		T(test_fold_between_snapshots),
 		T(test_full),
 		cmocka_unit_test_setup_teardown(test_full_disk, setup_small, teardown),
 	};

@@ -53,7 +53,7 @@ static int recast_verdict(struct run *run, int r)
 {
 	bool gone = run->lock && r == -ESTALE; /* by another thread */
 
-	if (gone || r == -ECANCELED || r == -EINTR || r == -EALREADY || r == -EOPNOTSUPP)
+	if (gone || r == -ECANCELED || r == -EINTR || r == -EALREADY)
 		return 0;
 	return verdict(run, r);
 }
@@ -86,6 +86,7 @@ int op_rebase(struct run *run)
 	if (!entry)
 		return 0;
 	file = object_of(run, entry)->ino;
+	model_rebased(run->model, object_of(run, entry));
 	say(run, "rebase \"%s\" onto golden %" PRIu64 "%s", entry->path, golden, ending(&p));
 	r = find_golden(run, golden, &ino);
 	if (!r)
@@ -109,6 +110,7 @@ int op_convert(struct run *run)
 	if (!entry)
 		return 0;
 	file = object_of(run, entry)->ino;
+	model_rebased(run->model, object_of(run, entry));
 	say(run, "convert \"%s\" to %s%s%s", entry->path, names[mode],
 		golden ? ", on an image" : "", ending(&p));
 	if (golden)
@@ -130,11 +132,14 @@ int op_fold(struct run *run)
 
 int op_go_on(struct run *run)
 {
+	struct model_tree *tree = model_tree(run->model);
 	struct patience p = some_patience(run);
 	struct fs_recast_options options = {
 		.progress = is_enough, .is_put_off = is_put_off, .arg = &p};
 
 	say(run, "go on with what was begun%s", ending(&p));
+	for (size_t i = 0; i < tree->count; i++)
+		model_rebased(run->model, object_of(run, &tree->list[i]));
 	return recast_verdict(run, UNLOCKED(run, fs_recast_go_on(run->fs, &options)));
 }
 
