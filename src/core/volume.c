@@ -711,6 +711,12 @@ static int job_commit_locked(struct job *job)
 	return r;
 }
 
+/* A layer that is recast may be removed meanwhile; then nothing marks it any more. */
+static bool is_gone(const struct job *job)
+{
+	return !job->inode && tree_find_layer(job->fs, job->layer->id) != job->layer;
+}
+
 /* What is to be stored is known: from the record on. */
 static int job_carry_out(struct job *job)
 {
@@ -724,7 +730,7 @@ static int job_carry_out(struct job *job)
 		return r;
 	/* A checkpoint takes the marks away: look again once it can not come between any more. */
 	do {
-		r = mark_intent(job);
+		r = is_gone(job) ? -ESTALE : mark_intent(job);
 		if (r)
 			return r;
 		pthread_rwlock_rdlock(&job->fs->gate);

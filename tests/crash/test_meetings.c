@@ -794,6 +794,32 @@ static void test_recast_waits_for_destage(void **state)
 	assert_reads(b, BLOCK, 0, "A");
 }
 
+static void remove_b(void)
+{
+	if (fs_unlink(fs, FS_INO_ROOT, "b"))
+		abort();
+}
+
+/* The layer goes after it was looked at, and before it is marked. */
+static void test_recast_of_what_is_removed(void **state)
+{
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	b = clone_of(a, "b");
+	remove_a();
+	put(b, 'B', LARGE, MIB);
+	settle();
+	arm(SIMDISK_PREAD, ".data", false, 2, remove_b);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	part();
+	settle();
+	a = make("a");
+	put(a, 'C', LARGE, 0);
+	assert_int_equal(sync_file(fs, a), 0);
+	crash(true);
+	assert_reads(a, LARGE, 0, "C");
+}
+
 /* ---- space ---- */
 
 static void write_anew(void)
@@ -843,6 +869,7 @@ int main(void)
 		T(test_sync_during_a_large_write),
 		T(test_unseen_waits_for_the_tail),
 		T(test_recast_waits_for_destage),
+		T(test_recast_of_what_is_removed),
 	};
 
 	if (!getenv("VERBOSE"))
