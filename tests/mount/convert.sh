@@ -142,6 +142,23 @@ sha256sum <"$mnt/back.img" | cmp - back.want || fail "there and back shows somet
 [ "$(word "$mnt/back.img" base)" = golden/base.img ] || fail "back again it stands on nothing"
 rm "$mnt/back.img" "$mnt/plain.img"
 
+# ---- with snapshots, which go on sharing ----
+"$goldfs" clone "$mnt/golden/base.img" "$mnt/snap.img"
+dd if=/dev/urandom of="$mnt/snap.img" bs=64K count=5 seek=3 conv=notrunc,fsync status=none
+"$goldfs" snapshot create "$mnt/snap.img" then || fail "snapshot create"
+dd if=/dev/urandom of="$mnt/snap.img" bs=64K count=5 seek=6 conv=notrunc,fsync status=none
+sha256sum "$mnt/snap.img" "$mnt/.snapshots/snap.img/then" >snap.want
+"$goldfs" convert "$mnt/snap.img" --mode thin || fail "convert a clone with a snapshot"
+"$goldfs" settle "$mnt"
+shares_nothing "$mnt/snap.img"
+sha256sum -c --quiet snap.want || fail "a clone with a snapshot shows something else"
+"$goldfs" snapshot rollback "$mnt/snap.img" then || fail "rollback of a thin copy"
+cmp "$mnt/snap.img" "$mnt/.snapshots/snap.img/then" || fail "back it shows something else"
+"$goldfs" rm --snapshots "$mnt/snap.img" || fail "rm --snapshots"
+# The kernel forgets what it knew of them.
+umount_goldfs
+mount_goldfs
+
 # ---- without the image ----
 sha256sum <"$mnt/thin.img" >thin.want
 rm "$images/base.img"

@@ -3,12 +3,14 @@
 # Time limit: 240 s
 #
 # A fleet that was patched from inside goes to the patched image: every clone shows what it showed, closed,
-# open and written to, the store gets back what is in the new image, and the old one can go.
+# open and written to, the store gets back what is in the new image, and the old one can go. Snapshots stay
+# what they are.
 #
-# Environment: CLONES (10), MIB (24) of an image's data.
+# Environment: CLONES (10, at least 5), MIB (24) of an image's data, PATCH (5: a fifth of them). A fleet:
+# CLONES=50 MIB=64 PATCH=4
 . "$(dirname "$0")/work_lib.sh"
 need python3 sha256sum
-clones=${CLONES:-10} mib=${MIB:-24}
+clones=${CLONES:-10} mib=${MIB:-24} patch=${PATCH:-5}
 
 physical()
 {
@@ -39,13 +41,13 @@ pins()
 	find "$store/golden" -type f -regex '.*/[0-9]+' | wc -l
 }
 
-# v2: a fifth of v1 changed at its place, and some more at its end.
+# v2: a part of v1 changed at its place, and some more at its end.
 make_image v1.img $((mib << 20))
-python3 - "$images/v1.img" "$images/.v2.img" <<-'END'
+python3 - "$images/v1.img" "$images/.v2.img" "$patch" <<-'END'
 	import os, random, sys
 	data = bytearray(open(sys.argv[1], 'rb').read())
 	rng = random.Random(7)
-	for block in rng.sample(range(len(data) // 4096), len(data) // 4096 // 5):
+	for block in rng.sample(range(len(data) // 4096), len(data) // 4096 // int(sys.argv[3])):
 	    data[block * 4096:block * 4096 + 4096] = rng.randbytes(4096)
 	data += rng.randbytes((1 << 20) + 1000)
 	open(sys.argv[2], 'wb').write(data)
@@ -186,5 +188,40 @@ for _ in $(seq 1200); do
 done
 [ "$(base "$mnt/c004.img")" = golden/v3.img ] || fail "the next mount does not go on"
 sums | cmp - want.others || fail "what the next mount went on with shows something else"
+
+# ---- snapshots stay where they are ----
+snaps=$mnt/.snapshots/c005.img
+
+# write_some SEEK
+write_some()
+{
+	dd if=/dev/urandom of="$mnt/c005.img" bs=64K count=3 seek="$1" conv=notrunc,fsync status=none
+}
+
+"$goldfs" snapshot create "$mnt/c005.img" first || fail "snapshot create"
+write_some 11
+"$goldfs" snapshot create "$mnt/c005.img" second || fail "snapshot create"
+write_some 40
+"$goldfs" clone "$mnt/c005.img" "$mnt/copy.img" || fail "clone"
+write_some 12
+sha256sum "$snaps/first" "$snaps/second" "$mnt/copy.img" >stay.want
+sha256sum "$mnt/c005.img" >move.want
+"$goldfs" rebase "$mnt/c005.img" --onto "$mnt/golden/v3.img" || fail "rebase of a clone with snapshots"
+[ "$(base "$mnt/c005.img")" = golden/v3.img ] || fail "with snapshots it stands on $(base "$mnt/c005.img")"
+[ "$(base "$mnt/copy.img")" = golden/v2.img ] || fail "a clone of it stands on $(base "$mnt/copy.img")"
+sha256sum -c --quiet stay.want move.want || fail "with snapshots it shows something else"
+"$goldfs" settle "$mnt"
+sha256sum -c --quiet stay.want move.want || fail "settled, it shows something else"
+"$goldfs" snapshot rollback "$mnt/c005.img" first || fail "back to before the rebase"
+cmp "$mnt/c005.img" "$snaps/first" || fail "back before the rebase it shows something else"
+[ "$(base "$mnt/c005.img")" = golden/v2.img ] || fail "back it stands on $(base "$mnt/c005.img")"
+auto=$(find "$snaps" -name 'auto-*')
+[ "$(sha256sum <"$auto")" = "$(sha256sum <"$mnt/c005.img")" ] && fail "what it left is what it went back to"
+"$goldfs" upgrade-base "$mnt/golden/v2.img" "$mnt/golden/v3.img" || fail "upgrade-base with snapshots"
+"$goldfs" snapshot rollback "$mnt/c005.img" "${auto##*/}" || fail "forward again"
+sha256sum -c --quiet stay.want move.want || fail "forward again it shows something else"
+"$goldfs" snapshot delete "$mnt/c005.img" first || fail "snapshot delete"
+"$goldfs" settle "$mnt"
+grep -v /first stay.want | sha256sum -c --quiet - || fail "without the first snapshot another shows something else"
 umount_goldfs
 "$goldfs" check "$store" || fail "check at the end"
