@@ -6,11 +6,11 @@
 # open and written to, the store gets back what is in the new image, and the old one can go. Snapshots stay
 # what they are.
 #
-# Environment: CLONES (10, at least 5), MIB (24) of an image's data, PATCH (5: a fifth of them). A fleet:
-# CLONES=50 MIB=64 PATCH=4
+# Environment: CLONES (10, at least 5), MIB (24) of an image's data, PATCH (5: a fifth of them), OWN (4)
+# blocks that each clone has for itself. A fleet: CLONES=50 MIB=64 PATCH=4 OWN=2
 . "$(dirname "$0")/work_lib.sh"
 need python3 sha256sum
-clones=${CLONES:-10} mib=${MIB:-24} patch=${PATCH:-5}
+clones=${CLONES:-10} mib=${MIB:-24} patch=${PATCH:-5} own=${OWN:-4}
 
 physical()
 {
@@ -57,7 +57,7 @@ mount_goldfs journal-size=32M
 "$goldfs" clone -n "$clones" "$mnt/golden/v1.img" "$mnt/c%03d.img"
 
 # Patched from inside: what v2 has where it differs, but for a few blocks of their own.
-python3 - "$images" "$mnt" "$clones" <<-'END'
+python3 - "$images" "$mnt" "$clones" "$own" <<-'END'
 	import os, random, sys
 	v1, v2 = (open(f'{sys.argv[1]}/{name}.img', 'rb').read() for name in ('v1', 'v2'))
 	different = [at for at in range(0, len(v1), 4096) if v1[at:at + 4096] != v2[at:at + 4096]]
@@ -66,7 +66,7 @@ python3 - "$images" "$mnt" "$clones" <<-'END'
 	    rng = random.Random(n)
 	    for at in different:
 	        os.pwrite(fd, v2[at:at + 4096], at)
-	    for _ in range(4):
+	    for _ in range(int(sys.argv[4])):
 	        os.pwrite(fd, rng.randbytes(4096), rng.randrange(len(v1) // 4096) * 4096)
 	    os.fsync(fd)
 	    os.close(fd)
