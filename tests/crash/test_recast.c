@@ -512,7 +512,7 @@ static uint8_t kept[SNAPSHOTS][SIZE]; /* what they show */
 
 static void take(uint64_t ino, int i)
 {
-	char name[8];
+	char name[16];
 	size_t failed;
 
 	snprintf(name, sizeof(name), "s%d", i);
@@ -524,7 +524,7 @@ static uint64_t snapshot(uint64_t ino, int i)
 {
 	struct fs_snapshot *list;
 	uint64_t found = 0;
-	char name[8];
+	char name[16];
 	size_t count;
 
 	snprintf(name, sizeof(name), "s%d", i);
