@@ -3,7 +3,9 @@
  * XXH3 behind a few names, one per use, so that no caller picks the wrong key or width.
  *
  * hash_block() is the low half of hash_content(): four bytes per block keep the sums of a 400 GiB
- * disk at 400 MiB, and its use is to tell an old block from a new one, not to prove identity.
+ * disk at 400 MiB, and its use is to tell an old block from a new one, not to prove identity. For
+ * inputs of more than 240 bytes XXH3's short hash is the low half of its long one, so that whoever
+ * needs both makes one pass over the bytes.
  */
 #include "base/hash.h"
 
@@ -27,15 +29,6 @@ uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block)
 	uint32_t sum = (uint32_t)hash_content(secret, block, GF_BLOCK_SIZE);
 
 	return sum ? sum : 1;
-}
-
-uint32_t hash_block_tagged(
-	const uint8_t secret[HASH_SECRET_LEN], const void *block, uint32_t *tag)
-{
-	uint64_t hash = hash_content(secret, block, GF_BLOCK_SIZE);
-
-	*tag = hash >> 32 ? (uint32_t)(hash >> 32) : 1;
-	return (uint32_t)hash ? (uint32_t)hash : 1;
 }
 
 struct hash128 hash_block128(const uint8_t secret[HASH_SECRET_LEN], const void *block)

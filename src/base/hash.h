@@ -17,20 +17,31 @@ uint64_t hash_struct(const void *buf, size_t len);
 /* The checksum kept for each block at rest, also in journal records of large writes. Never 0: 0 on
  * disk means that no checksum is known. */
 uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block);
-/* The same, and in *tag further 32 bits of the hash that cost nothing, never 0 either. */
-uint32_t hash_block_tagged(
-	const uint8_t secret[HASH_SECRET_LEN], const void *block, uint32_t *tag);
 uint64_t hash_content(const uint8_t secret[HASH_SECRET_LEN], const void *buf, size_t len);
 
 /*
  * By which equal blocks are found. It proves nothing: whoever shares a block compares its bytes. The
- * low half says what hash_block() says; `high` is independent of that.
+ * low half holds what hash_block() says, and some bits more; `high` is independent of that.
  */
 struct hash128 {
 	uint64_t low;
 	uint64_t high;
 };
 struct hash128 hash_block128(const uint8_t secret[HASH_SECRET_LEN], const void *block);
+
+/* hash_block() of the same block. */
+static inline uint32_t hash_sum(const struct hash128 *hash)
+{
+	return (uint32_t)hash->low ? (uint32_t)hash->low : 1;
+}
+
+/* Further bits of the hash, never 0 either. */
+static inline uint16_t hash_tag(const struct hash128 *hash)
+{
+	const uint16_t tag = (uint16_t)(hash->low >> 32);
+
+	return tag ? tag : 1;
+}
 
 /* Tests: leaves so many bits of it, so that many blocks have the same. 0: as it is. */
 static inline void hash_cut(struct hash128 *hash, unsigned bits)

@@ -54,7 +54,7 @@ struct batch {
 	uint8_t *below;	 /* what the layer stands on, or NULL */
 	uint8_t kinds[DESTAGE_BLOCKS];
 	uint64_t places[DESTAGE_BLOCKS]; /* of SHARED ones */
-	uint32_t tags[DESTAGE_BLOCKS]; /* more of their hashes */
+	struct hash128 hashes[DESTAGE_BLOCKS]; /* of the current ones */
 	bool right[DESTAGE_BLOCKS];   /* the bytes are those that were written */
 	bool current[DESTAGE_BLOCKS]; /* still the newest version */
 	uint64_t *budget; /* bytes that new blocks may take below */
@@ -84,8 +84,8 @@ static int batch_read(struct batch *b)
 		r = journal_read(fs->journal, e->pos, b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
 		if (r)
 			return fs_fail_because(fs, r, "cannot read the journal");
-		b->right[i] = hash_block_tagged(fs->super.secret, b->data + i * GF_BLOCK_SIZE,
-				      &b->tags[i]) == e->sum;
+		b->hashes[i] = hash_block128(fs->super.secret, b->data + i * GF_BLOCK_SIZE);
+		b->right[i] = hash_sum(&b->hashes[i]) == e->sum;
 		if (!b->right[i])
 			damage_note(fs, e->layer, e->block);
 	}
@@ -133,10 +133,13 @@ static void batch_share(struct batch *b)
 	struct dedup d;
 
 	dedup_begin(&d, b->fs, b->layer, first, first + b->count - 1);
-	for (size_t i = 0; i < b->count && d.enabled; i++)
+	for (size_t i = 0; i < b->count && d.enabled; i++) {
+		if (i % DEDUP_EXPECTED == 0)
+			dedup_expect(&d, b->hashes + i, min_u64(DEDUP_EXPECTED, b->count - i));
 		if (b->current[i] && b->right[i] && b->kinds[i] == GF_OVERLAY &&
-			dedup_find(&d, b->data + i * GF_BLOCK_SIZE, b->entries[i].sum, &b->places[i]))
+			dedup_find(&d, b->data + i * GF_BLOCK_SIZE, &b->hashes[i], &b->places[i]))
 			b->kinds[i] = GF_SHARED;
+	}
 	dedup_end(&d);
 }
 
@@ -179,8 +182,7 @@ static int batch_store(struct batch *b, size_t i, size_t n)
 		r = layer_set_state(b->layer, b->entries[i].block, n, GF_OVERLAY);
 	for (size_t k = i; k < i + n && !r; k++)
 		if (b->right[k])
-			dedup_note(b->fs, b->layer, b->entries[k].block, &b->entries[k].sum,
-				&b->tags[k], 1);
+			dedup_note(b->fs, b->layer, b->entries[k].block, &b->hashes[k], 1);
 	if (!r)
 		dedup_owe(b->fs, b->layer, b->entries[i].block, n);
 	return r;

@@ -134,6 +134,18 @@ static unsigned table_find(struct fs *fs, uint64_t domain, uint32_t sum,
 	return content_table_find(fs->dedup->table, domain, known_as(fs, sum), places, max);
 }
 
+static void table_expect(struct fs *fs, uint64_t domain, uint32_t sum)
+{
+	content_table_expect(fs->dedup->table, domain, known_as(fs, sum));
+}
+
+static void table_expect_hashes(
+	struct fs *fs, uint64_t domain, const struct hash128 *hashes, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		table_expect(fs, domain, hash_sum(&hashes[i]));
+}
+
 struct content_table *dedup_table(struct fs *fs)
 {
 	return fs->dedup ? fs->dedup->table : NULL;
@@ -166,19 +178,18 @@ static bool is_equal(const void *a, const void *b)
 	return memcmp(a, b, GF_BLOCK_SIZE) == 0 || MUTATED("share without comparing");
 }
 
-static bool find_in_golden(struct dedup *d, const void *bytes, uint64_t *out)
+static bool find_in_golden(
+	struct dedup *d, const void *bytes, const struct hash128 *hash, uint64_t *out)
 {
 	uint8_t there[GF_BLOCK_SIZE];
 	uint64_t id, block, place;
-	struct hash128 hash;
+	struct hash128 cut = *hash;
 	struct image *image;
 	bool found;
 
-	if (!golden_index_any(d->fs))
-		return false;
-	hash = hash_block128(d->fs->super.secret, bytes);
-	hash_cut(&hash, d->fs->options.hash_bits);
-	if (golden_index_find(d->fs, &hash, d->layer, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
+	hash_cut(&cut, d->fs->options.hash_bits);
+	if (golden_index_find(d->fs, &cut, d->layer, &id, &block) <= 0 ||
+		id >> (63 - GF_PLACE_SHIFT))
 		return false;
 	place = place_from_golden(id, block);
 	/* With a reference the image stays. */
@@ -275,9 +286,10 @@ static bool is_held(const struct dedup *d, const struct content_place *at)
 }
 
 static bool find_in_layer(struct dedup *d, const struct content_place *at, const void *bytes,
-	uint32_t sum, uint32_t tag, uint64_t *out)
+	const struct hash128 *hash, uint64_t *out)
 {
-	struct content_place pooled = {.pool = true, .tag = tag};
+	struct content_place pooled = {.pool = true, .tag = hash_tag(hash)};
+	uint32_t sum = hash_sum(hash);
 
 	if (is_held(d, at) || !has_bytes(d->fs, at, d->domain, bytes) ||
 		!store_in_pool(d, bytes, sum, &pooled.block))
@@ -291,28 +303,27 @@ static bool find_in_layer(struct dedup *d, const struct content_place *at, const
 	return true;
 }
 
-/* Leaves out what is another content by more bits of its hash; *tag: those of the bytes. */
-static unsigned drop_others(struct fs *fs, struct content_place *places, unsigned n,
-	const void *bytes, uint32_t *tag)
+/* Leaves out what is another content by more bits of its hash. */
+static unsigned drop_others(
+	struct content_place *places, unsigned n, const struct hash128 *hash)
 {
 	unsigned kept = 0;
 
-	hash_block_tagged(fs->super.secret, bytes, tag);
 	for (unsigned i = 0; i < n; i++)
-		if (!places[i].tag || places[i].tag == *tag)
+		if (!places[i].tag || places[i].tag == hash_tag(hash))
 			places[kept++] = places[i];
 	return kept;
 }
 
-static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
+static bool find_in_table(
+	struct dedup *d, const void *bytes, const struct hash128 *hash, uint64_t *out)
 {
 	struct content_place places[MAX_CANDIDATES];
-	unsigned n = table_find(d->fs, d->domain, sum, places, MAX_CANDIDATES);
-	uint32_t tag;
+	unsigned n = table_find(d->fs, d->domain, hash_sum(hash), places, MAX_CANDIDATES);
 
+	n = drop_others(places, n, hash);
 	if (!n || pool_failed(d->fs->pool))
 		return false;
-	n = drop_others(d->fs, places, n, bytes, &tag);
 	for (unsigned i = 0; i < n; i++) {
 		if (!places[i].pool || !try_slot(d, places[i].block, bytes))
 			continue;
@@ -320,12 +331,21 @@ static bool find_in_table(struct dedup *d, const void *bytes, uint32_t sum, uint
 		return true;
 	}
 	for (unsigned i = 0; i < n; i++)
-		if (!places[i].pool && find_in_layer(d, &places[i], bytes, sum, tag, out))
+		if (!places[i].pool && find_in_layer(d, &places[i], bytes, hash, out))
 			return true;
 	return false;
 }
 
-bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
+void dedup_expect(struct dedup *d, const struct hash128 *hashes, size_t count)
+{
+	if (!d->enabled)
+		return;
+	golden_index_expect(d->fs, hashes, count);
+	if (d->all)
+		table_expect_hashes(d->fs, d->domain, hashes, count);
+}
+
+bool dedup_find(struct dedup *d, const void *bytes, const struct hash128 *hash, uint64_t *out)
 {
 	unsigned token;
 	bool found;
@@ -333,8 +353,8 @@ bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *out)
 	if (!d->enabled)
 		return false;
 	token = drain_enter(&d->fs->readers);
-	found = find_in_golden(d, bytes, out);
-	if (!found && d->all && find_in_table(d, bytes, sum, out)) {
+	found = find_in_golden(d, bytes, hash, out);
+	if (!found && d->all && find_in_table(d, bytes, hash, out)) {
 		COUNT(d->fs, dedup_pool_blocks, 1);
 		found = true;
 	}
@@ -353,18 +373,22 @@ int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_
 	return r;
 }
 
-void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	const uint32_t *tags, uint64_t count)
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block,
+	const struct hash128 *hashes, uint64_t count)
 {
 	uint64_t domain = atomic_load(&layer->domain);
 
 	if (atomic_load(&layer->apart))
 		return;
-	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++)
-		table_put(fs, domain, sums[i],
+	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++) {
+		if (i % DEDUP_EXPECTED == 0)
+			table_expect_hashes(
+				fs, domain, hashes + i, min_u64(DEDUP_EXPECTED, count - i));
+		table_put(fs, domain, hash_sum(&hashes[i]),
 			&(struct content_place){.owner = layer->id,
 				.block = block + i,
-				.tag = tags ? tags[i] : 0});
+				.tag = hash_tag(&hashes[i])});
+	}
 }
 
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
@@ -389,16 +413,33 @@ bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
 	return fs->dedup && table_find(fs, domain, sum, &place, 1);
 }
 
+void dedup_expect_known(
+	struct fs *fs, const struct layer *layer, const uint32_t *sums, uint64_t count)
+{
+	uint64_t domain = atomic_load(&layer->domain);
+
+	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++)
+		table_expect(fs, domain, sums[i]);
+}
+
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)
 {
 	struct content_place places[MAX_CANDIDATES];
 	uint64_t domain = atomic_load(&layer->domain);
-	unsigned n = 0;
+	unsigned n = 0, elsewhere = 0;
+	uint16_t tag = 0;
 
 	if (fs->options.dedup == FS_DEDUP_ALL && domain != DOMAIN_NONE)
 		n = table_find(fs, domain, sum, places, MAX_CANDIDATES);
-	for (unsigned i = 0; i < n; i++)
-		if (places[i].pool || places[i].owner != layer->id || places[i].block != block)
+	for (unsigned i = 0; i < n; i++) {
+		if (!places[i].pool && places[i].owner == layer->id && places[i].block == block)
+			tag = places[i].tag;
+		else
+			places[elsewhere++] = places[i];
+	}
+	/* Another content with the same checksum: of millions of blocks some have one. */
+	for (unsigned i = 0; i < elsewhere; i++)
+		if (!tag || !places[i].tag || places[i].tag == tag)
 			return true;
 	return false;
 }

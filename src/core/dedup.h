@@ -4,8 +4,10 @@
 #define GOLDFS_CORE_DEDUP_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+#include "base/hash.h"
 #include "store/layer.h"
 
 struct fs;
@@ -30,19 +32,24 @@ struct dedup {
 };
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
 /*
- * Whether the bytes of one block, with this checksum, stand somewhere already. If so, *place says
- * where, and the layer has one reference more, for layer_set_shared() or layer_unref_place().
+ * Whether the bytes of one block, with this hash_block128(), stand somewhere already. If so, *place
+ * says where, and the layer has one reference more, for layer_set_shared() or layer_unref_place().
  */
-bool dedup_find(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *place);
+bool dedup_find(
+	struct dedup *d, const void *bytes, const struct hash128 *hash, uint64_t *place);
+/* These are looked for next: what that needs of memory is fetched for all of them at once. As many at
+ * a time as processors have misses of their caches under way. */
+#define DEDUP_EXPECTED 16
+void dedup_expect(struct dedup *d, const struct hash128 *hashes, size_t count);
 void dedup_end(struct dedup *d);
 
 /* Blocks that are SHARED with these places now, the references for which dedup_find() took. */
 int dedup_set_shared(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count,
 	const uint64_t *places);
 
-/* Blocks that are in place now, for others to find. tags: more of their hashes, NULL: not known. */
-void dedup_note(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	const uint32_t *tags, uint64_t count);
+/* Blocks that are in place now, for others to find. */
+void dedup_note(struct fs *fs, struct layer *layer, uint64_t block,
+	const struct hash128 *hashes, uint64_t count);
 
 /* Checkpoint, before the picture: blocks of which the pool has the bytes now become SHARED, unless
  * a record from number tail on may say something else of them. */
@@ -60,6 +67,9 @@ void dedup_owe_all(struct fs *fs, struct layer *layer);
  * Hints. */
 bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum);
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
+/* That is asked for these next; as dedup_expect(). */
+void dedup_expect_known(
+	struct fs *fs, const struct layer *layer, const uint32_t *sums, uint64_t count);
 /* Has the table of content know what stands in layers and in the pool, by its checksums. */
 void dedup_fill_table(struct fs *fs);
 /* A part of that, of some 50 ms, as far as there is room for more. false: there is nothing left to do.

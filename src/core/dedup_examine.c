@@ -46,15 +46,16 @@ struct examined {
 	bool images;   /* an image was indexed since the blocks were looked for */
 };
 
-/* Whether it is worth reading them. */
-static bool is_hinted_at(struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count)
+/* Which are worth being read. */
+static void find_hints(
+	struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count, bool *hinted)
 {
-	if (e->images)
-		return true;
-	for (uint64_t i = 0; i < count; i++)
-		if (dedup_is_known_elsewhere(e->fs, e->layer, block + i, sums[i]))
-			return true;
-	return false;
+	for (uint64_t i = 0; i < count; i++) {
+		if (i % DEDUP_EXPECTED == 0)
+			dedup_expect_known(e->fs, e->layer, sums + i, min_u64(DEDUP_EXPECTED, count - i));
+		hinted[i] = e->images ||
+			    dedup_is_known_elsewhere(e->fs, e->layer, block + i, sums[i]);
+	}
 }
 
 static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count)
@@ -66,12 +67,11 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 	dedup_begin(&d, e->fs, layer, block, block + count - 1);
 	for (uint64_t i = 0; i < count && !r; i++) {
 		const uint8_t *bytes = e->data + i * GF_BLOCK_SIZE;
+		struct hash128 hash = hash_block128(e->fs->super.secret, bytes);
 		uint64_t place;
 
 		/* What is damaged stays where it is, and is shared with nobody. */
-		if (hash_block(e->fs->super.secret, bytes) != sums[i])
-			continue;
-		if (!dedup_find(&d, bytes, sums[i], &place))
+		if (hash_sum(&hash) != sums[i] || !dedup_find(&d, bytes, &hash, &place))
 			continue;
 		r = dedup_remember_moved(e->fs, layer, block + i, place);
 		if (!r)
@@ -87,17 +87,23 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 static int examine_held(struct examined *e, uint64_t block, uint64_t count)
 {
 	uint32_t sums[RUN_BLOCKS];
-	int r;
+	bool hinted[RUN_BLOCKS];
+	int r = 0;
 
 	for (uint64_t i = 0; i < count; i++)
 		if (layer_is_at_rest(e->layer, block + i) != 1)
 			return 0; /* it has just been written */
-	r = layer_read_sums(e->layer, block, sums, count);
-	if (r || !is_hinted_at(e, block, sums, count))
+	if (layer_read_sums(e->layer, block, sums, count))
 		return 0;
-	if (layer_read_data(e->layer, e->data, count * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE))
-		return 0;
-	return share_run(e, block, sums, count);
+	find_hints(e, block, sums, count, hinted);
+	for (uint64_t i = 0, n; i < count && !r; i += max_u64(n, 1)) {
+		for (n = 0; i + n < count && hinted[i + n];)
+			n++;
+		if (n && !layer_read_data(e->layer, e->data, n * GF_BLOCK_SIZE,
+				 (block + i) * GF_BLOCK_SIZE))
+			r = share_run(e, block + i, sums + i, n);
+	}
+	return r;
 }
 
 /* 1: the layer is being written to, later. */

@@ -652,8 +652,8 @@ void golden_fence(struct fs *fs, struct golden *golden, int why);
  */
 int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
 	uint64_t *id, uint64_t *block);
-/* Whether there is any to ask. */
-bool golden_index_any(struct fs *fs);
+/* These are looked for next; see content_index_expect(). */
+void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t count);
 /* Makes those that are missing, where no thread does (tests). */
 int golden_index_make_all(struct fs *fs);
 /* Opens the index of an image that is held, in place of the one that is open. 0, -ENOENT, -EUCLEAN,

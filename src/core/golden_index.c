@@ -173,14 +173,13 @@ static void move_to_front(struct fs *fs, struct golden *g)
 	pthread_rwlock_unlock(&fs->index_lock);
 }
 
-bool golden_index_any(struct fs *fs)
+void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t count)
 {
-	bool any;
-
 	pthread_rwlock_rdlock(&fs->index_lock);
-	any = fs->indexed != NULL;
+	for (struct golden *g = fs->indexed; g; g = g->index_next)
+		for (size_t i = 0; i < count; i++)
+			content_index_expect(g->index, &hashes[i]);
 	pthread_rwlock_unlock(&fs->index_lock);
-	return any;
 }
 
 /* Whether blocks of this layer may be shared with it: clones that leave an image must not keep it. */

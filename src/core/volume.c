@@ -220,7 +220,7 @@ struct job {
 	uint8_t *head;	     /* merged first block, when partial; 4096 bytes */
 	uint8_t *tail;	     /* merged last block, when partial and another than the first */
 	uint32_t *sums;	     /* of the large part */
-	uint32_t *tags;	     /* of the large part: more of their hashes */
+	struct hash128 *hashes; /* of the large part, where it is OVERLAY at first */
 	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
 	uint64_t *places; /* of the large part: where SHARED ones stand */
 	bool settled;	     /* references to the places are the layer's */
@@ -239,7 +239,7 @@ static void job_release(struct job *job)
 	free(job->head);
 	free(job->tail);
 	free(job->sums);
-	free(job->tags);
+	free(job->hashes);
 	free(job->kinds);
 	free(job->places);
 	opbuf_release(&job->ops);
@@ -313,9 +313,9 @@ static int job_classify(struct job *job)
 	int r;
 
 	job->sums = malloc(count * sizeof(*job->sums));
-	job->tags = malloc(count * sizeof(*job->tags));
+	job->hashes = calloc(count, sizeof(*job->hashes));
 	job->kinds = malloc(count);
-	if (!job->sums || !job->tags || !job->kinds)
+	if (!job->sums || !job->hashes || !job->kinds)
 		return -ENOMEM;
 	if ((layer->parent || layer->image) && job->large_first * GF_BLOCK_SIZE < layer->bound) {
 		below = malloc(count * GF_BLOCK_SIZE);
@@ -341,9 +341,10 @@ static int job_classify(struct job *job)
 			job->kinds[i] = GF_OVERLAY;
 		INVARIANT(5, job->kinds[i] != GF_PARENT ||
 			memcmp(block, below ? below + i * GF_BLOCK_SIZE : zeros, GF_BLOCK_SIZE) == 0);
-		if (job->kinds[i] == GF_OVERLAY)
-			job->sums[i] = hash_block_tagged(
-				job->fs->super.secret, block, &job->tags[i]);
+		if (job->kinds[i] == GF_OVERLAY) {
+			job->hashes[i] = hash_block128(job->fs->super.secret, block);
+			job->sums[i] = hash_sum(&job->hashes[i]);
+		}
 	}
 	return 0;
 }
@@ -362,10 +363,13 @@ static int job_share(struct job *job)
 		job->places = calloc(count, sizeof(*job->places));
 	if (!job->places)
 		return -ENOMEM;
-	for (uint64_t i = 0; i < count; i++)
+	for (uint64_t i = 0; i < count; i++) {
+		if (i % DEDUP_EXPECTED == 0)
+			dedup_expect(&d, job->hashes + i, min_u64(DEDUP_EXPECTED, count - i));
 		if (job->kinds[i] == GF_OVERLAY &&
-			dedup_find(&d, data + i * GF_BLOCK_SIZE, job->sums[i], &job->places[i]))
+			dedup_find(&d, data + i * GF_BLOCK_SIZE, &job->hashes[i], &job->places[i]))
 			job->kinds[i] = GF_SHARED;
+	}
 	dedup_end(&d);
 	return 0;
 }
@@ -636,8 +640,7 @@ static int settle_states(struct job *job, uint64_t seq, uint64_t ops_pos)
 		else
 			r = layer_set_state(job->layer, job->large_first + i, n, job->kinds[i]);
 		if (job->kinds[i] == GF_OVERLAY)
-			dedup_note(job->fs, job->layer, job->large_first + i, job->sums + i,
-				job->tags + i, n);
+			dedup_note(job->fs, job->layer, job->large_first + i, job->hashes + i, n);
 		if (job->kinds[i] == GF_OVERLAY)
 			dedup_owe(job->fs, job->layer, job->large_first + i, n);
 		if (job->kinds[i] == GF_ZERO)
@@ -777,10 +780,10 @@ int volume_rewrite(struct fs *fs, const struct rewrite *rw)
 	int r = 0;
 
 	job.sums = malloc(count * sizeof(*job.sums));
-	job.tags = malloc(count * sizeof(*job.tags));
+	job.hashes = malloc(count * sizeof(*job.hashes));
 	job.kinds = malloc(count);
 	job.places = calloc(count, sizeof(*job.places));
-	if (!job.sums || !job.tags || !job.kinds || !job.places)
+	if (!job.sums || !job.hashes || !job.kinds || !job.places)
 		r = -ENOMEM;
 	for (uint64_t i = 0; i < count; i++) {
 		if (r && rw->kinds[i] == GF_SHARED)
@@ -789,8 +792,9 @@ int volume_rewrite(struct fs *fs, const struct rewrite *rw)
 			continue;
 		job.kinds[i] = rw->kinds[i];
 		job.places[i] = rw->kinds[i] == GF_SHARED ? rw->places[i] : 0;
-		job.sums[i] = hash_block_tagged(
-			fs->super.secret, rw->data + i * GF_BLOCK_SIZE, &job.tags[i]);
+		job.hashes[i] =
+			hash_block128(fs->super.secret, rw->data + i * GF_BLOCK_SIZE);
+		job.sums[i] = hash_sum(&job.hashes[i]);
 	}
 	if (!r && rw->share)
 		r = job_share(&job);

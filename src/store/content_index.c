@@ -333,6 +333,12 @@ static int read_page(struct content_index *index, uint64_t number,
 	return n;
 }
 
+void content_index_expect(const struct content_index *index, const struct hash128 *hash)
+{
+	__builtin_prefetch(index->filter + GF_INDEX_FILTER_WORDS * content_filter_block(hash->high,
+					   index->head.filter_blocks));
+}
+
 int content_index_lookup(struct content_index *index, const struct hash128 *hash, uint64_t *block)
 {
 	struct content_entry entries[GF_INDEX_PAGE_ENTRIES];

@@ -74,6 +74,8 @@ int content_index_open(struct content_index **index, struct io *io, const uint8_
 	uint64_t golden, const struct pin_print *print);
 void content_index_free(struct content_index *index);
 
+/* A lookup of this follows soon: the memory for it is fetched meanwhile. */
+void content_index_expect(const struct content_index *index, const struct hash128 *hash);
 /* 1: *block, a block number, may hold what has this hash. 0: no. Or -errno: it cannot be read. */
 int content_index_lookup(struct content_index *index, const struct hash128 *hash, uint64_t *block);
 /* Whether a lookup met a damaged page: what it should have found is not found. Lasts. */

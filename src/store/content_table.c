@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A hash table in which an entry has its bucket and no other place: eight entries of 24 bytes, the
- * newest first. A put shifts the older ones back and drops the last, so that what is forgotten is
- * always the oldest of its bucket, and finding the newest first costs nothing.
+ * A hash table in which an entry has its bucket and no other place: eight of them, and which is the
+ * newest. A put takes the place of the oldest, so that what is forgotten is always the oldest of
+ * its bucket.
+ *
+ * With millions of entries each touch of a bucket is a miss of all the processor's caches, which is
+ * most of what this costs those whose data is new. So what says whether content is known is one
+ * line of the cache, where an entry stands never changes, and a put writes one line more. Large
+ * tables ask for huge pages, and a caller that has several look-ups to do can have the lines
+ * fetched first.
  *
  * Each shard has a lock and grows on its own, to twice its buckets when one overflows and three
  * eighths of all places are used, until its part of the budget is spent. (A bucket that overflows
@@ -15,8 +21,10 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
@@ -28,25 +36,36 @@
 #define LEAST_BUDGET (64 * KIB)
 #define FIRST_BUCKETS 4
 #define IN_POOL (UINT64_C(1) << 63)
+#define LINE 64 /* of the processor's cache, bytes */
+#define HUGE_PAGE (2 * MIB)
 
-struct entry {
+/* What an entry names, and for whom. */
+struct named {
 	uint64_t owner; /* the layer, or IN_POOL and the slot */
 	uint32_t domain;
 	uint32_t block; /* of the layer */
-	uint32_t sum;	/* 0: no entry. A block's checksum never is */
-	uint32_t tag;	/* 0: not known */
 };
-_Static_assert(sizeof(struct entry) == 24, "entry of the content table");
 
 struct bucket {
-	struct entry entries[WAYS]; /* the newest first, then empty ones */
+	_Alignas(LINE) uint32_t sums[WAYS]; /* 0: no entry. A block's checksum never is */
+	uint16_t tags[WAYS];		    /* 0: not known */
+	uint8_t order[WAYS];		    /* the ways, the newest first, then empty ones */
+	_Alignas(LINE) struct named named[WAYS];
+};
+_Static_assert(sizeof(struct bucket) == 3 * LINE, "bucket of the content table");
+
+struct entry {
+	struct named named;
+	uint32_t sum;
+	uint16_t tag;
 };
 
 struct shard {
 	pthread_mutex_t lock;
-	struct bucket *buckets; /* lock */
-	uint64_t bucket_count;	/* lock; below 2^32 */
-	uint64_t count;		/* lock; entries */
+	/* Changed under the lock; looked at without it by what only fetches ahead. */
+	_Atomic(struct bucket *) buckets;
+	_Atomic(uint64_t) bucket_count; /* below 2^32 */
+	uint64_t count;			/* lock; entries */
 };
 
 struct content_table {
@@ -79,6 +98,27 @@ void content_table_free(struct content_table *table)
 	free(table);
 }
 
+/* Empty ones. NULL: no memory. */
+static struct bucket *new_buckets(uint64_t count)
+{
+	size_t size = count * sizeof(struct bucket), whole = round_up(size, HUGE_PAGE);
+	struct bucket *buckets = NULL;
+
+	/* A last page that would be nearly full may be huge, too: the budget is of memory in use.
+	 */
+	if (whole - size <= size / 64)
+		size = whole;
+	if (posix_memalign((void **)&buckets, size < HUGE_PAGE ? LINE : HUGE_PAGE, size))
+		return NULL;
+	if (size >= HUGE_PAGE)
+		madvise(buckets, round_down(size, HUGE_PAGE), MADV_HUGEPAGE);
+	memset(buckets, 0, size);
+	for (uint64_t i = 0; i < count; i++)
+		for (uint8_t way = 0; way < WAYS; way++)
+			buckets[i].order[way] = way;
+	return buckets;
+}
+
 /* Spreads what is close together. The sum is keyed: nobody can aim at a bucket. */
 static uint64_t hash_key(uint64_t domain, uint32_t sum)
 {
@@ -102,77 +142,110 @@ static struct bucket *bucket_of(struct bucket *buckets, uint64_t count, uint64_t
 	return &buckets[((hash >> 32) * count) >> 32];
 }
 
-static bool is_of(const struct entry *e, uint64_t domain, uint32_t sum)
+static bool is_of(const struct bucket *b, unsigned way, uint64_t domain, uint32_t sum)
 {
-	return e->sum == sum && e->domain == domain;
+	return b->sums[way] == sum && b->named[way].domain == domain;
 }
 
-static bool is_same(const struct entry *a, const struct entry *b)
+static bool is_same(const struct bucket *b, unsigned way, const struct entry *e)
 {
-	return is_of(a, b->domain, b->sum) && a->owner == b->owner && a->block == b->block;
+	return is_of(b, way, e->named.domain, e->sum) && b->named[way].owner == e->named.owner &&
+	       b->named[way].block == e->named.block;
 }
 
 /* false: it cannot be said in an entry. */
-static bool entry_init(struct entry *e, uint64_t domain, uint32_t sum,
-	const struct content_place *place)
+static bool entry_init(
+	struct entry *e, uint64_t domain, uint32_t sum, const struct content_place *place)
 {
-	*e = (struct entry){.domain = (uint32_t)domain, .sum = sum, .tag = place->tag};
-	e->owner = place->pool ? IN_POOL | place->block : place->owner;
-	e->block = place->pool ? 0 : (uint32_t)place->block;
-	return sum && domain <= UINT32_MAX && (place->pool ? place->block < IN_POOL :
-				     place->owner < IN_POOL && place->block <= UINT32_MAX);
+	*e = (struct entry){.sum = sum, .tag = place->tag};
+	e->named.domain = (uint32_t)domain;
+	e->named.owner = place->pool ? IN_POOL | place->block : place->owner;
+	e->named.block = place->pool ? 0 : (uint32_t)place->block;
+	return sum && domain <= UINT32_MAX &&
+	       (place->pool ? place->block < IN_POOL
+			    : place->owner < IN_POOL && place->block <= UINT32_MAX);
 }
 
-static struct content_place place_of(const struct entry *e)
+static struct entry entry_at(const struct bucket *b, unsigned way)
 {
-	if (e->owner & IN_POOL)
+	return (struct entry){.named = b->named[way], .sum = b->sums[way], .tag = b->tags[way]};
+}
+
+static struct content_place place_of(const struct bucket *b, unsigned way)
+{
+	const struct named *n = &b->named[way];
+
+	if (n->owner & IN_POOL)
 		return (struct content_place){
-			.pool = true, .block = e->owner & ~IN_POOL, .tag = e->tag};
-	return (struct content_place){.owner = e->owner, .block = e->block, .tag = e->tag};
+			.pool = true, .block = n->owner & ~IN_POOL, .tag = b->tags[way]};
+	return (struct content_place){.owner = n->owner, .block = n->block, .tag = b->tags[way]};
 }
 
-/* The others move up. */
+/* Of the entry that is the i-th by age: the next one becomes that. */
 static void remove_at(struct bucket *b, unsigned i)
 {
-	memmove(&b->entries[i], &b->entries[i + 1], (WAYS - 1 - i) * sizeof(*b->entries));
-	b->entries[WAYS - 1] = (struct entry){0};
+	uint8_t way = b->order[i];
+
+	memmove(&b->order[i], &b->order[i + 1], WAYS - 1 - i);
+	b->order[WAYS - 1] = way;
+	b->sums[way] = 0;
 }
 
-/* The others move back. False: there was no room but for the oldest one's. */
+static bool is_full(const struct bucket *b)
+{
+	return b->sums[b->order[WAYS - 1]] != 0;
+}
+
+static void set_way(struct bucket *b, unsigned way, const struct entry *e)
+{
+	b->sums[way] = e->sum;
+	b->tags[way] = e->tag;
+	b->named[way] = e->named;
+}
+
+/* False: there was no room but the oldest one's. */
 static bool insert_first(struct bucket *b, const struct entry *e)
 {
-	bool room = !b->entries[WAYS - 1].sum;
+	bool room = !is_full(b);
+	uint8_t way = b->order[WAYS - 1];
 
-	memmove(&b->entries[1], &b->entries[0], (WAYS - 1) * sizeof(*b->entries));
-	b->entries[0] = *e;
+	memmove(&b->order[1], &b->order[0], WAYS - 1);
+	b->order[0] = way;
+	set_way(b, way, e);
 	return room;
 }
 
 /* Gives the shard more buckets if the budget has any; without memory it stays as it is. */
 static void grow_locked(struct content_table *table, struct shard *shard)
 {
-	uint64_t count = min_u64(max_u64(2 * shard->bucket_count, FIRST_BUCKETS),
-		table->most_buckets);
-	struct bucket *buckets;
+	struct bucket *old = shard->buckets, *buckets;
+	uint64_t old_count = shard->bucket_count;
+	uint64_t count = min_u64(max_u64(2 * old_count, FIRST_BUCKETS), table->most_buckets);
 
-	if (count <= shard->bucket_count)
+	if (count <= old_count)
 		return;
-	buckets = calloc(count, sizeof(*buckets));
+	buckets = new_buckets(count);
 	if (!buckets)
 		return;
 	shard->count = 0;
-	for (uint64_t i = 0; i < shard->bucket_count; i++) {
-		for (int way = WAYS - 1; way >= 0; way--) {
-			const struct entry *e = &shard->buckets[i].entries[way];
+	for (uint64_t i = 0; i < old_count; i++) {
+		for (int age = WAYS - 1; age >= 0; age--) {
+			struct entry e = entry_at(&old[i], old[i].order[age]);
 
-			if (e->sum)
+			if (e.sum)
 				shard->count += insert_first(
-					bucket_of(buckets, count, hash_key(e->domain, e->sum)), e);
+					bucket_of(buckets, count, hash_key(e.named.domain, e.sum)),
+					&e);
 		}
 	}
-	free(shard->buckets);
 	shard->buckets = buckets;
 	shard->bucket_count = count;
+	free(old);
+}
+
+static struct bucket *bucket_locked(const struct shard *shard, uint64_t hash)
+{
+	return bucket_of(shard->buckets, shard->bucket_count, hash);
 }
 
 /* Removes the same entry, and the oldest one of the checksum if there are as many as may be. */
@@ -180,10 +253,10 @@ static void make_way_locked(struct shard *shard, struct bucket *b, const struct 
 {
 	unsigned same = 0;
 
-	for (unsigned i = 0; i < WAYS && b->entries[i].sum;) {
-		bool of_it = is_of(&b->entries[i], e->domain, e->sum);
+	for (unsigned i = 0; i < WAYS && b->sums[b->order[i]];) {
+		bool of_it = is_of(b, b->order[i], e->named.domain, e->sum);
 
-		if (is_same(&b->entries[i], e) || (of_it && same == PLACES_OF_ONE - 1)) {
+		if (of_it && (is_same(b, b->order[i], e) || same == PLACES_OF_ONE - 1)) {
 			remove_at(b, i);
 			shard->count--;
 		} else {
@@ -208,11 +281,11 @@ void content_table_put(struct content_table *table, uint64_t domain, uint32_t su
 		grow_locked(table, shard);
 	if (!shard->buckets)
 		return;
-	b = bucket_of(shard->buckets, shard->bucket_count, hash);
+	b = bucket_locked(shard, hash);
 	make_way_locked(shard, b, &e);
-	if (b->entries[WAYS - 1].sum && shard->count >= shard->bucket_count * GROW_AT) {
+	if (is_full(b) && shard->count >= shard->bucket_count * GROW_AT) {
 		grow_locked(table, shard);
-		b = bucket_of(shard->buckets, shard->bucket_count, hash);
+		b = bucket_locked(shard, hash);
 	}
 	shard->count += insert_first(b, &e);
 }
@@ -233,17 +306,30 @@ bool content_table_offer(struct content_table *table, uint64_t domain, uint32_t 
 		grow_locked(table, shard);
 	if (!shard->buckets)
 		return false;
-	b = bucket_of(shard->buckets, shard->bucket_count, hash);
-	for (; i < WAYS && b->entries[i].sum; i++) {
-		same += is_of(&b->entries[i], domain, sum);
-		if (same == PLACES_OF_ONE || is_same(&b->entries[i], &e))
+	b = bucket_locked(shard, hash);
+	for (; i < WAYS && b->sums[b->order[i]]; i++) {
+		same += is_of(b, b->order[i], domain, sum);
+		if (same == PLACES_OF_ONE || is_same(b, b->order[i], &e))
 			return true;
 	}
 	if (i == WAYS)
 		return false;
-	b->entries[i] = e;
+	/* The first of the empty ones: it is the oldest. */
+	set_way(b, b->order[i], &e);
 	shard->count++;
 	return true;
+}
+
+void content_table_expect(struct content_table *table, uint64_t domain, uint32_t sum)
+{
+	uint64_t hash = hash_key(domain, sum);
+	struct shard *shard = shard_of(table, hash);
+	const char *buckets = (char *)atomic_load_explicit(&shard->buckets, memory_order_relaxed);
+	uint64_t count = atomic_load_explicit(&shard->bucket_count, memory_order_relaxed);
+
+	/* Nothing is read: if they are replaced just now, the wrong line is fetched. */
+	if (buckets)
+		__builtin_prefetch(buckets + ((hash >> 32) * count >> 32) * sizeof(struct bucket));
 }
 
 unsigned content_table_find(struct content_table *table, uint64_t domain, uint32_t sum,
@@ -257,10 +343,10 @@ unsigned content_table_find(struct content_table *table, uint64_t domain, uint32
 	MUTEX_GUARD(&shard->lock);
 	if (!shard->buckets || !sum)
 		return 0;
-	b = bucket_of(shard->buckets, shard->bucket_count, hash);
-	for (unsigned i = 0; i < WAYS && b->entries[i].sum && found < max; i++)
-		if (is_of(&b->entries[i], domain, sum))
-			places[found++] = place_of(&b->entries[i]);
+	b = bucket_locked(shard, hash);
+	for (unsigned i = 0; i < WAYS && b->sums[b->order[i]] && found < max; i++)
+		if (is_of(b, b->order[i], domain, sum))
+			places[found++] = place_of(b, b->order[i]);
 	return found;
 }
 
@@ -277,9 +363,9 @@ void content_table_drop(struct content_table *table, uint64_t domain, uint32_t s
 	MUTEX_GUARD(&shard->lock);
 	if (!shard->buckets)
 		return;
-	b = bucket_of(shard->buckets, shard->bucket_count, hash);
-	for (unsigned i = 0; i < WAYS && b->entries[i].sum; i++) {
-		if (is_same(&b->entries[i], &e)) {
+	b = bucket_locked(shard, hash);
+	for (unsigned i = 0; i < WAYS && b->sums[b->order[i]]; i++) {
+		if (is_same(b, b->order[i], &e)) {
 			remove_at(b, i);
 			shard->count--;
 			return;

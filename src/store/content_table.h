@@ -7,7 +7,7 @@
  * used up a new entry takes the place of an old one. It may name places that hold something else by
  * now; whoever uses it compares the bytes. The checksum's 32 bits are what the disk has. With 2^24
  * entries one look-up of new data in 256 finds something by them that is another content, which costs
- * a read. So 32 more bits of the hash, the tag, stand in an entry where they were known.
+ * a read. So 16 more bits of the hash, the tag, stand in an entry where they were known.
  *
  * Keyed by domain, too: content is found in its own domain only (0: the store's common one). One of
  * 2^32 or more finds nothing.
@@ -27,7 +27,7 @@ struct content_place {
 	bool pool;
 	uint64_t owner; /* layer; 0 in the pool */
 	uint64_t block; /* of the layer (below 2^32), or slot of the pool (below 2^48) */
-	uint32_t tag;	/* hash_block_tagged(); 0: not known */
+	uint16_t tag;	/* hash_tag(); 0: not known */
 };
 
 /* budget: bytes. Less than 64 KiB counts as that. */
@@ -42,6 +42,8 @@ bool content_table_offer(struct content_table *table, uint64_t domain, uint32_t 
 /* Up to `max` places that may have this content, the newest first; returns how many. */
 unsigned content_table_find(struct content_table *table, uint64_t domain, uint32_t sum,
 	struct content_place *places, unsigned max);
+/* A find or a put of this follows soon: the memory for it is fetched meanwhile. */
+void content_table_expect(struct content_table *table, uint64_t domain, uint32_t sum);
 /* Forgets one. */
 void content_table_drop(struct content_table *table, uint64_t domain, uint32_t sum,
 	const struct content_place *place);

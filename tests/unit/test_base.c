@@ -100,6 +100,7 @@ static void hashes_are_what_the_format_says(void **state)
 {
 	uint8_t secret[HASH_SECRET_LEN], other[HASH_SECRET_LEN];
 	uint8_t block[GF_BLOCK_SIZE] = {0};
+	struct hash128 hash;
 	size_t i;
 
 	for (i = 0; i < sizeof(secret); i++) {
@@ -114,7 +115,15 @@ static void hashes_are_what_the_format_says(void **state)
 		assert_int_equal(hash_block(secret, block),
 			(uint32_t)hash_content(secret, block, sizeof(block)));
 		assert_int_not_equal(hash_block(secret, block), hash_block(other, block));
+		hash = hash_block128(secret, block);
+		assert_true(hash.low == hash_content(secret, block, sizeof(block)));
+		assert_int_equal(hash_sum(&hash), hash_block(secret, block));
+		assert_int_not_equal(hash_tag(&hash), 0);
 	}
+	/* Neither is ever 0, which says that it is not known. */
+	hash = (struct hash128){.low = UINT64_C(0xabcd) << 48};
+	assert_int_equal(hash_sum(&hash), 1);
+	assert_int_equal(hash_tag(&hash), 1);
 }
 
 static void zeros_are_found(void **state)

@@ -375,6 +375,8 @@ static void *use_it(void *arg)
 		struct content_place mine = of_layer(me, n);
 		unsigned count;
 
+		/* While others have the table grow. */
+		content_table_expect(table, 0, sum_of(n));
 		content_table_put(table, 0, sum_of(n), &mine);
 		count = content_table_find(table, 0, sum_of(n), found, 4);
 		for (unsigned k = 0; k < count; k++) {

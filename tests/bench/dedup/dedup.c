@@ -202,7 +202,7 @@ static void fill_table(struct fs *fs, uint64_t count, bool tags)
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t hash = next_random();
 		struct content_place at = {.owner = layer, .block = i % blocks,
-			.tag = tags ? (uint32_t)(hash >> 32) | 1 : 0};
+			.tag = tags ? (uint16_t)(hash >> 32) | 1 : 0};
 
 		content_table_put(dedup_table(fs), 0, (uint32_t)hash | 1, &at);
 	}
