@@ -217,7 +217,7 @@ check-life: $(BIN)/tests/crash/test_ledger
 # Tests in a build in which each sync, and each place that upholds an invariant, can be broken.
 mutation_tests := superblock catalog_file journal layer chain image pin pin_order publish figures \
 	content_index pool
-mutation_crash := crash threads faults limits restart repair meetings steps shared domains
+mutation_crash := crash threads faults limits restart repair meetings steps shared domains recast
 mutation_make = $(MAKE) --no-print-directory BUILD=$(BUILD)/mutations SANITIZE= \
 	lib_dirs='base image store core' CPPFLAGS='$(CPPFLAGS) -DGF_MUTATIONS'
 mutation_bins = $(filter $(mutation_tests:%=$(BIN)/tests/unit/test_%),$(unit_bins)) \

@@ -66,8 +66,11 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 #define GF_INCOMPAT_DEDUP UINT64_C(16)
 /* incompatible: there may be snapshots, with GF_OP_SNAPSHOT and GF_OP_POSITION */
 #define GF_INCOMPAT_SNAPSHOTS UINT64_C(2)
+/* incompatible: layers may be given another base; files have a mode */
+#define GF_INCOMPAT_RECAST UINT64_C(4)
 #define GF_INCOMPAT_KNOWN \
-	(GF_INCOMPAT_SHARED | GF_INCOMPAT_SNAPSHOTS | GF_INCOMPAT_PROMOTED | GF_INCOMPAT_DEDUP)
+	(GF_INCOMPAT_SHARED | GF_INCOMPAT_SNAPSHOTS | GF_INCOMPAT_RECAST | GF_INCOMPAT_PROMOTED | \
+		GF_INCOMPAT_DEDUP)
 #define GF_COMPAT_KNOWN UINT64_C(0)
 #define GF_AUTOCLEAR_KNOWN UINT64_C(0)
 
@@ -225,6 +228,9 @@ enum gf_op_type {
 	GF_OP_DEDUP = 58,
 	GF_OP_SNAPSHOT = 48, /* what a snapshot stands on */
 	GF_OP_POSITION = 49, /* which snapshot a file stands on */
+	GF_OP_RECAST = 52, /* a layer is being made to show the same over another base */
+	GF_OP_BASE = 53,   /* and stands on that from now on */
+	GF_OP_MODE = 54,
 };
 
 /* Every op starts with this; length is a multiple of 8 and covers header, body and tail. */
@@ -471,6 +477,61 @@ _Static_assert(sizeof(struct gf_op_pair) == 24, "pair");
 /* POSITION, flags: the content was replaced by another, now or some time before. */
 #define GF_POSITION_REPLACED 1u
 
+/* For what a layer is recast. */
+enum gf_recast_kind {
+	GF_RECAST_NONE = 0, /* not any more: given up */
+	GF_RECAST_REBASE = 1,
+	GF_RECAST_THIN = 2,
+	GF_RECAST_FULL = 3,
+	GF_RECAST_FOLD = 4, /* onto what stands below the layer below */
+	GF_RECAST_KINDS,
+};
+
+/*
+ * From this record on no block of the layer becomes PARENT by being compared with what is below, so
+ * that the new base can take its place once all blocks show the same over it.
+ */
+struct gf_op_recast {
+	struct gf_disk_op op;
+	uint64_t layer;
+	uint64_t ino;	 /* for which file, 0: none */
+	uint64_t golden; /* the new base, 0: nothing, or that of the layer below */
+	uint64_t bound;	 /* bytes of the new base that are to show; truncation lowers it */
+	uint64_t rate;	 /* bytes per second at most, 0: no limit */
+	uint32_t kind;	 /* enum gf_recast_kind */
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_recast) == 56, "recast");
+
+/* The layer stands on something else, through which it shows what it showed before. Ends RECAST. */
+struct gf_op_base {
+	struct gf_disk_op op;
+	uint64_t layer;
+	uint64_t parent; /* as in LAYER, the next two too */
+	uint64_t golden;
+	uint64_t bound;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_base) == 40, "base");
+
+/* BASE, flags: nobody is to share blocks with the image that it stood on any more. */
+#define GF_BASE_LEFT 1
+
+enum gf_mode {
+	GF_MODE_SNAPSHOT = 0, /* shares what it can */
+	GF_MODE_THIN = 1,     /* shares nothing by content */
+	GF_MODE_FULL = 2,     /* and has a place for every block */
+	GF_MODE_LEFT = 3,     /* of a golden node: clones left it, none is to share with it */
+	GF_MODES,
+};
+
+struct gf_op_mode {
+	struct gf_disk_op op;
+	uint64_t ino;
+	uint32_t mode; /* enum gf_mode */
+	uint32_t reserved;
+} GF_PACKED;
+_Static_assert(sizeof(struct gf_op_mode) == 24, "mode");
+
 enum gf_pin_kind {
 	GF_PIN_NONE = 0, /* forgotten: nothing refers to it any more */
 	GF_PIN_REFLINK = 1,
@@ -479,6 +540,9 @@ enum gf_pin_kind {
 	GF_PIN_COPYING = 4, /* the folder's own file serves until the copy is complete */
 	GF_PIN_FENCED = 5,  /* its bytes changed: clones of it are not served */
 };
+
+/* GOLDEN, flags: clones left it, none is to share blocks with it. */
+#define GF_GOLDEN_LEFT 1
 
 /* Followed by path_len bytes: where it was below IMAGES. */
 struct gf_op_golden {

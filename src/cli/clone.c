@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "cli/client.h"
+#include "cli/jobs.h"
 #include "cli/message.h"
 #include "cli/number.h"
 #include "cli/pages.h"
@@ -242,6 +243,12 @@ int verb_clone(int argc, char **argv)
 	if (r == EXIT_DONE) {
 		reply = client_call(source.mountpoint, json_incref(request));
 		r = reply ? EXIT_DONE : EXIT_FAILED;
+		if (json_object_get(reply, "job"))
+			r = job_follow(source.mountpoint,
+				(uint64_t)json_integer_value(json_object_get(reply, "job")));
+		if (r == JOB_LOST)
+			r = cli_fail("the daemon was restarted while it copied; the clones are there, "
+				     "goldfs convert makes of the rest what was asked for");
 		json_decref(reply);
 	}
 	json_decref(request);

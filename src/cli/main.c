@@ -189,9 +189,38 @@ static const struct verb verbs[] = {
 		"      --cancel        give it up; clones that were made of it stay\n",
 		{"goldfs promote /mnt/vms/web1.img debian-13-web.img",
 			"goldfs promote --cancel /mnt/vms/golden/debian-13-web.img"}},
-	{.name = "rebase"},
-	{.name = "upgrade-base"},
-	{.name = "convert"},
+	{"rebase", verb_rebase, "put clones on another golden image, with the same content",
+		"rebase [OPTION...] CLONE... --onto GOLDEN",
+		"Clients see no difference, and may read and write meanwhile. What is equal to the new\n"
+		"image is not kept any more; the old image is not needed any more. Undo: rebase back.\n"
+		"\n"
+		"      --onto GOLDEN   the image, below golden/ of the mount\n"
+		"      --rate SIZE     bytes copied per second at most\n"
+		"      --background    print the id of the job and do not wait for it\n",
+		{"goldfs rebase /mnt/vms/web1.img --onto /mnt/vms/golden/debian-13.img",
+			"goldfs rebase --background /mnt/vms/web*.img --onto /mnt/vms/golden/v2.img"}},
+	{"upgrade-base", verb_upgrade_base, "rebase all clones of a golden image",
+		"upgrade-base [OPTION...] OLD NEW",
+		"All that you may write to, with a table of what each held of its own before, and what\n"
+		"it gains. The rest of what became superfluous is given back by goldfs settle.\n"
+		"\n"
+		"      --dry-run       only say what it would come to, about\n"
+		"      --rate SIZE     bytes copied per second at most\n"
+		"      --background    print the id of the job and do not wait for it\n" VIEW_HELP
+		"Columns: path unique gain error\n",
+		{"goldfs upgrade-base --dry-run /mnt/vms/golden/v1.img /mnt/vms/golden/v2.img",
+			"goldfs upgrade-base /mnt/vms/golden/v1.img /mnt/vms/golden/v2.img"}},
+	{"convert", verb_convert, "have clones stand on their own, or share again",
+		"convert [OPTION...] CLONE... --mode snapshot|thin|full",
+		"thin: a copy of all data, which shares nothing with others any more. full: the same, with\n"
+		"space for every byte. Copied while clients go on. snapshot: shares again what others have.\n"
+		"\n"
+		"      --mode MODE     snapshot, thin or full\n"
+		"      --onto GOLDEN   with snapshot: the golden image to stand on again\n"
+		"      --rate SIZE     bytes copied per second at most\n"
+		"      --background    print the id of the job and do not wait for it\n",
+		{"goldfs convert /mnt/vms/db.img --mode thin --rate 100M",
+			"goldfs convert /mnt/vms/db.img --mode snapshot --onto /mnt/vms/golden/v1.img"}},
 	{.name = "scrub"},
 	{.name = NULL},
 };

@@ -26,6 +26,7 @@
 #include "base/sizes.h"
 #include "core/domain.h"
 #include "core/snapshot.h"
+#include "core/recast.h"
 #include "store/pool.h"
 
 static const void *tail_of(const struct gf_disk_op *op, size_t fixed)
@@ -287,6 +288,8 @@ static int apply_head(struct fs *fs, struct inode *inode, uint64_t id)
 		return -EUCLEAN;
 	tree_layer_get(fresh);
 	fresh->head_of = inode->ino;
+	atomic_store(&fresh->apart, inode->copy_mode != GF_MODE_SNAPSHOT);
+	recast_unplace(old, 0);
 	old->head_of = 0;
 	atomic_store(&inode->layer, fresh);
 	domain_place_file(fs, inode);
@@ -302,6 +305,9 @@ static int apply_size_meta(struct fs *fs, struct inode *inode, const struct gf_o
 		return -EUCLEAN;
 	if (op->size < layer->bound && !MUTATED("truncation leaves what is below in sight"))
 		layer_set_bound(layer, op->size);
+	if (op->size < atomic_load(&layer->recast_bound))
+		atomic_store(&layer->recast_bound, op->size);
+	recast_unplace(layer, round_up(op->size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
 	inode->size = op->size;
 	MUTEX_GUARD(&inode->lock);
 	inode->mtime_ns = op->time_ns;
@@ -357,6 +363,23 @@ static int apply_ungrow(struct inode *inode, const struct gf_op_ungrow *op)
 	return 0;
 }
 
+static int apply_mode(struct inode *inode, const struct gf_op_mode *op)
+{
+	struct layer *layer = atomic_load(&inode->layer);
+
+	if (inode->kind == GF_KIND_GOLDEN) {
+		inode->golden_left = op->mode == GF_MODE_LEFT;
+		return 0;
+	}
+	if (!layer || op->mode == GF_MODE_LEFT)
+		return -EUCLEAN;
+	inode->copy_mode = op->mode;
+	if (op->mode != GF_MODE_FULL)
+		recast_unplace(layer, 0);
+	atomic_store(&layer->apart, op->mode != GF_MODE_SNAPSHOT);
+	return 0;
+}
+
 static int apply_to_inode(
 	struct fs *fs, const struct gf_disk_op *op, uint64_t ino, const struct apply *how)
 {
@@ -399,6 +422,8 @@ static int apply_to_inode(
 		return snapshot_apply(fs, inode, p, how->loading);
 	case GF_OP_POSITION:
 		return position_apply(fs, inode, p, how->loading);
+	case GF_OP_MODE:
+		return apply_mode(inode, p);
 	default:
 		return -EUCLEAN;
 	}
@@ -421,8 +446,26 @@ static int apply_bound(struct fs *fs, const struct gf_op_pair *op)
 	return 0;
 }
 
-static int apply_layer(struct fs *fs, const struct gf_op_layer *op)
+static int apply_recast(struct fs *fs, const struct gf_op_recast *op)
 {
+	struct layer *layer = tree_find_layer(fs, op->layer);
+
+	return layer ? tree_recast(fs, layer, op) : -EUCLEAN;
+}
+
+static int apply_base(struct fs *fs, const struct gf_op_base *op)
+{
+	struct layer *layer = tree_find_layer(fs, op->layer);
+
+	return layer ? tree_set_base(fs, layer, op) : -EUCLEAN;
+}
+
+static int apply_layer(struct fs *fs, const struct gf_op_layer *op, const struct apply *how)
+{
+	struct golden *g = op->golden && !how->loading ? tree_find_golden(fs, op->golden) : NULL;
+
+	if (g)
+		tree_golden_used(fs, g);
 	fs->next_layer = max_u64(fs->next_layer, op->layer + 1);
 	return tree_add_layer(fs, op->layer, op->parent, op->golden, op->bound);
 }
@@ -445,14 +488,15 @@ static bool stands_in_catalog(const struct gf_disk_op *op)
 	       op->type == GF_OP_GOLDEN || op->type == GF_OP_PAGES ||
 	       op->type == GF_OP_SUSPECT || op->type == GF_OP_LIMIT || op->type == GF_OP_DEDUP ||
 	       op->type == GF_OP_REQUEST || op->type == GF_OP_EPOCH ||
-	       op->type == GF_OP_SNAPSHOT || op->type == GF_OP_POSITION;
+	       op->type == GF_OP_SNAPSHOT || op->type == GF_OP_POSITION ||
+	       op->type == GF_OP_RECAST || op->type == GF_OP_MODE;
 }
 
 /* What a folder holds may have changed by more than writing. */
 static bool moves_usage(const struct gf_disk_op *op)
 {
 	return op->type == GF_OP_INODE || op->type == GF_OP_RENAME || op->type == GF_OP_HEAD ||
-	       op->type == GF_OP_DROP;
+	       op->type == GF_OP_DROP || op->type == GF_OP_BASE;
 }
 
 static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct apply *how)
@@ -474,7 +518,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_INODE:
 		return apply_inode(fs, p, how);
 	case GF_OP_LAYER:
-		return apply_layer(fs, p);
+		return apply_layer(fs, p, how);
 	case GF_OP_EPOCH:
 		return apply_epoch(fs, p, how);
 	case GF_OP_GOLDEN:
@@ -487,6 +531,10 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 		return how->loading ? apply_suspect(fs, p) : -EUCLEAN;
 	case GF_OP_BOUND:
 		return apply_bound(fs, p);
+	case GF_OP_RECAST:
+		return apply_recast(fs, p);
+	case GF_OP_BASE:
+		return apply_base(fs, p);
 	case GF_OP_ATTR:
 	case GF_OP_RENAME:
 	case GF_OP_XATTR:
@@ -499,6 +547,7 @@ static int apply_meta(struct fs *fs, const struct gf_disk_op *op, const struct a
 	case GF_OP_UNGROW:
 	case GF_OP_SNAPSHOT:
 	case GF_OP_POSITION:
+	case GF_OP_MODE:
 		/* The number of an inode is the first field of all of these. */
 		return apply_to_inode(fs, op, ((const struct gf_op_ino *)p)->ino, how);
 	default:
@@ -814,7 +863,8 @@ static int clear_over_image(struct layer *layer, uint64_t block, uint64_t end)
 
 static int apply_clear(struct layer *layer, const struct gf_op_clear *op)
 {
-	if (op->op.flags == GF_ZERO && layer->image)
+	/* The next image may have no hole there. */
+	if (op->op.flags == GF_ZERO && layer->image && !atomic_load(&layer->keeps))
 		return clear_over_image(layer, op->block, op->block + op->count);
 	return layer_set_state(layer, op->block, op->count, op->op.flags);
 }
@@ -895,7 +945,7 @@ static int serialize_golden(struct opbuf *buf, const struct golden *g)
 	struct gf_op_golden *op;
 	size_t len = strlen(g->path);
 
-	if (!OPBUF_ADD(buf, GF_OP_GOLDEN, 0, op, len))
+	if (!OPBUF_ADD(buf, GF_OP_GOLDEN, atomic_load(&g->left) ? GF_GOLDEN_LEFT : 0, op, len))
 		return -ENOMEM;
 	op->golden = g->id;
 	op->size = g->print.size;
@@ -973,6 +1023,37 @@ static int serialize_suspects(struct opbuf *buf, struct layer *layer)
 	return 0;
 }
 
+static int serialize_recast(struct opbuf *buf, struct layer *layer)
+{
+	struct gf_op_recast *op;
+
+	if (layer->recast.kind == GF_RECAST_NONE)
+		return 0;
+	if (!OPBUF_ADD(buf, GF_OP_RECAST, 0, op, 0))
+		return -ENOMEM;
+	op->layer = layer->id;
+	op->ino = layer->recast.ino;
+	op->golden = layer->recast.golden;
+	op->bound = atomic_load(&layer->recast_bound);
+	op->rate = layer->recast.rate;
+	op->kind = layer->recast.kind;
+	return 0;
+}
+
+static int serialize_mode(struct opbuf *buf, const struct inode *inode)
+{
+	uint32_t mode = inode->golden_left ? GF_MODE_LEFT : inode->copy_mode;
+	struct gf_op_mode *op;
+
+	if (mode == GF_MODE_SNAPSHOT)
+		return 0;
+	if (!OPBUF_ADD(buf, GF_OP_MODE, 0, op, 0))
+		return -ENOMEM;
+	op->ino = inode->ino;
+	op->mode = mode;
+	return 0;
+}
+
 static int serialize_layer(struct opbuf *buf, struct layer *layer)
 {
 	struct gf_op_layer *op;
@@ -985,6 +1066,8 @@ static int serialize_layer(struct opbuf *buf, struct layer *layer)
 	op->golden = layer->golden;
 	op->bound = layer->bound;
 	r = serialize_pages(buf, layer);
+	if (!r)
+		r = serialize_recast(buf, layer);
 	return r ? r : serialize_suspects(buf, layer);
 }
 
@@ -1020,6 +1103,8 @@ static int serialize_inode(struct opbuf *buf, struct inode *inode)
 		inode->kind == GF_KIND_GOLDEN ? inode->golden_dev : layer ? layer->id : 0,
 		inode->key ? inode->key->name : "", inode->target ? inode->target : "", inode->kind);
 
+	if (!r)
+		r = serialize_mode(buf, inode);
 	if (!r && inode->limit && inode->limit->bytes) {
 		struct gf_op_limit *op;
 

@@ -265,6 +265,8 @@ int check_tree(struct check *c)
 			r = count_ref(&counts.layers, entry->layer->parent->id);
 		if (!r && entry->layer->golden)
 			r = count_ref(&counts.goldens, entry->layer->golden);
+		if (!r && entry->layer->recast.golden)
+			r = count_ref(&counts.goldens, entry->layer->recast.golden);
 		c->report->layers++;
 	}
 	HASH_ITER (hh, c->fs->layers, entry, next)

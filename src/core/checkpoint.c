@@ -97,10 +97,10 @@ static int batch_classify(struct batch *b)
 	struct layer *layer = b->layer;
 	bool has_below = (layer->parent || layer->image) &&
 			 b->entries[0].block * GF_BLOCK_SIZE < layer->bound;
-	bool same = false;
+	bool same = false, keeps = atomic_load(&layer->keeps);
 	unsigned token;
 
-	if (has_below) {
+	if (has_below && !keeps) {
 		token = drain_enter(&b->fs->readers);
 		/* What cannot be read below costs sharing, not data. */
 		same = !volume_read_blocks(
@@ -116,7 +116,7 @@ static int batch_classify(struct batch *b)
 					 MUTATED("destage shares without comparing")))
 			b->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
-			b->kinds[i] = layer->parent || layer->image ? GF_ZERO : GF_PARENT;
+			b->kinds[i] = layer->parent || layer->image || keeps ? GF_ZERO : GF_PARENT;
 		else
 			b->kinds[i] = GF_OVERLAY;
 		INVARIANT(5, b->kinds[i] != GF_PARENT ||
@@ -203,7 +203,8 @@ static int batch_store_run(struct batch *b, size_t i, size_t n)
 	/* The rest of this round moves only what has its place already. */
 	*b->budget = 0;
 	for (size_t k = i; k < i + n; k++) {
-		r = layer_any_overlay(b->layer, b->entries[k].block, 1);
+		r = b->entries[k].block < atomic_load(&b->layer->whole_blocks) ? 1 :
+			layer_any_overlay(b->layer, b->entries[k].block, 1);
 		if (r > 0)
 			r = batch_store(b, k, 1);
 		else if (!r)
@@ -803,6 +804,7 @@ static int forget_unseen(struct fs *fs)
 	pthread_mutex_lock(&fs->checkpoint_lock);
 	opbuf_init(&p.catalog);
 	p.tail = fs->tail;
+	forgotten.tail = p.tail.seq;
 	r = failing_recall(fs);
 	/* What hides a block may never become durable then. */
 	if (r || atomic_load(&fs->failed_layers)) {

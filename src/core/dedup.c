@@ -162,7 +162,7 @@ void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t f
 	d->all = fs->options.dedup == FS_DEDUP_ALL && dedup == FS_DEDUP_ALL &&
 		 d->domain != DOMAIN_NONE;
 	d->enabled = fs->options.dedup != FS_DEDUP_OFF && !fs->options.read_only &&
-		     !atomic_load(&layer->failed) &&
+		     !atomic_load(&layer->failed) && !atomic_load(&layer->apart) &&
 		     (dedup != FS_DEDUP_OFF || MUTATED("a folder's dedup=off is not heeded"));
 }
 
@@ -188,7 +188,8 @@ static bool find_in_golden(
 	bool found;
 
 	hash_cut(&cut, d->fs->options.hash_bits);
-	if (golden_index_find(d->fs, &cut, &id, &block) <= 0 || id >> (63 - GF_PLACE_SHIFT))
+	if (golden_index_find(d->fs, &cut, d->layer, &id, &block) <= 0 ||
+		id >> (63 - GF_PLACE_SHIFT))
 		return false;
 	place = place_from_golden(id, block);
 	/* With a reference the image stays. */
@@ -232,7 +233,8 @@ static bool has_bytes(struct fs *fs, const struct content_place *at, uint64_t do
 		return false;
 	found = (atomic_load(&layer->domain) == domain ||
 			MUTATED("blocks of layers of other domains are shared")) &&
-		!atomic_load(&layer->failed) && layer_is_at_rest(layer, at->block) == 1 &&
+		!atomic_load(&layer->failed) && !atomic_load(&layer->apart) &&
+		layer_is_at_rest(layer, at->block) == 1 &&
 		layer_read_data(layer, there, GF_BLOCK_SIZE, at->block * GF_BLOCK_SIZE) == 0 &&
 		is_equal(bytes, there);
 	atomic_fetch_sub(&layer->users, 1);
@@ -376,6 +378,8 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block,
 {
 	uint64_t domain = atomic_load(&layer->domain);
 
+	if (atomic_load(&layer->apart))
+		return;
 	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++) {
 		if (i % DEDUP_EXPECTED == 0)
 			table_expect_hashes(
@@ -391,9 +395,15 @@ void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t coun
 {
 	uint32_t first = block / GF_REGION_BLOCKS, last = (block + count - 1) / GF_REGION_BLOCKS;
 
-	if (fs->options.dedup != FS_DEDUP_OFF)
+	if (fs->options.dedup != FS_DEDUP_OFF && !atomic_load(&layer->apart))
 		layer_set_unexamined(
 			layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
+}
+
+void dedup_owe_all(struct fs *fs, struct layer *layer)
+{
+	if (fs->options.dedup != FS_DEDUP_OFF && !atomic_load(&layer->apart))
+		layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
 }
 
 bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
@@ -563,7 +573,7 @@ static bool move_locked(
 	uint64_t place = place_from_slot(m->slot);
 	uint8_t in_layer[GF_BLOCK_SIZE], in_pool[GF_BLOCK_SIZE];
 
-	if (layer_is_at_rest(layer, m->block) != 1)
+	if (layer_is_at_rest(layer, m->block) != 1 || atomic_load(&layer->apart))
 		return true;
 	/* A record that says the block is in place would be replayed. */
 	if ((atomic_load(&layer->large_seq) >= tail || atomic_load(&layer->poison_seq)) &&
@@ -704,22 +714,43 @@ bool dedup_has_moves(struct fs *fs)
 
 /* ---- layers that are gone ---- */
 
-/* With the gate held nobody takes the list away. */
-void dedup_drop_dead(struct fs *fs)
+/* Whether some of them share, and how many there were up to now. */
+static bool dead_share(struct fs *fs, uint64_t *upto)
 {
-	bool dropped = false;
+	bool any = false;
 
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_rdlock(&fs->gate);
-	for (struct dead *d = fs->dead; d; d = d->next)
-		if (d->layer) {
-			dropped |= d->layer->may_share;
-			layer_drop_shared(d->layer);
-		}
+	*upto = fs->dead_count;
+	for (const struct dead *d = fs->dead; d && !any; d = d->next)
+		any = d->layer && d->layer->may_share;
 	pthread_rwlock_unlock(&fs->gate);
 	pthread_rwlock_unlock(&fs->tree);
-	if (dropped)
-		figures_changed(fs);
+	return any;
+}
+
+/* With the gate held nobody takes the list away. */
+static void drop_dead(struct fs *fs, uint64_t upto)
+{
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_rdlock(&fs->gate);
+	for (struct dead *d = fs->dead; d; d = d->next)
+		if (d->layer && d->number <= upto)
+			layer_drop_shared(d->layer);
+	pthread_rwlock_unlock(&fs->gate);
+	pthread_rwlock_unlock(&fs->tree);
+	figures_changed(fs);
+}
+
+void dedup_drop_dead(struct fs *fs)
+{
+	uint64_t upto;
+
+	if (!dead_share(fs, &upto))
+		return;
+	/* Who came upon them while they were somebody's may still be on the way to their blocks. */
+	drain_wait(&fs->readers);
+	drop_dead(fs, upto);
 }
 
 /* ---- counting references after a mount ---- */

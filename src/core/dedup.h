@@ -62,6 +62,7 @@ bool dedup_has_moves(struct fs *fs);
 
 /* They may come to be known elsewhere later, and are to be looked at again. */
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
+void dedup_owe_all(struct fs *fs, struct layer *layer);
 /* Whether content with this checksum was seen in a domain, or was seen elsewhere than in this block.
  * Hints. */
 bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum);

@@ -184,7 +184,8 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 		r = -ENOMEM;
 	while (!r && (e.layer = layer_hold_next(fs, id)) != NULL) {
 		id = e.layer->id;
-		if (!atomic_load(&e.layer->failed) && !e.layer->left_out)
+		if (!atomic_load(&e.layer->failed) && !e.layer->left_out &&
+			!atomic_load(&e.layer->apart))
 			r = examine_layer(&e, tail);
 		atomic_fetch_sub(&e.layer->users, 1);
 	}
@@ -255,8 +256,9 @@ static void take_image(struct fs *fs, struct dedup_images *images, const struct 
 	struct inode *node;
 	uint64_t id, dev;
 
-	if (golden_device(fs, attr->ino, &node, &dev) || !is_beside_the_store(fs, dev) ||
-		golden_open(fs, node, NULL))
+	/* What clones left is not to be kept for what they still have of it. */
+	if (golden_device(fs, attr->ino, &node, &dev) || node->golden_left ||
+		!is_beside_the_store(fs, dev) || golden_open(fs, node, NULL))
 		return;
 	if (is_sampled(fs, images, attr->ino, attr->size) && golden_keep(fs, attr->ino, &id) == 0 &&
 		(g = golden_hold(fs, id)) != NULL) {

@@ -24,6 +24,7 @@
 #include "core/family.h"
 #include "core/figures_pool.h"
 #include "core/snapshot.h"
+#include "core/recast.h"
 #include "image/folder.h"
 #include "store/pool.h"
 
@@ -246,6 +247,17 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 	return r < 0 ? r : 0;
 }
 
+/*
+ * No record says what is forgotten. So none in the ring may say that the block is in place: replayed,
+ * it would bring back a block whose bytes are gone. And who gives the layer another base has looked at
+ * what is PARENT already.
+ */
+static bool may_forget(const struct forgotten *list, struct layer *layer)
+{
+	return !atomic_load(&layer->recast_busy) &&
+	       atomic_load(&layer->large_seq) < list->tail && !atomic_load(&layer->poison_seq);
+}
+
 static int free_unseen(void *arg, struct family *f)
 {
 	uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS;
@@ -254,7 +266,9 @@ static int free_unseen(void *arg, struct family *f)
 	for (size_t k = 0; k < f->count && !r; k++) {
 		struct family_node *n = &f->nodes[k];
 
-		for (uint32_t i = 0; !n->file && i < GF_REGION_BLOCKS && !r; i++)
+		if (n->file || !may_forget(arg, n->layer))
+			continue;
+		for (uint32_t i = 0; i < GF_REGION_BLOCKS && !r; i++)
 			if ((plane_get(&n->own, i) || plane_get(&n->pooled, i) ||
 				    plane_get(&n->golden, i)) && !plane_get(&n->first, i))
 				r = forget(arg, n->layer, base + i);
@@ -473,7 +487,7 @@ static void count_blocks(
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t limit = image_limit(inode);
 
-	*b = (struct block_figures){.unique = layer->owned_blocks};
+	*b = (struct block_figures){.unique = layer_kept_blocks(layer)};
 	count_pooled(fs, inode, !budget_ns, b);
 	if (layer->parent) {
 		struct layer *root = layer;
@@ -537,7 +551,7 @@ static void file_figures(
 uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 {
 	struct layer *layer = atomic_load(&inode->layer);
-	uint64_t blocks = layer->owned_blocks;
+	uint64_t blocks = layer_kept_blocks(layer);
 	struct block_figures b = {0};
 
 	count_pooled(fs, inode, false, &b);
@@ -713,7 +727,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT :
 		inode->kind == GF_KIND_PROMOTED ? FS_KIND_GOLDEN : FS_KIND_CLONE;
 	info->snapshots = group ? group->child_count : 0;
-	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : "snapshot";
+	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode_name(inode->copy_mode);
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
 	file_figures(fs, inode, NULL, &info->figures);
@@ -723,6 +737,8 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->figures.pinned_golden_bytes = pinned_by_set(fs, &inode->ino, 1);
 	if (inode->kind == GF_KIND_PROMOTED && !info->reason && !info->damaged_bytes)
 		info->state = "copying";
+	if (strcmp(info->state, "ok") == 0)
+		info->state = recast_state(inode);
 	if (fenced)
 		r = fenced_state(fenced, info);
 	if (r || !g)
@@ -867,7 +883,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 
 		if (!layer || (i && sorted[i] == sorted[i - 1]))
 			continue; /* named twice, it is freed once */
-		freed.blocks += layer->owned_blocks;
+		freed.blocks += layer_kept_blocks(layer);
 		if (owns_tail(inode, layer))
 			freed.cut += GF_BLOCK_SIZE - inode->size % GF_BLOCK_SIZE;
 	}
@@ -1015,7 +1031,7 @@ static uint64_t stored_bytes(struct fs *fs, uint64_t *saved)
 	uint64_t blocks = 0, golden = 0;
 
 	HASH_ITER (hh, fs->layers, entry, next) {
-		blocks += entry->layer->owned_blocks;
+		blocks += layer_kept_blocks(entry->layer);
 		golden += entry->layer->golden_blocks;
 	}
 	pool_figures(fs->pool, &pool);

@@ -18,6 +18,8 @@
 #include "base/mutation.h"
 #include "store/pool.h"
 
+#define CHAIN_FEW 8 /* layers that need no memory */
+
 /* written: what the layer's data had come to when everything up to that number was in place. */
 static int add_commit(struct fs *fs, struct layer *layer, uint64_t upto, uint64_t written)
 {
@@ -60,7 +62,7 @@ static int flush_poisoned(struct fs *fs, struct layer *layer)
 	return atomic_load(&layer->poison_seq) ? -ENOSPC : 0;
 }
 
-static int flush_layer(struct fs *fs, struct layer *layer)
+int flush_layer(struct fs *fs, struct layer *layer)
 {
 	uint64_t upto, written;
 	int r;
@@ -97,39 +99,59 @@ static int flush_layer(struct fs *fs, struct layer *layer)
 	return r;
 }
 
-int flush_layers(struct fs *fs, struct layer *layer)
+/*
+ * A layer and all below it, kept from being freed. They are listed, since one of them may come to stand
+ * on something else meanwhile (recast.c): then all that it showed before was made durable in it.
+ */
+struct chain {
+	struct layer **list;
+	size_t count;
+	struct layer *few[CHAIN_FEW];
+};
+
+/* tree held. -ENOMEM. */
+static int hold(struct chain *chain, struct layer *layer)
+{
+	size_t count = 0;
+
+	for (const struct layer *l = layer; l; l = l->parent)
+		count++;
+	chain->list = count <= CHAIN_FEW ? chain->few : malloc(count * sizeof(*chain->list));
+	chain->count = 0;
+	if (!chain->list)
+		return -ENOMEM;
+	for (; layer; layer = layer->parent) {
+		atomic_fetch_add(&layer->users, 1);
+		chain->list[chain->count++] = layer;
+	}
+	return 0;
+}
+
+static void hold_end(struct chain *chain)
+{
+	for (size_t i = 0; i < chain->count; i++)
+		atomic_fetch_sub(&chain->list[i]->users, 1);
+	if (chain->list != chain->few)
+		free(chain->list);
+}
+
+static int flush_chain(struct fs *fs, const struct chain *chain)
 {
 	int r = 0;
 
-	for (; layer && !r; layer = layer->parent) {
-		r = flush_layer(fs, layer);
+	for (size_t i = 0; i < chain->count && !r; i++) {
+		r = flush_layer(fs, chain->list[i]);
 		if (MUTATED("fsync leaves out the layers below"))
 			break;
 	}
 	return r;
 }
 
-/* Keeps a layer and all below it from being freed until hold_end(). tree held. */
-static void hold(struct layer *layer)
-{
-	for (; layer; layer = layer->parent)
-		atomic_fetch_add(&layer->users, 1);
-}
-
-static void hold_end(struct layer *layer)
-{
-	while (layer) {
-		struct layer *below = layer->parent;
-
-		atomic_fetch_sub(&layer->users, 1);
-		layer = below;
-	}
-}
-
 void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), void *arg)
 {
 	struct layer *layer = NULL;
 	struct io_flush *flush = NULL;
+	struct chain chain;
 	struct inode *inode;
 	bool golden = false;
 	int r = 0;
@@ -141,7 +163,7 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 		golden = inode->kind == GF_KIND_GOLDEN;
 		layer = atomic_load(&inode->layer);
 		if (layer) {
-			hold(layer);
+			r = hold(&chain, layer);
 			flush = io_flush_begin(inode, done, arg);
 		}
 	}
@@ -152,12 +174,12 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 	}
 	if (!inode)
 		r = -ESTALE;
-	else if (!fs->options.read_only && !golden)
+	else if (!r && !fs->options.read_only && !golden)
 		r = fs_writable(fs);
 	if (layer) {
 		if (!r && !fs->options.read_only)
-			r = atomic_load(&layer->failed) ? -EIO : flush_layers(fs, layer);
-		hold_end(layer);
+			r = atomic_load(&layer->failed) ? -EIO : flush_chain(fs, &chain);
+		hold_end(&chain);
 	}
 	if (r || fs->options.read_only || golden) {
 		done(arg, r);
@@ -172,6 +194,7 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 int fs_sync_file(struct fs *fs, uint64_t ino)
 {
 	struct layer *layer = NULL;
+	struct chain chain;
 	struct inode *inode;
 	int r = fs_writable(fs);
 
@@ -181,12 +204,13 @@ int fs_sync_file(struct fs *fs, uint64_t ino)
 	inode = tree_find(fs, ino);
 	layer = inode ? atomic_load(&inode->layer) : NULL;
 	if (layer)
-		hold(layer);
+		r = hold(&chain, layer);
 	pthread_rwlock_unlock(&fs->tree);
 	if (!layer)
 		return inode ? 0 : -ESTALE;
-	r = atomic_load(&layer->failed) ? -EIO : flush_layers(fs, layer);
-	hold_end(layer);
+	if (!r)
+		r = atomic_load(&layer->failed) ? -EIO : flush_chain(fs, &chain);
+	hold_end(&chain);
 	return r ? r : SITE("sync of one file: sync the journal",
 		journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
@@ -199,6 +223,18 @@ int fs_sync_journal(struct fs *fs)
 		journal_sync(fs->journal, journal_last_seq(fs->journal)));
 }
 
+int flush_recovered_layer(struct fs *fs, struct layer *layer)
+{
+	int r = flush_layer(fs, layer);
+
+	if (!r)
+		r = SITE("flush of what recovery found: sync the journal",
+			journal_sync(fs->journal, journal_last_seq(fs->journal)));
+	if (!r)
+		atomic_store(&layer->recovered, false);
+	return r;
+}
+
 int flush_recovered(struct fs *fs, struct inode *inode)
 {
 	struct layer *layer;
@@ -206,15 +242,10 @@ int flush_recovered(struct fs *fs, struct inode *inode)
 
 	pthread_rwlock_rdlock(&fs->tree);
 	layer = atomic_load(&inode->layer);
-	hold(layer);
+	atomic_fetch_add(&layer->users, 1);
 	pthread_rwlock_unlock(&fs->tree);
-	r = flush_layer(fs, layer);
-	if (!r)
-		r = SITE("flush of what recovery found: sync the journal",
-			journal_sync(fs->journal, journal_last_seq(fs->journal)));
-	if (!r)
-		atomic_store(&layer->recovered, false);
-	hold_end(layer);
+	r = flush_recovered_layer(fs, layer);
+	atomic_fetch_sub(&layer->users, 1);
 	return r;
 }
 
@@ -234,7 +265,7 @@ static int collect_uncommitted(struct fs *fs, struct layer ***list, size_t *coun
 
 		if (r || atomic_load(&layer->large_seq) <= atomic_load(&layer->committed_seq))
 			continue;
-		hold(layer);
+		atomic_fetch_add(&layer->users, 1);
 		(*list)[(*count)++] = layer;
 	}
 	pthread_rwlock_unlock(&fs->tree);
@@ -253,7 +284,7 @@ static int sync_all(struct fs *fs, bool but_failed)
 	for (size_t i = 0; i < count; i++) {
 		if (!r && !(but_failed && atomic_load(&list[i]->failed)))
 			r = flush_layer(fs, list[i]);
-		hold_end(list[i]);
+		atomic_fetch_sub(&list[i]->users, 1);
 	}
 	free(list);
 	if (!r && !but_failed && atomic_load(&fs->failed_layers))

@@ -488,6 +488,41 @@ int fs_limit(struct fs *fs, uint64_t ino, uint64_t *bytes, uint64_t *used);
 #define FS_DEDUP_INHERIT (-1)
 int fs_set_dedup(struct fs *fs, uint64_t ino, const int *policy, const enum fs_domain *domain);
 
+/* ---- another base, another mode ---- */
+
+enum fs_mode { FS_MODE_SNAPSHOT, FS_MODE_THIN, FS_MODE_FULL };
+
+struct fs_recast_options {
+	/* Told bytes that were looked at; stops the work by true. May be NULL. */
+	bool (*progress)(void *arg, uint64_t done, uint64_t total);
+	/* Whether what is stopped is to go on some time later, instead of being undone. May be NULL. */
+	bool (*is_put_off)(void *arg);
+	void *arg;
+	uint64_t rate; /* bytes per second that are copied at most; 0: no limit */
+};
+
+/*
+ * The clone stands on another golden image and shows what it showed. What is equal to that image is
+ * not kept any more, and of the image that it stood on nothing is needed. It may be open and written to.
+ * What was begun and not finished goes on with a call for the same image. -EMEDIUMTYPE, -EBUSY, -ESTALE:
+ * as fs_clone(); -EALREADY: it is being changed into something else; -ECANCELED: it was stopped, and is
+ * what it was; -EINTR: it was put off; -ENOSPC, -EIO: what was done is undone.
+ */
+int fs_rebase(struct fs *fs, uint64_t ino, uint64_t golden, const struct fs_recast_options *options);
+/* About how many bytes the clone would have less of its own; below 0: more. Reads both, changes nothing. */
+int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, int64_t *gain,
+	const struct fs_recast_options *options);
+/* The clone's mode becomes another one; errors as above. golden: where it is to stand, for
+ * FS_MODE_SNAPSHOT only; 0: it stays where it is. */
+int fs_convert(struct fs *fs, uint64_t ino, enum fs_mode mode, uint64_t golden,
+	const struct fs_recast_options *options);
+/* What would go on, of what was begun: 1 with the clone (0: none) and what it is ("rebase", "convert",
+ * "fold"); 0: nothing. And one step of that. */
+int fs_recast_owed(struct fs *fs, uint64_t *ino, const char **kind);
+int fs_recast_go_on(struct fs *fs, const struct fs_recast_options *options);
+/* Frozen layers on which a single other one stands become part of that, where that is worth it. */
+int fs_fold(struct fs *fs, const struct fs_recast_options *options);
+
 /* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
  * what was written lately, and settles. progress (may be NULL) is told bytes, and stops it by true.
  * -EOPNOTSUPP: dedup is off. */

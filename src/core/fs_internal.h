@@ -99,8 +99,11 @@ struct inode {
 	bool replaced;	   /* tree; the content was replaced by another once */
 	atomic_bool stale; /* the kernel may have pages of content that was replaced */
 	bool golden_stale; /* tree; another file has the path now */
+	bool golden_left;  /* tree; clones left it, none is to share blocks with it */
 	int64_t golden_mtime_ns;
 	struct image *golden_image; /* lock; open while opens > 0 */
+
+	uint32_t copy_mode; /* tree; enum gf_mode */
 
 	/* A copy by which this file grows (clone.c); changed with io held exclusively. */
 	_Atomic uint64_t copy_task; /* thread that makes it, 0: none */
@@ -159,6 +162,7 @@ struct golden {
 	pthread_mutex_t sums_lock;
 	uint64_t *data_sums;   /* sums_lock; blocks of data before each region */
 	uint64_t data_regions; /* sums_lock */
+	atomic_bool left; /* clones left it, none is to share blocks with it */
 	bool worked;	       /* golden thread; looked at already */
 	int64_t seen_ctime_ns; /* golden thread; kept in the store, see pin_seen_set() */
 	pthread_mutex_t check_lock;
@@ -195,6 +199,7 @@ struct layer_entry {
 struct dead {
 	struct layer *layer; /* or NULL */
 	struct golden *golden;
+	uint64_t number; /* they go one after the other */
 	struct dead *next;
 };
 
@@ -256,6 +261,7 @@ struct fs {
 	struct layer_entry *layers; /* tree */
 	struct golden *goldens;	   /* tree */
 	struct dead *dead;	   /* tree */
+	uint64_t dead_count; /* tree; all there ever were */
 	struct inode *root;
 	uint64_t next_ino, next_layer; /* tree */
 	_Atomic uint64_t next_golden; /* tree; read by a checkpoint with the gate closed only */
@@ -354,6 +360,10 @@ struct fs {
 	_Atomic unsigned damage_new; /* changed under damage_lock; not reported yet */
 	struct doubt *doubts;	     /* recovery */
 	atomic_bool scrubbing;
+	pthread_mutex_t place_lock;  /* before checkpoint_lock; who gives a layer places */
+	pthread_mutex_t recast_lock; /* a leaf */
+	struct recast_equal *recast_equal; /* recast_lock; of the two images that were compared last */
+	unsigned recast_equal_users;	   /* recast_lock */
 	bool heal_failed; /* worker; something suspect cannot be read */
 
 	struct {
@@ -389,6 +399,12 @@ int tree_add_layer(struct fs *fs, uint64_t id, uint64_t parent, uint64_t golden,
 void tree_layer_get(struct layer *layer);
 /* One reference less; without any the layer dies, and what it stands on loses one. */
 void tree_layer_put(struct fs *fs, struct layer *layer);
+/* The ops RECAST and BASE, and the end of the former. */
+int tree_recast(struct fs *fs, struct layer *layer, const struct gf_op_recast *op);
+void tree_recast_end(struct fs *fs, struct layer *layer);
+int tree_set_base(struct fs *fs, struct layer *layer, const struct gf_op_base *op);
+/* Somebody stands on it again that clones had left. */
+void tree_golden_used(struct fs *fs, struct golden *golden);
 int tree_add_golden(struct fs *fs, const struct gf_op_golden *op);
 /* For layers: the image of a golden id, NULL: there is none; and references of SHARED blocks. */
 struct image *tree_golden_image(void *fs, uint64_t id);
@@ -631,9 +647,11 @@ void golden_fence(struct fs *fs, struct golden *golden, int why);
 /*
  * Looks for a block with this hash in all images that are served. 1: block *block of image *id is
  * likely to be the same; the caller finds the image in the tables, where it may be missing by now,
- * and compares the bytes. 0: none. Any lock may be held but fs.index_lock and fs.golden_lock.
+ * and compares the bytes. 0: none that the layer may share with. Any lock may be held but
+ * fs.index_lock and fs.golden_lock.
  */
-int golden_index_find(struct fs *fs, const struct hash128 *hash, uint64_t *id, uint64_t *block);
+int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
+	uint64_t *id, uint64_t *block);
 /* These are looked for next; see content_index_expect(). */
 void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t count);
 /* Makes those that are missing, where no thread does (tests). */
@@ -677,6 +695,23 @@ struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
  * to be changed, so that it cannot be taken back meanwhile. */
 int volume_writable(struct inode *inode);
 int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size);
+/*
+ * Blocks of a layer go elsewhere without changing what they show: data is that, and each becomes what
+ * its kind says (enum gf_state). SHARED ones stand at their place, of which the layer has a reference
+ * for this, or did when it failed. share: those to be stored are looked for elsewhere first. As a large
+ * write, with a record; the caller holds room for that of volume_rewrite_room(), fs.sharing shared, and
+ * the blocks' range.
+ */
+struct rewrite {
+	struct layer *layer;
+	uint64_t block, count;
+	const uint8_t *data;
+	const uint8_t *kinds;
+	const uint64_t *places;
+	bool share;
+};
+int volume_rewrite(struct fs *fs, const struct rewrite *rewrite);
+size_t volume_rewrite_room(uint64_t count);
 
 /* ---- open.c ---- */
 /* From now on older versions refuse the store: it is about to have something that they do not know.
@@ -791,6 +826,7 @@ struct forgotten {
 	} *blocks; /* malloc'ed, owned by the caller */
 	size_t count;
 	size_t capacity;
+	uint64_t tail; /* of the ring: what a crash replays begins there */
 };
 int figures_free_unseen(struct fs *fs, struct forgotten *forgotten);
 /* It is durable: what they referred to is given up, too. */
@@ -836,11 +872,13 @@ void io_flush_done(void *flush, int result);
 void io_stats_release(struct inode *inode);
 
 /* ---- flush.c ---- */
-/* Makes large writes of the layer and those below it durable and committed. */
-int flush_layers(struct fs *fs, struct layer *layer);
+/* Makes large writes of the layer, which is held, durable and committed. */
+int flush_layer(struct fs *fs, struct layer *layer);
 /* Makes durable what recovery found in place of uncommitted large writes to the file's layer. What
  * was read after a power loss must not be lost to the next one because something newer that went
  * over it was torn. */
 int flush_recovered(struct fs *fs, struct inode *inode);
+/* The same for one layer, which is held. */
+int flush_recovered_layer(struct fs *fs, struct layer *layer);
 
 #endif

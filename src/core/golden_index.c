@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "store/content_index.h"
 
@@ -86,15 +87,33 @@ int golden_index_make(struct fs *fs, struct golden *g)
 	return r ? r : golden_index_open(fs, g);
 }
 
-int golden_index_make_all(struct fs *fs)
+/* The next image by number, 0: there is none. */
+static uint64_t next_golden(struct fs *fs, uint64_t after)
 {
 	struct golden *g, *next;
+	uint64_t id = 0;
+
+	pthread_rwlock_rdlock(&fs->tables);
+	HASH_ITER (hh, fs->goldens, g, next)
+		if (g->id > after && (!id || g->id < id))
+			id = g->id;
+	pthread_rwlock_unlock(&fs->tables);
+	return id;
+}
+
+int golden_index_make_all(struct fs *fs)
+{
+	struct golden *g;
+	uint64_t id = 0;
 	int r = 0;
 
 	if (fs->options.dedup == FS_DEDUP_OFF || !fs->options.golden_test || fs->golden_runs)
 		return 0;
-	HASH_ITER (hh, fs->goldens, g, next) {
-		if (r || g->index)
+	/* One at a time, and no image goes: that is what checkpoints do. */
+	MUTEX_GUARD(&fs->checkpoint_lock);
+	while (!r && (id = next_golden(fs, id)) != 0) {
+		g = tree_find_golden(fs, id);
+		if (!g || g->index)
 			continue;
 		r = golden_index_open(fs, g);
 		if (r == -ENOENT || r == -EUCLEAN)
@@ -163,14 +182,23 @@ void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t cou
 	pthread_rwlock_unlock(&fs->index_lock);
 }
 
-int golden_index_find(struct fs *fs, const struct hash128 *hash, uint64_t *id, uint64_t *block)
+/* Whether blocks of this layer may be shared with it: clones that leave an image must not keep it. */
+static bool is_offered(const struct golden *g, const struct layer *layer)
+{
+	if (g->id == atomic_load(&layer->leaving))
+		return false;
+	return is_served(g) && (!atomic_load(&g->left) || g->id == layer->golden);
+}
+
+int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
+	uint64_t *id, uint64_t *block)
 {
 	bool first, bad = false;
 	struct golden *g;
 
 	pthread_rwlock_rdlock(&fs->index_lock);
 	for (g = fs->indexed; g; g = g->index_next)
-		if (is_served(g) && ask(g, hash, block, &bad))
+		if (is_offered(g, layer) && ask(g, hash, block, &bad))
 			break;
 	if (g)
 		*id = g->id;

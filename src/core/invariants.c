@@ -34,6 +34,9 @@ static void count_refs(struct fs *fs)
 		golden = layer->golden ? tree_find_golden(fs, layer->golden) : NULL;
 		if (golden)
 			golden->counted_refs++;
+		golden = layer->recast.golden ? tree_find_golden(fs, layer->recast.golden) : NULL;
+		if (golden)
+			golden->counted_refs++;
 	}
 	HASH_ITER (by_ino, fs->inodes, inode, next_inode)
 		if (atomic_load(&inode->layer))

@@ -96,7 +96,7 @@ static int add_up(struct fs *fs, const struct inode *top, struct usage *u, bool 
 
 		if (!layer || !is_within(fs, inode, top))
 			continue;
-		u->own += atomic_load(&layer->owned_blocks) * GF_BLOCK_SIZE;
+		u->own += layer_kept_blocks(layer) * GF_BLOCK_SIZE;
 		add_pooled(fs, layer, u);
 		/* Who stands on a layer that was counted stands on counted ones only. */
 		for (layer = layer->parent; layer && layer->limit_stamp != fs->limit_stamp;

@@ -27,6 +27,7 @@
 #include "core/dedup.h"
 #include "core/domain.h"
 #include "core/promote.h"
+#include "core/recast.h"
 #include "store/chain.h"
 #include "store/pool.h"
 
@@ -578,6 +579,8 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->damage_lock, NULL);
 	pthread_mutex_init(&fs->pin_lock, NULL);
 	pthread_mutex_init(&fs->requests_lock, NULL);
+	pthread_mutex_init(&fs->recast_lock, NULL);
+	pthread_mutex_init(&fs->place_lock, NULL);
 	pthread_mutex_init(&fs->golden_lock, NULL);
 	pthread_cond_init(&fs->golden_work, NULL);
 	pthread_cond_init(&fs->work, NULL);
@@ -609,6 +612,9 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->pin_lock);
 	pthread_mutex_destroy(&fs->requests_lock);
 	pthread_mutex_destroy(&fs->super_lock);
+	pthread_mutex_destroy(&fs->recast_lock);
+	pthread_mutex_destroy(&fs->place_lock);
+	recast_equal_free(fs->recast_equal);
 	pthread_cond_destroy(&fs->work);
 	pthread_mutex_destroy(&fs->limit_lock);
 	pthread_mutex_destroy(&fs->space_lock);
@@ -703,6 +709,8 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		.golden = tree_golden_image, .golden_ref = tree_golden_ref, .arg = fs};
 	if (!r)
 		r = recover(fs);
+	if (!r)
+		recast_find_places(fs);
 	if (!r)
 		r = allow_sharing(fs);
 	if (!r)

@@ -242,12 +242,12 @@ void golden_release(struct golden *g)
 /* ---- changes of a pin ---- */
 
 static int add_golden_op(struct opbuf *buf, uint64_t id, const struct pin_print *print,
-	uint64_t dev, uint64_t node, enum gf_pin_kind kind, const char *path)
+	uint64_t dev, uint64_t node, enum gf_pin_kind kind, const char *path, bool left)
 {
 	struct gf_op_golden *op;
 	size_t len = strlen(path);
 
-	if (!OPBUF_ADD(buf, GF_OP_GOLDEN, 0, op, len))
+	if (!OPBUF_ADD(buf, GF_OP_GOLDEN, left ? GF_GOLDEN_LEFT : 0, op, len))
 		return -ENOMEM;
 	op->golden = id;
 	op->size = print->size;
@@ -277,7 +277,8 @@ static int change_pin(struct fs *fs, uint64_t id, enum gf_pin_kind kind)
 	pthread_rwlock_wrlock(&fs->tree);
 	g = tree_find_golden(fs, id);
 	if (g) {
-		r = add_golden_op(&buf, id, &g->print, g->dev, g->node, kind, g->path);
+		r = add_golden_op(&buf, id, &g->print, g->dev, g->node, kind, g->path,
+			atomic_load(&g->left));
 		if (!r)
 			r = record_commit(fs, &buf, &seq);
 	}
@@ -518,7 +519,8 @@ static int pin_test_image(struct fs *fs, struct inode *inode, struct opbuf *buf,
 	pinned->id = fs->next_golden++;
 	pthread_rwlock_unlock(&fs->tree);
 	print.size = img->size;
-	return add_golden_op(buf, pinned->id, &print, 1, node, GF_PIN_COPY, inode->target);
+	return add_golden_op(buf, pinned->id, &print, 1, node, GF_PIN_COPY, inode->target,
+		false);
 }
 
 int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *buf,
@@ -547,7 +549,7 @@ int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *bu
 	r = make_pin(fs, pinned->id, fd, &kind, &print, &pinned->backing);
 	if (!r)
 		r = add_golden_op(buf, pinned->id, &print, st.st_dev, st.st_ino, kind,
-			inode->target);
+			inode->target, false);
 	pinned->fresh = !r;
 	return r;
 }

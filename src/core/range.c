@@ -17,6 +17,7 @@
 
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "core/recast.h"
 
 /* Ops that may come in one record: two edges with their bytes, a clear, a size. */
 #define RANGE_OPS_BOUND (2 * (sizeof(struct gf_op_blocks) + GF_BLOCK_SIZE) + 256)
@@ -72,9 +73,11 @@ static int truncate_locked(struct fs *fs, struct inode *inode, uint64_t size)
 	 * again: the bound hides what is below, own bytes have to be zeroed. */
 	if (size < inode->size && size % GF_BLOCK_SIZE &&
 		!MUTATED("truncation leaves the end of the last block")) {
+		unsigned token = drain_enter(&fs->readers);
 		struct extent x;
 
 		r = layer_resolve(layer, size / GF_BLOCK_SIZE, 1, false, &x);
+		drain_leave(&fs->readers, token);
 		if (!r && x.layer == layer && x.kind != EXTENT_ZERO)
 			r = add_zeroed_edge(fs, inode, &buf, size / GF_BLOCK_SIZE,
 				size % GF_BLOCK_SIZE, GF_BLOCK_SIZE, size);
@@ -96,6 +99,9 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 
 	if (size > GF_MAX_SIZE)
 		return -EFBIG;
+	r = recast_grow(fs, inode, size);
+	if (r)
+		return r;
 	room = record_reserve_urgent(fs, RANGE_OPS_BOUND);
 	if (room < 0)
 		return room;
@@ -115,7 +121,7 @@ int volume_truncate(struct fs *fs, struct inode *inode, uint64_t size)
 /* Whether zeros show through where the layer owns nothing: then PARENT says it as well as ZERO. */
 static enum gf_state zero_state(const struct layer *layer)
 {
-	return layer->parent || layer->image ? GF_ZERO : GF_PARENT;
+	return layer->parent || layer->image || atomic_load(&layer->keeps) ? GF_ZERO : GF_PARENT;
 }
 
 static int add_clear(struct opbuf *buf, struct inode *inode, uint64_t first, uint64_t end)
@@ -201,6 +207,10 @@ int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t l
 		return r;
 	if (inode->kind != GF_KIND_USER)
 		return -EROFS;
+	if (!(mode & FALLOC_FL_KEEP_SIZE))
+		r = recast_grow(fs, inode, off + len);
+	if (r)
+		return r;
 	room = record_reserve_urgent(fs, RANGE_OPS_BOUND);
 	if (room < 0)
 		return room;

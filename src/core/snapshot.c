@@ -337,6 +337,9 @@ static int build_rollback(struct fs *fs, struct snap_build *b, struct change *c)
 	r = snapshot_keep(fs, b, inode, false, c->name, &c->result);
 	if (!r)
 		r = file_freeze(snapshot, &at, &fresh);
+	/* What a file comes to stand on is nobody's own. */
+	if (!r && fresh)
+		r = file_go_on(b->buf, snapshot, &at, &b->next_layer);
 	if (!r)
 		r = file_replace(b, inode, &at);
 	return r ? r : op_add_position(b->buf, inode->ino, snapshot->ino, true);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "core/domain.h"
 
@@ -301,7 +302,10 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 	/* Without memory the files stay; `check` finds them. */
 	if (!dead)
 		return;
-	*dead = (struct dead){.layer = layer, .golden = golden, .next = fs->dead};
+	*dead = (struct dead){.layer = layer,
+		.golden = golden,
+		.number = ++fs->dead_count,
+		.next = fs->dead};
 	fs->dead = dead;
 	atomic_fetch_add(&fs->given_up, 1);
 }
@@ -407,6 +411,95 @@ static void golden_put(struct fs *fs, uint64_t id)
 		bury_golden(fs, golden);
 }
 
+int tree_recast(struct fs *fs, struct layer *layer, const struct gf_op_recast *op)
+{
+	struct golden *g = op->golden ? tree_find_golden(fs, op->golden) : NULL;
+	const struct layer *root;
+
+	if (op->golden && !g)
+		return -EUCLEAN;
+	if (g)
+		g->refs++;
+	tree_recast_end(fs, layer);
+	if (op->kind == GF_RECAST_NONE) {
+		if (g)
+			golden_put(fs, op->golden);
+		return 0;
+	}
+	for (root = layer; root->parent;)
+		root = root->parent;
+	if (op->kind == GF_RECAST_REBASE && root->golden != op->golden)
+		atomic_store(&layer->leaving, root->golden);
+	if (op->kind == GF_RECAST_THIN || op->kind == GF_RECAST_FULL)
+		atomic_store(&layer->apart, true);
+	layer->recast = (struct layer_recast){
+		.kind = op->kind, .ino = op->ino, .golden = op->golden, .rate = op->rate};
+	atomic_store(&layer->recast_bound, op->bound);
+	atomic_store(&layer->keeps, !MUTATED("blocks become PARENT of a base that is going away"));
+	return 0;
+}
+
+void tree_recast_end(struct fs *fs, struct layer *layer)
+{
+	uint64_t golden = layer->recast.golden;
+	const struct inode *head;
+
+	head = layer->head_of ? tree_find(fs, layer->head_of) : NULL;
+	if (layer->recast.kind != GF_RECAST_NONE)
+		atomic_store(&layer->apart, head && head->copy_mode != GF_MODE_SNAPSHOT);
+	layer->recast = (struct layer_recast){.kind = GF_RECAST_NONE};
+	atomic_store(&layer->keeps, false);
+	atomic_store(&layer->leaving, 0);
+	if (golden)
+		golden_put(fs, golden);
+}
+
+/* Of the image and of its node: whether nobody is to share with it. */
+static void set_left(struct fs *fs, struct golden *g, bool left)
+{
+	struct inode *node = NULL;
+
+	atomic_store(&g->left, left);
+	HASH_FIND(by_path, fs->golden_nodes, g->path, strlen(g->path), node);
+	if (node && node->golden_dev == g->dev && node->golden_node == g->node)
+		node->golden_left = left;
+}
+
+void tree_golden_used(struct fs *fs, struct golden *g)
+{
+	if (atomic_load(&g->left))
+		set_left(fs, g, false);
+}
+
+int tree_set_base(struct fs *fs, struct layer *layer, const struct gf_op_base *op)
+{
+	struct layer *parent = op->parent ? tree_find_layer(fs, op->parent) : NULL;
+	struct golden *g = op->golden ? tree_find_golden(fs, op->golden) : NULL;
+	struct layer *old = layer->parent;
+	uint64_t old_golden = layer->golden;
+	uint64_t leaves = atomic_load(&layer->leaving);
+	struct golden *left = leaves ? tree_find_golden(fs, leaves) : NULL;
+
+	if ((op->parent && !parent) || (op->golden && !g) || (parent && g) ||
+		(parent && (parent->id >= layer->id || parent->head_of)))
+		return -EUCLEAN;
+	if (left && op->op.flags & GF_BASE_LEFT)
+		set_left(fs, left, true);
+	if (g) {
+		g->refs++;
+		tree_golden_used(fs, g);
+	}
+	if (parent)
+		tree_layer_get(parent);
+	layer_set_base(layer, parent, g ? &g->image : NULL, op->golden, op->bound);
+	tree_recast_end(fs, layer);
+	if (old)
+		tree_layer_put(fs, old);
+	if (old_golden)
+		golden_put(fs, old_golden);
+	return 0;
+}
+
 void tree_layer_put(struct fs *fs, struct layer *layer)
 {
 	while (layer && --layer->refs == 0) {
@@ -420,6 +513,7 @@ void tree_layer_put(struct fs *fs, struct layer *layer)
 			HASH_DELETE(hh, fs->layers, entry);
 		pthread_rwlock_unlock(&fs->tables);
 		free(entry);
+		tree_recast_end(fs, layer);
 		if (layer->golden)
 			golden_put(fs, layer->golden);
 		bury(fs, layer, NULL);
@@ -453,6 +547,7 @@ int tree_add_golden(struct fs *fs, const struct gf_op_golden *op)
 	g->dev = op->dev;
 	g->node = op->node;
 	g->pin = op->pin;
+	atomic_store(&g->left, op->op.flags & GF_GOLDEN_LEFT);
 	g->print = (struct pin_print){
 		.size = op->size, .mtime_ns = op->mtime_ns, .sample = op->sample};
 	return 0;

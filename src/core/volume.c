@@ -30,6 +30,7 @@
 #include "base/sizes.h"
 #include "base/times.h"
 #include "core/dedup.h"
+#include "core/recast.h"
 #include "store/pool.h"
 #include "store/runs.h"
 
@@ -210,7 +211,7 @@ int volume_writable(struct inode *inode)
 /* One write on its way. Blocks [first, large_first) and [large_last, end) are journaled. */
 struct job {
 	struct fs *fs;
-	struct inode *inode;
+	struct inode *inode; /* NULL: blocks only go elsewhere */
 	struct layer *layer;
 	const uint8_t *data;
 	size_t len;
@@ -307,7 +308,7 @@ static int job_classify(struct job *job)
 	const uint8_t *data = job_bytes(job, job->large_first * GF_BLOCK_SIZE);
 	struct layer *layer = job->layer;
 	CLEANUP_FREE uint8_t *below = NULL;
-	bool same = false;
+	bool same = false, keeps = atomic_load(&layer->keeps);
 	unsigned token;
 	int r;
 
@@ -326,7 +327,7 @@ static int job_classify(struct job *job)
 		if (r && r != -EUCLEAN)
 			return r;
 		/* What is damaged below is shared with nobody. */
-		same = r == 0;
+		same = r == 0 && !keeps;
 	}
 	for (uint64_t i = 0; i < count; i++) {
 		const uint8_t *block = data + i * GF_BLOCK_SIZE;
@@ -335,7 +336,7 @@ static int job_classify(struct job *job)
 				    MUTATED("a large write is shared without comparing")))
 			job->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
-			job->kinds[i] = below ? GF_ZERO : GF_PARENT;
+			job->kinds[i] = below || keeps ? GF_ZERO : GF_PARENT;
 		else
 			job->kinds[i] = GF_OVERLAY;
 		INVARIANT(5, job->kinds[i] != GF_PARENT ||
@@ -358,7 +359,8 @@ static int job_share(struct job *job)
 	dedup_begin(&d, job->fs, job->layer, job->first, job->end - 1);
 	if (!d.enabled)
 		return 0;
-	job->places = calloc(count, sizeof(*job->places));
+	if (!job->places)
+		job->places = calloc(count, sizeof(*job->places));
 	if (!job->places)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < count; i++) {
@@ -387,13 +389,19 @@ static uint64_t kind_run(const struct job *job, uint64_t i, uint64_t count)
 	return n;
 }
 
+/* The file whose size and times change. */
+static uint64_t job_ino(const struct job *job)
+{
+	return job->inode ? job->inode->ino : 0;
+}
+
 static void add_share_op(struct job *job, uint64_t i, uint64_t n)
 {
 	struct gf_op_share *op;
 
 	if (!OPBUF_ADD(&job->ops, GF_OP_SHARE, 0, op, n * sizeof(uint32_t)))
 		return;
-	op->blocks.ino = job->inode->ino;
+	op->blocks.ino = job_ino(job);
 	op->blocks.layer = job->layer->id;
 	op->blocks.block = job->large_first + i;
 	op->blocks.count = n;
@@ -409,7 +417,7 @@ static void add_large_op(struct job *job, uint64_t i, uint64_t n)
 
 	if (!OPBUF_ADD(&job->ops, GF_OP_LARGE, 0, op, n * sizeof(uint32_t)))
 		return;
-	op->ino = job->inode->ino;
+	op->ino = job_ino(job);
 	op->layer = job->layer->id;
 	op->block = job->large_first + i;
 	op->count = n;
@@ -424,7 +432,7 @@ static void add_clear_op(struct job *job, uint64_t i, uint64_t n)
 
 	if (!OPBUF_ADD(&job->ops, GF_OP_CLEAR, job->kinds[i], op, 0))
 		return;
-	op->ino = job->inode->ino;
+	op->ino = job_ino(job);
 	op->layer = job->layer->id;
 	op->block = job->large_first + i;
 	op->count = n;
@@ -438,7 +446,7 @@ static uint8_t *add_write_op(struct job *job, uint64_t block, uint64_t count)
 
 	if (!OPBUF_ADD(&job->ops, GF_OP_WRITE, 0, op, count * GF_BLOCK_SIZE))
 		return NULL;
-	op->ino = job->inode->ino;
+	op->ino = job_ino(job);
 	op->layer = job->layer->id;
 	op->block = block;
 	op->count = count;
@@ -471,7 +479,7 @@ static int job_build(struct job *job)
 	/* A large part that is all zeros or all parent still has to grow the file: an empty
 	 * WRITE op carries size and time. */
 	add_small_part(job, job->first, job->large_first);
-	if (count && job->first == job->large_first)
+	if (count && job->first == job->large_first && job->inode)
 		add_write_op(job, job->first, 0);
 	for (uint64_t i = 0; i < count; i += n) {
 		n = kind_run(job, i, count);
@@ -664,7 +672,7 @@ static int job_commit_locked(struct job *job)
 	uint64_t seq = 0, ops_pos;
 	int r;
 
-	INVARIANT(3, job->layer->head_of == job->inode->ino);
+	INVARIANT(3, !job->inode || job->layer->head_of == job->inode->ino);
 	INVARIANT(2, rangelock_covers(&job->layer->ranges, job->first, job->end - 1));
 	INVARIANT(2, !large || is_marked_or_fresh(job));
 	if (large)
@@ -690,8 +698,8 @@ static int job_commit_locked(struct job *job)
 	if (r && large && seq)
 		undo_large(job->fs, &(struct undo){.layer = job->layer, .block = job->first,
 			.end = job->end, .large_first = job->large_first,
-			.large_last = job->large_last, .ino = job->inode->ino, .grown = job->size,
-			.size = atomic_load(&job->inode->size)});
+			.large_last = job->large_last, .ino = job_ino(job), .grown = job->size,
+			.size = job->inode ? atomic_load(&job->inode->size) : job->size});
 	if (r && large)
 		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
@@ -701,25 +709,23 @@ static int job_commit_locked(struct job *job)
 	/* The journal says it and memory does not: nothing may be built on that. */
 	if (r)
 		fs_fail(job->fs, r);
-	settle_attributes(job);
+	if (job->inode)
+		settle_attributes(job);
 	return r;
 }
 
-/* Under the inode's io lock and the blocks' range. */
-static int job_run_locked(struct job *job)
+/* A layer that is recast may be removed meanwhile; then nothing marks it any more. */
+static bool is_gone(const struct job *job)
 {
-	bool large = job->large_last > job->large_first, marked;
+	return !job->inode && tree_find_layer(job->fs, job->layer->id) != job->layer;
+}
+
+/* What is to be stored is known: from the record on. */
+static int job_carry_out(struct job *job)
+{
+	bool marked;
 	int r;
 
-	r = job_merge(job);
-	if (!r && large)
-		r = job_classify(job);
-	if (!r && large)
-		r = job_share(job);
-	if (r)
-		return r;
-	job->time_ns = now_ns();
-	job->size = max_u64(atomic_load(&job->inode->size), job->off + job->len);
 	r = job_build(job);
 	if (!r)
 		r = get_space(job);
@@ -727,7 +733,7 @@ static int job_run_locked(struct job *job)
 		return r;
 	/* A checkpoint takes the marks away: look again once it can not come between any more. */
 	do {
-		r = mark_intent(job);
+		r = is_gone(job) ? -ESTALE : mark_intent(job);
 		if (r)
 			return r;
 		pthread_rwlock_rdlock(&job->fs->gate);
@@ -739,6 +745,64 @@ static int job_run_locked(struct job *job)
 	atomic_store(&job->fs->changed, true);
 	atomic_fetch_add(&job->fs->change_count, 1);
 	pthread_rwlock_unlock(&job->fs->gate);
+	return r;
+}
+
+/* Under the inode's io lock and the blocks' range. */
+static int job_run_locked(struct job *job)
+{
+	bool large = job->large_last > job->large_first;
+	int r;
+
+	r = job_merge(job);
+	if (!r && large)
+		r = job_classify(job);
+	if (!r && large)
+		r = job_share(job);
+	if (r)
+		return r;
+	job->time_ns = now_ns();
+	job->size = max_u64(atomic_load(&job->inode->size), job->off + job->len);
+	return job_carry_out(job);
+}
+
+size_t volume_rewrite_room(uint64_t count)
+{
+	return ops_bound(max_u64(count, LARGE_BLOCKS + 3) * GF_BLOCK_SIZE) + 256;
+}
+
+int volume_rewrite(struct fs *fs, const struct rewrite *rw)
+{
+	uint64_t count = rw->count;
+	struct job job = {.fs = fs, .layer = rw->layer, .data = rw->data, .len = count * GF_BLOCK_SIZE,
+		.off = rw->block * GF_BLOCK_SIZE, .first = rw->block, .large_first = rw->block,
+		.large_last = rw->block + count, .end = rw->block + count, .time_ns = now_ns()};
+	int r = 0;
+
+	job.sums = malloc(count * sizeof(*job.sums));
+	job.hashes = malloc(count * sizeof(*job.hashes));
+	job.kinds = malloc(count);
+	job.places = calloc(count, sizeof(*job.places));
+	if (!job.sums || !job.hashes || !job.kinds || !job.places)
+		r = -ENOMEM;
+	for (uint64_t i = 0; i < count; i++) {
+		if (r && rw->kinds[i] == GF_SHARED)
+			layer_unref_place(rw->layer, rw->places[i]);
+		if (r)
+			continue;
+		job.kinds[i] = rw->kinds[i];
+		job.places[i] = rw->kinds[i] == GF_SHARED ? rw->places[i] : 0;
+		job.hashes[i] =
+			hash_block128(fs->super.secret, rw->data + i * GF_BLOCK_SIZE);
+		job.sums[i] = hash_sum(&job.hashes[i]);
+	}
+	if (!r && rw->share)
+		r = job_share(&job);
+	if (!r)
+		r = job_carry_out(&job);
+	if (!r && atomic_fetch_add(&fs->large_pending, job.len) + job.len > LARGE_SYNC_BYTES)
+		checkpoint_want(fs);
+	job_release(&job);
 	return r;
 }
 
@@ -804,7 +868,9 @@ static uint64_t bytes_missing(struct fs *fs, struct inode *inode, uint64_t off, 
 		if (layer_resolve(layer, block, end - block, false, &x))
 			break; /* whoever writes will meet the error */
 		if (x.layer != layer || (x.kind != EXTENT_DATA && x.kind != EXTENT_JOURNAL))
-			missing += x.count * GF_BLOCK_SIZE;
+			missing += less_u64(block + x.count,
+					   max_u64(block, atomic_load(&layer->whole_blocks))) *
+				   GF_BLOCK_SIZE;
 		block += x.count;
 	}
 	drain_leave(&fs->readers, token);
@@ -844,6 +910,8 @@ static ssize_t write_file(
 	r = fs_writable(fs);
 	if (!r)
 		r = volume_writable(inode);
+	if (!r && len)
+		r = recast_grow(fs, inode, off + len);
 	if (!r && len)
 		r = admit(fs, inode, off, len);
 	COUNT(fs, write_ops, 1);

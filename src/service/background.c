@@ -43,6 +43,7 @@ void service_tick(struct service *service)
 	uint64_t id;
 
 	promoting_tick(service);
+	recast_tick(service);
 	if (fs_background(service->fs, &work) < 0)
 		return;
 	if (work.running && work.serial == service->seen && work.serial != service->followed) {

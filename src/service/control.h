@@ -25,8 +25,8 @@
  *
  * | verb       | keys                                          | reply                        |
  * | ---------- | --------------------------------------------- | ---------------------------- |
- * | clone      | source; targets [path, ...], or folder,       | clones: how many were made   |
- * |            | pattern, count, start (1); mode ("snapshot"), |                              |
+ * | clone      | source; targets [path, ...], or folder,       | clones: how many were made;  |
+ * |            | pattern, count, start (1); mode ("snapshot"), | job, when mode is another    |
  * |            | replace (false), opaque (false), umask (18)   |                              |
  * | snapshot-  |                                               |                              |
  * |  create    | paths [path, ...], name                       | snapshots: how many          |
@@ -49,6 +49,9 @@
  * | top        | all (false)                                   | see below                    |
  * | settle     | background (false)                            | job: its id                  |
  * | scrub      | background (false)                            | job: its id                  |
+ * | rebase     | paths [path, ...], onto, rate (0)             | job: its id                  |
+ * | convert    | paths [path, ...], mode, onto (none), rate (0)| job: its id                  |
+ * | upgrade-base | old, new, dry_run (false), rate (0)         | job: its id                  |
  * | upgrade    | ticket: a number; binary (""), own: absolute  | see below                    |
  * | job-list   |                                               | jobs [{...}, ...]            |
  * | job-show   | id                                            | job {...}                    |
@@ -66,6 +69,9 @@
  * on what it becomes; remove, what unlink(2) of the clone needs and the right to delete all its
  * snapshots. list and stat need search permission on the folders
  * of a path, list and top leave out folders that the caller may not read and search. df is everyone's.
+ * rebase and convert need write permission on the clones and read permission on the image; upgrade-base
+ * takes the clones for which that is so. The report of its job (job-show) is a list of objects: path,
+ * unique_bytes before, gain_bytes, error.
  * settle, scrub and upgrade are root's and the mount owner's. A job is seen and cancelled by who started it, by root
  * and by the mount's owner.
  *

@@ -48,6 +48,7 @@ struct clone {
 	bool replace;
 	bool opaque;
 	uint64_t umask;
+	const char *mode; /* the request's */
 	struct fs_owner owner;
 };
 
@@ -67,16 +68,14 @@ static void clone_release(struct fs *fs, struct clone *clone)
 
 /* ---- the source ---- */
 
-static int check_mode(struct request *rq)
+static int check_mode(struct request *rq, struct clone *clone)
 {
 	const char *mode = "snapshot";
 
 	if (request_string(rq, "mode", true, &mode) < 0)
 		return rq->error;
-	if (strcmp(mode, "thin") == 0 || strcmp(mode, "full") == 0)
-		return request_fail(rq, -EOPNOTSUPP,
-			"clones of mode \"%s\" are not available yet, \"snapshot\" is", mode);
-	if (strcmp(mode, "snapshot") != 0)
+	clone->mode = mode;
+	if (strcmp(mode, "snapshot") != 0 && strcmp(mode, "thin") != 0 && strcmp(mode, "full") != 0)
 		return request_fail(rq, -EINVAL, "\"%.64s\" is no mode of a clone", mode);
 	return 0;
 }
@@ -422,6 +421,34 @@ static int made(struct request *rq, uint64_t count)
 	return request_reply(rq, "clones", json_integer((json_int_t)count));
 }
 
+/* They are there as clones that share, and come to stand on their own by a job. */
+static int start_copies(struct request *rq, const struct clone *clone)
+{
+	CLEANUP_FREE uint64_t *inos = calloc(clone->count, sizeof(*inos));
+	size_t count = 0;
+
+	if (!inos)
+		return request_fail(rq, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < clone->count; i++) {
+		const struct target *t = &clone->targets[i];
+		struct node node;
+
+		if (node_step(rq->service->fs, &rq->access,
+			    &parent_of(clone, t->to.parent)->node.attr, t->to.name, &node) < 0)
+			continue; /* somebody was quick to remove it */
+		inos[count++] = node.attr.ino;
+		node_release(rq->service->fs, &node);
+	}
+	return recast_clones(rq, inos, count, clone->mode);
+}
+
+static int finish(struct request *rq, const struct clone *clone)
+{
+	if (made(rq, clone->count) < 0)
+		return rq->error;
+	return strcmp(clone->mode, "snapshot") == 0 ? 0 : start_copies(rq, clone);
+}
+
 /* As struct fs_clone_judge has it. */
 static int judge(void *arg, size_t i, const struct fs_attr *folder, const struct fs_attr *existing)
 {
@@ -450,7 +477,22 @@ static int make(struct request *rq, const struct clone *clone)
 		return r;
 	if (r < 0)
 		return explain(rq, clone, r, &clone->targets[failed < clone->count ? failed : 0]);
-	return made(rq, clone->count);
+	return finish(rq, clone);
+}
+
+/* The same request once more: its targets are there now. */
+static int done_before(struct request *rq, uint64_t count)
+{
+	struct clone clone = {.umask = 022};
+	int r;
+
+	if (check_mode(rq, &clone) < 0)
+		return rq->error;
+	if (strcmp(clone.mode, "snapshot") == 0)
+		return made(rq, count);
+	r = take_targets(rq, &clone) < 0 ? rq->error : finish(rq, &clone);
+	clone_release(rq->service->fs, &clone);
+	return r;
 }
 
 int control_clone(struct request *rq)
@@ -458,13 +500,12 @@ int control_clone(struct request *rq)
 	uint64_t count;
 	int r = -ESTALE;
 
-	/* Before the targets are looked at: they are there now. */
 	if (fs_request_is_done(rq->service->fs, &count))
-		return made(rq, count);
+		return done_before(rq, count);
 	for (int i = 0; i < STALE_TRIES && r == -ESTALE; i++) {
 		struct clone clone = {.umask = 022};
 
-		if (check_mode(rq) == 0 && request_bool(rq, "replace", &clone.replace) == 0 &&
+		if (check_mode(rq, &clone) == 0 && request_bool(rq, "replace", &clone.replace) == 0 &&
 			request_bool(rq, "opaque", &clone.opaque) == 0 &&
 			request_number(rq, "umask", true, 0777, &clone.umask) == 0 &&
 			take_source(rq, &clone) == 0 && take_targets(rq, &clone) == 0)

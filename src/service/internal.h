@@ -20,6 +20,8 @@ struct service {
 	int64_t started_ns; /* CLOCK_MONOTONIC */
 	/* Background work (background.c): when it was last looked at, and of the last job. */
 	_Atomic uint64_t seen, followed;
+	uint64_t recast_job;	  /* the tick's; the last one that went on with what was begun */
+	int64_t recast_after_ns; /* the tick's; not before that (CLOCK_MONOTONIC) */
 
 	/* Promotions on their way to the folder of images (promoting.c). */
 	pthread_mutex_t promote_lock;
@@ -104,6 +106,13 @@ int control_dedup(struct request *rq);
 int control_limit(struct request *rq);
 int control_dedup_set(struct request *rq);
 int control_promote(struct request *rq);
+int control_rebase(struct request *rq);
+int control_convert(struct request *rq);
+int control_upgrade_base(struct request *rq);
+/* Starts the job that makes files that were just cloned "thin" or "full", and replies with its id. */
+int recast_clones(struct request *rq, const uint64_t *inos, size_t count, const char *mode);
+/* What is owed of that (core/fs.h), as a job of its own, now and then. */
+void recast_tick(struct service *service);
 int control_upgrade(struct request *rq);
 int control_job_list(struct request *rq);
 int control_job_show(struct request *rq);

@@ -24,6 +24,7 @@ struct job {
 	/* Under the registry's lock: */
 	struct job_view view; /* id 0: the slot is free */
 	bool stop;
+	bool cancelled; /* somebody asked for that */
 	char *report;
 };
 
@@ -107,6 +108,7 @@ static struct job *free_slot_locked(struct jobs *jobs, uint64_t *id)
 		free(steal_pointer(&job->report));
 		job->view = (struct job_view){0};
 		job->stop = false;
+		job->cancelled = false;
 		*id = jobs->last_id + i;
 		return job;
 	}
@@ -211,7 +213,14 @@ int jobs_cancel(struct jobs *jobs, uint64_t id)
 	if (job->view.state != JOB_RUNNING)
 		return -ESRCH;
 	job->stop = true;
+	job->cancelled = true;
 	return 0;
+}
+
+bool job_is_put_off(struct job *job)
+{
+	MUTEX_GUARD(&job->jobs->lock);
+	return job->stop && !job->cancelled;
 }
 
 bool job_progress(struct job *job, uint64_t done_bytes, uint64_t total_bytes)

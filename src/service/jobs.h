@@ -76,6 +76,9 @@ int jobs_cancel(struct jobs *jobs, uint64_t id);
 /* For the work itself: says how far it is. Returns true when it is to stop. */
 bool job_progress(struct job *job, uint64_t done_bytes, uint64_t total_bytes);
 
+/* Whether all jobs are told to stop since the process ends, and nobody asked this one to. */
+bool job_is_put_off(struct job *job);
+
 /* What came of it beyond its state, a JSON text, malloc'ed, which is taken over. */
 void job_set_report(struct job *job, char *text);
 /* A copy of that, malloc'ed; NULL: there is none. */

@@ -202,7 +202,8 @@ static void settle_all(struct build *b)
 
 /* What the layer owns of what is open. The layer has been passed from now on: whoever gives it a
  * block more has to say so. */
-static int look_at(struct build *b, struct layer *l, uint32_t number, uint64_t limit, bool *open)
+static int look_at(struct build *b, struct layer *l, uint32_t number, uint64_t limit,
+	struct layer **below, bool *open)
 {
 	bool added = false;
 	struct region *r;
@@ -210,6 +211,7 @@ static int look_at(struct build *b, struct layer *l, uint32_t number, uint64_t l
 
 	MUTEX_GUARD(&l->lock);
 	l->passed = true;
+	*below = l->parent;
 	r = layer_find_region_locked(l, number);
 	if (r)
 		e = layer_load_region_locked(l, number, r);
@@ -239,11 +241,11 @@ static int look_down(struct build *b, struct layer *from, uint32_t number)
 	int e;
 
 	memset(b->open, 0x55, sizeof(b->open));
-	for (struct layer *l = from; open; l = l->parent) {
-		e = look_at(b, l, number, limit, &open);
+	for (struct layer *l = from, *below; open; l = below) {
+		e = look_at(b, l, number, limit, &below, &open);
 		if (e)
 			return e;
-		if (open && (!l->parent || limit <= number * GF_REGION_SIZE)) {
+		if (open && (!below || limit <= number * GF_REGION_SIZE)) {
 			e = add_owner(b, l, limit);
 			if (!e)
 				settle_all(b);

@@ -213,6 +213,32 @@ static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct exte
 	return 1;
 }
 
+/* What a layer stands on, at one moment together with what it owns. */
+struct base {
+	struct layer *parent;
+	struct image *image;
+	uint64_t bound;
+};
+
+static struct base base_locked(const struct layer *l)
+{
+	return (struct base){l->parent, l->image, atomic_load(&l->bound)};
+}
+
+void layer_set_base(struct layer *l, struct layer *parent, struct image *image, uint64_t golden,
+	uint64_t bound)
+{
+	/* Before and after: nothing that is remembered mixes the two. */
+	chain_changed(l->env->chains);
+	pthread_mutex_lock(&l->lock);
+	l->parent = parent;
+	l->image = image;
+	l->golden = golden;
+	l->bound = bound;
+	pthread_mutex_unlock(&l->lock);
+	chain_changed(l->env->chains);
+}
+
 /* What shows of the extent's blocks is cut at what a layer lets through; false: nothing does. */
 static bool cut_at(struct extent *x, uint64_t block, uint64_t limit)
 {
@@ -224,12 +250,26 @@ static bool cut_at(struct extent *x, uint64_t block, uint64_t limit)
 	return true;
 }
 
+/* What is below a layer that does not own the blocks; true: another layer. */
+static bool goes_on(const struct base *base, uint64_t block, struct extent *x)
+{
+	x->layer = NULL;
+	if (!cut_at(x, block, base->bound))
+		return false; /* zeros: nothing shows through from here on */
+	if (base->parent)
+		return true;
+	x->kind = base->image ? EXTENT_IMAGE : EXTENT_ZERO;
+	x->image = base->image;
+	return false;
+}
+
 /* On from `top`, the first layer below the one that was asked. Returns how many were looked at. */
 static unsigned walk_down(struct layer *top, uint64_t block, struct extent *x, int *result)
 {
 	struct layer *l = top;
 	struct chain_hop hop;
 	unsigned steps = 0;
+	struct base base;
 	int owned;
 
 	if (chain_find(l->env->chains, l, block, x->count, &hop)) {
@@ -240,46 +280,35 @@ static unsigned walk_down(struct layer *top, uint64_t block, struct extent *x, i
 			return 0;
 		l = hop.layer;
 	}
-	for (;; l = l->parent) {
+	for (;; l = base.parent) {
 		steps++;
 		pthread_mutex_lock(&l->lock);
 		owned = run_locked(l, block, x->count, x);
+		base = base_locked(l);
 		pthread_mutex_unlock(&l->lock);
 		*result = owned < 0 ? owned : 0;
-		if (owned)
+		if (owned || !goes_on(&base, block, x))
 			return steps;
-		x->layer = NULL;
-		if (!cut_at(x, block, atomic_load(&l->bound)))
-			return steps; /* zeros: nothing shows through from here on */
-		if (l->parent)
-			continue;
-		x->kind = l->image ? EXTENT_IMAGE : EXTENT_ZERO;
-		x->image = l->image;
-		return steps;
 	}
 }
 
 int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, struct extent *x)
 {
+	struct base base;
 	unsigned steps;
 	int owned = 0;
 
 	*x = (struct extent){.kind = EXTENT_ZERO, .count = max, .limit = GF_MAX_SIZE};
-	if (!below) {
-		MUTEX_GUARD(&l->lock);
+	pthread_mutex_lock(&l->lock);
+	if (!below)
 		owned = run_locked(l, block, x->count, x);
-	}
+	base = base_locked(l);
+	pthread_mutex_unlock(&l->lock);
 	if (owned)
 		return owned < 0 ? owned : 0;
-	x->layer = NULL;
-	if (!cut_at(x, block, atomic_load(&l->bound)))
+	if (!goes_on(&base, block, x))
 		return 0;
-	if (!l->parent) {
-		x->kind = l->image ? EXTENT_IMAGE : EXTENT_ZERO;
-		x->image = l->image;
-		return 0;
-	}
-	l = l->parent;
+	l = base.parent;
 	steps = walk_down(l, block, x, &owned);
 	chain_walked(l->env->chains, l, block, steps);
 	return owned;

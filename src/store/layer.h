@@ -91,6 +91,14 @@ struct punch {
 	struct punch *next;
 };
 
+/* Why the layer is being recast (core/recast.h). */
+struct layer_recast {
+	uint32_t kind;	 /* enum gf_recast_kind */
+	uint64_t ino;	 /* for which file, 0: none */
+	uint64_t golden; /* the new base, of which this is a reference; 0: another one */
+	uint64_t rate;	 /* bytes per second at most, 0: no limit */
+};
+
 struct golden_use {
 	uint64_t golden; /* id */
 	uint64_t blocks;
@@ -99,6 +107,8 @@ struct golden_use {
 struct layer {
 	const struct layer_env *env;
 	uint64_t id;
+	/* What it stands on: changed by layer_set_base(), with the catalog's lock and `lock` held, and
+	 * so that readers who found the old one are waited for before that is freed. */
 	struct layer *parent; /* below; NULL: image or nothing */
 	struct image *image;  /* below, when parent is NULL; lent */
 	uint64_t golden;      /* its id, 0 for none */
@@ -114,6 +124,14 @@ struct layer {
 	uint64_t next_domain;	  /* catalog lock, as the next two: while all are found anew */
 	uint8_t next_dedup;
 	bool placed;
+	/* Why and how it is being recast (core/recast.h). */
+	struct layer_recast recast; /* catalog lock */
+	atomic_bool recast_busy;    /* somebody works on that */
+	_Atomic uint64_t recast_bound; /* bytes of the new base that will show */
+	_Atomic uint64_t leaving;      /* the image that it stood on, and is not to need any more */
+	atomic_bool keeps; /* no block becomes PARENT by comparing: the base is about to change */
+	atomic_bool apart; /* nothing of it is shared by content */
+	_Atomic uint64_t whole_blocks; /* all before this one have a place, and keep it */
 
 	atomic_int users; /* calls that hold on to it beyond the catalog's lock */
 
@@ -199,6 +217,15 @@ struct extent {
 	uint64_t limit; /* guest offset from which on bytes read as zeros whatever stands there */
 };
 
+/* Blocks for which it takes space. */
+static inline uint64_t layer_kept_blocks(const struct layer *layer)
+{
+	uint64_t owned = atomic_load(&layer->owned_blocks);
+	uint64_t whole = atomic_load(&layer->whole_blocks);
+
+	return owned > whole ? owned : whole;
+}
+
 int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	struct layer *parent, struct image *image, uint64_t golden, uint64_t bound);
 /* Forgets it and its journal entries; closes its files, leaves them on disk. */
@@ -208,6 +235,10 @@ int layer_unlink_files(const struct layer_env *env, uint64_t id);
 
 /* Makes its data file empty, which frees the space at once; it is about to be removed. */
 void layer_empty_files(struct layer *layer);
+
+/* It stands on something else from now on, through which it has to show the same. */
+void layer_set_base(struct layer *layer, struct layer *parent, struct image *image,
+	uint64_t golden, uint64_t bound);
 
 /*
  * Where blocks [block, block + count of the result) of the merged view stand, count <= max.

@@ -252,7 +252,7 @@ int layer_each_unused(struct layer *l, int (*cb)(void *arg, uint64_t block, uint
 {
 	struct unused u = {.cb = cb, .arg = arg};
 	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
-	uint64_t start, end, off = 0;
+	uint64_t start, end, off = atomic_load(&l->whole_blocks) * GF_BLOCK_SIZE;
 	int e;
 
 	if (fd < 0)

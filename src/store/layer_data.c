@@ -387,6 +387,14 @@ void layer_give_back_punches(struct layer *l, struct punch *list)
 
 static int give_back(struct layer *l, int fd, uint64_t block, uint64_t count)
 {
+	uint64_t whole = atomic_load(&l->whole_blocks);
+
+	if (block < whole) {
+		count -= min_u64(count, whole - block);
+		block = whole;
+	}
+	if (!count)
+		return 0;
 	if ((block + count) * GF_BLOCK_SIZE > LAST_BLOCK_OFF)
 		count--; /* one block, which stands elsewhere: it stays */
 	if (count)

@@ -140,6 +140,15 @@ static uint64_t op_expected(const struct gf_disk_op *op, size_t avail)
 	case GF_OP_DEDUP:
 		OP_FIXED(gf_op_dedup);
 		break;
+	case GF_OP_RECAST:
+		OP_FIXED(gf_op_recast);
+		break;
+	case GF_OP_BASE:
+		OP_FIXED(gf_op_base);
+		break;
+	case GF_OP_MODE:
+		OP_FIXED(gf_op_mode);
+		break;
 	case GF_OP_LAYER:
 		OP_FIXED(gf_op_layer);
 		break;
@@ -241,6 +250,13 @@ static bool op_is_sane(const struct gf_disk_op *op)
 		       ((const struct gf_op_ungrow *)p)->grown <= GF_MAX_SIZE;
 	case GF_OP_LAYER:
 		return ((const struct gf_op_layer *)p)->bound <= GF_MAX_SIZE;
+	case GF_OP_RECAST:
+		return ((const struct gf_op_recast *)p)->bound <= GF_MAX_SIZE &&
+		       ((const struct gf_op_recast *)p)->kind < GF_RECAST_KINDS;
+	case GF_OP_BASE:
+		return ((const struct gf_op_base *)p)->bound <= GF_MAX_SIZE;
+	case GF_OP_MODE:
+		return ((const struct gf_op_mode *)p)->mode < GF_MODES;
 	case GF_OP_BOUND:
 		return ((const struct gf_op_pair *)p)->value <= GF_MAX_SIZE;
 	case GF_OP_GOLDEN:

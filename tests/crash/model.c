@@ -487,6 +487,11 @@ void model_write_begin(struct model *model, struct model_object *object, model_v
 	}
 }
 
+void model_rebased(struct model *model, struct model_object *object)
+{
+	object->state = ++model->next_state;
+}
+
 void model_bytes_begin(struct model *model, struct model_object *object, const uint8_t *bytes,
 	uint64_t off, uint64_t len)
 {

@@ -65,7 +65,7 @@ struct model_object {
 	uint32_t id;
 	enum model_kind kind;
 	uint64_t ino; /* 0: not known yet */
-	uint32_t state; /* the same number: the same content, for sure */
+	uint32_t state; /* the same number: the same content on the same base, for sure */
 	model_value origin;
 	uint64_t size, base_size;
 	struct model_chunk **chunks;
@@ -155,6 +155,8 @@ void model_bytes_begin(struct model *model, struct model_object *object, const u
 void model_attach_begin(struct model *model, struct model_object *object,
 	const struct model_object *source);
 void model_truncate_begin(struct model *model, struct model_object *object, uint64_t size);
+/* It may have come to stand on another base, and shows the same. */
+void model_rebased(struct model *model, struct model_object *object);
 /* Success. A failed change stays possible until model_settle_object(). */
 void model_change_end(struct model *model, struct model_object *object);
 

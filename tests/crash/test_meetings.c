@@ -46,6 +46,10 @@ static struct {
 	int nth; /* 0: not armed */
 	void (*other)(void);
 	bool started, ended;
+	/* Afterwards the first stops once more, for this one; NULL: no. */
+	void (*then)(void);
+	enum simdisk_op then_op;
+	const char *then_path;
 	/* The second one stops, too, at a write to this file, until the first is at the catalog. */
 	const char *stall;
 	bool stall_after, at_catalog;
@@ -95,6 +99,18 @@ static void stall(int fd, bool after)
 	pthread_mutex_unlock(&meeting.lock);
 }
 
+static void arm_again(void)
+{
+	pthread_join(meeting.second, NULL);
+	meeting.op = meeting.then_op;
+	meeting.path = meeting.then_path;
+	meeting.after = false;
+	meeting.nth = 1;
+	meeting.other = meeting.then;
+	meeting.then = NULL;
+	meeting.started = meeting.ended = false;
+}
+
 static void meet(enum simdisk_op op, int fd, bool after)
 {
 	struct timespec until;
@@ -111,6 +127,8 @@ static void meet(enum simdisk_op op, int fd, bool after)
 		pthread_cond_timedwait(&meeting.cond, &meeting.lock, &until) != ETIMEDOUT)
 		;
 	pthread_mutex_unlock(&meeting.lock);
+	if (meeting.then)
+		arm_again();
 }
 
 static void arm(enum simdisk_op op, const char *path, bool after, int nth, void (*other)(void))
@@ -124,6 +142,7 @@ static void arm(enum simdisk_op op, const char *path, bool after, int nth, void 
 	meeting.started = meeting.ended = meeting.at_catalog = false;
 	meeting.stall = NULL;
 	meeting.stall_after = false;
+	meeting.then = NULL;
 }
 
 static void part(void)
@@ -706,6 +725,101 @@ static void test_sync_during_a_large_write(void **state)
 	assert_reads(b, LARGE, MIB, "C");
 }
 
+/* ---- what nobody sees ---- */
+
+/* A frozen layer gets blocks that both who stand on it hide. */
+static void hide_what_is_new(void)
+{
+	uint64_t c;
+
+	put(b, 'B', LARGE, 0);
+	c = clone_of(b, "c");
+	put(c, 'C', LARGE, 0);
+	put(b, 'D', LARGE, 0);
+	if (fs_sync(fs))
+		abort();
+}
+
+/* Equal to what is below what was hidden. */
+static void stop_hiding(void)
+{
+	put(b, 'A', LARGE, 0);
+	if (fs_sync(fs))
+		abort();
+	lost = simdisk_crash(disk, SIMDISK_DROP, 1);
+}
+
+/* What nobody sees is not given up while the ring says that it is in place. */
+static void test_unseen_waits_for_the_tail(void **state)
+{
+	struct simdisk *old = disk;
+
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	settle();
+	b = clone_of(a, "b");
+	put(a, 'E', BLOCK, 0);
+	arm(SIMDISK_PWRITE, "catalog.", false, 1, hide_what_is_new);
+	meeting.then = stop_hiding;
+	meeting.then_op = SIMDISK_PUNCH;
+	meeting.then_path = ".data";
+	settle();
+	part();
+	fs_abandon(fs);
+	disk = lost;
+	open_store();
+	simdisk_free(old);
+	assert_reads(b, LARGE, 0, "A");
+}
+
+/* ---- another base ---- */
+
+static void make_thin_b(void)
+{
+	if (fs_convert(fs, b, FS_MODE_THIN, 0, NULL))
+		abort();
+}
+
+/* Who found a block to be equal to what is below says so before that is to be another. */
+static void test_recast_waits_for_destage(void **state)
+{
+	a = make("a");
+	put(a, 'A', BLOCK, 0);
+	settle();
+	b = clone_of(a, "b");
+	put(b, 'A', BLOCK, 0);
+	arm(SIMDISK_PREAD, ".data", false, 1, make_thin_b);
+	settle();
+	part();
+	assert_reads(b, BLOCK, 0, "A");
+}
+
+static void remove_b(void)
+{
+	if (fs_unlink(fs, FS_INO_ROOT, "b"))
+		abort();
+}
+
+/* The layer goes after it was looked at, and before it is marked. */
+static void test_recast_of_what_is_removed(void **state)
+{
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	b = clone_of(a, "b");
+	remove_a();
+	put(b, 'B', LARGE, MIB);
+	settle();
+	arm(SIMDISK_PREAD, ".data", false, 2, remove_b);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	part();
+	settle();
+	a = make("a");
+	put(a, 'C', LARGE, 0);
+	assert_int_equal(sync_file(fs, a), 0);
+	crash(true);
+	assert_reads(a, LARGE, 0, "C");
+}
+
 /* ---- space ---- */
 
 static void write_anew(void)
@@ -753,6 +867,9 @@ int main(void)
 		T(test_sync_during_a_sync),
 		T(test_write_during_a_sync),
 		T(test_sync_during_a_large_write),
+		T(test_unseen_waits_for_the_tail),
+		T(test_recast_waits_for_destage),
+		T(test_recast_of_what_is_removed),
 	};
 
 	if (!getenv("VERBOSE"))

@@ -60,7 +60,7 @@ static int make_image(struct run *run, int i)
 	if (i == 2) {
 		for (uint64_t at = 32 * MIB; at < size; at += 32 * MIB)
 			fill_pattern(bytes, at - 32 * KIB, at + 32 * KIB, at);
-		fill_pattern(bytes, 0, 64 * KIB, 7);
+		fill_pattern(bytes, 0, 64 * KIB, 2); /* as in the second one */
 		fill_pattern(bytes, size - 512, size, 8);
 	} else {
 		fill_pattern(bytes, 0, size, (uint64_t)i + 1);

@@ -72,11 +72,14 @@ struct model_entry *pick_source(struct run *run);
 #define RESTART_OPS(X) \
 	X('f', op_fsync) X('S', op_sync) X('e', op_settle) X('?', op_check) X('P', op_power) \
 	X('K', op_kill) X('O', op_remount) X('F', op_fault)
+#define RECAST_OPS(X) \
+	X('1', op_rebase) X('2', op_convert) X('3', op_fold) X('4', op_go_on) X('6', op_patch)
 #define DECLARE(letter, name) int name(struct run *run);
 CONTENT_OPS(DECLARE)
 NAME_OPS(DECLARE)
 SNAPSHOT_OPS(DECLARE)
 RESTART_OPS(DECLARE)
+RECAST_OPS(DECLARE)
 #undef DECLARE
 
 #endif

@@ -170,9 +170,9 @@ int op_fault(struct run *run)
 		.big = big_, .weights = __VA_ARGS__}
 
 const struct profile profile_threads =
-	MIX("threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux");
+	MIX("threads", MIB, TIB, 0, 4, "sssshhhh555bbbLLLLllllzgpprrttyfffffffcCRux113");
 const struct profile profile_threads_dedup =
-	MIX("threads, repeated", MIB, TIB, 0, 4, "sssshhh55bLLLLLLllEEEEEEzgpprttyfffffffcCRuxe",
+	MIX("threads, repeated", MIB, TIB, 0, 4, "sssshhh55bLLLLLLllEEEEEEzgpprttyfffffffcCRuxe11223366",
 		.dedup = true);
 
 /* Files that go on and on in layers of their own, while others read through those below. */
@@ -184,7 +184,7 @@ static const struct {
 	int (*run)(struct run *run);
 } op_table[] = {
 #define ENTRY(letter, name) {letter, name},
-	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) SNAPSHOT_OPS(ENTRY) RESTART_OPS(ENTRY)
+	CONTENT_OPS(ENTRY) NAME_OPS(ENTRY) SNAPSHOT_OPS(ENTRY) RESTART_OPS(ENTRY) RECAST_OPS(ENTRY)
 #undef ENTRY
 };
 
@@ -252,10 +252,25 @@ const struct profile profiles[] = {
 	MIX("snapshots, faults", MIB, TIB, 25, 4, "sshLLLlpqqqQQQvViCuufffSe?POKK"),
 	MIX("snapshots, full disk", MIB, 2816 * KIB, 0, 0, "sshLLLlppttqqqQQQvvvViCXuufSeee?PO"),
 	/* The life of images: what `make check-life` does. */
-	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO"),
-	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO",
+	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO111233466"),
+	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO111233466",
 		.dedup = true),
 	MIX("promotion", MIB, TIB, 0, 4, "sshLLlzptcCCGGGGGGWWWWRuufffSee?PKO"),
+	MIX("rebase", MIB, TIB, 0, 2, "sshLLl6666gprtcCCRu111114fffSee?PKO"),
+	MIX("rebase, repeated", MIB, TIB, 0, 2, "sshLLl666EEgprtcCCRu111114fffSee?PKO", .dedup = true),
+	MIX("another mode", MIB, TIB, 0, 2, "sshLLl66EEgprtcCCRu222224fffSee?PKO", .dedup = true),
+	MIX("fold", MIB, TIB, 0, 2, "sLhLlpCsCL6Ch33uCsRC334ffSee?PKO"),
+	MIX("fold, repeated", MIB, TIB, 0, 2, "sLhLEEpCsCLE6Ch33uCRC3341ffSee?PKO", .dedup = true),
+	MIX("recast, faults", MIB, TIB, 25, 2, "sshLLl666EprtcCCRu112234ffffSe?POKK", .dedup = true),
+	MIX("recast, full disk", MIB, 2816 * KIB, 0, 0, "sshLLl66EEpprttcCCRuu112234ffSee?PO",
+		.dedup = true),
+	MIX("recast, snapshots", MIB, TIB, 0, 2, "sLLl66hpqqqqQQvvViCRu11123344fSe?PKO"),
+	MIX("recast, snapshots, repeated", MIB, TIB, 0, 2, "sLL666EhpqqqqQQvvViCRu11123344feee?PKO",
+		.dedup = true),
+	MIX("recast, snapshots, faults", MIB, TIB, 25, 2, "sLL66EhpqqqQQvvViCRu11123344ffSe?POKK",
+		.dedup = true),
+	MIX("recast, recovery", MIB, TIB, 0, 2, "sLL666EhpcCRu1112234fSKePO", .dedup = true,
+		.recovery = true),
 };
 const int profile_count = (int)ARRAY_SIZE(profiles);
 _Static_assert(ARRAY_SIZE(profiles) <= PROFILES_MAX, "tables of workloads are too small");

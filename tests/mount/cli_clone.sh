@@ -90,8 +90,6 @@ fails 'directory' "$goldfs" clone mnt/dir mnt/x
 fails 'read-only' "$goldfs" clone $golden mnt/golden/x.img
 fails 'not in a goldfs mount' "$goldfs" clone $golden /tmp/goldfs-test-x
 fails 'not in a goldfs mount' "$goldfs" clone images/debian.img mnt/x
-fails '"thin" are not available yet' "$goldfs" clone --mode thin $golden mnt/x
-fails '"full" are not available yet' "$goldfs" clone --mode full $golden mnt/x
 for name in .goldfs .snapshots; do
 	fails "$name" "$goldfs" clone $golden mnt/$name
 done

@@ -89,7 +89,7 @@ for request in ' ' '{' '[]' 'null' '"x"' '{}' '{"verb":1}' '{"verb":"fly"}' '{"v
 	'{"verb":"clone","source":"golden/open.img","folder":"","pattern":"%s","count":1}' \
 	'{"verb":"clone","source":"golden/open.img","folder":"","pattern":"a/%d","count":1}' \
 	'{"verb":"clone","source":"golden/open.img","targets":["x"],"replace":1}' \
-	'{"verb":"clone","source":"golden/open.img","targets":["x"],"mode":"full"}' \
+	'{"verb":"clone","source":"golden/open.img","targets":["x"],"mode":"mean"}' \
 	'{"verb":"clone","source":"golden/open.img","targets":["x","golden"]}' \
 	'{"verb":"clone","source":"golden/open.img","targets":["x",".goldfs"]}' \
 	'{"verb":"clone","source":"golden/open.img","targets":["x",".snapshots"]}' \

@@ -47,8 +47,7 @@ fails 2
 fails 2 frobnicate
 fails 2 frobnicate a b
 fails 2 --frobnicate
-for verb in top rebase upgrade-base convert dedup scrub check \
-	upgrade; do
+for verb in top dedup scrub check upgrade; do
 	mkdir -p "$verb" mnt
 	fails 1 "$verb" mnt
 done
@@ -115,6 +114,19 @@ fails 2 resize
 fails 2 resize image
 fails 2 resize --bad image 1G
 fails 1 resize image 1G
+fails 2 rebase
+fails 2 rebase image
+fails 2 rebase image --onto
+fails 2 rebase image --onto image --rate x
+fails 1 rebase image --onto image
+fails 2 upgrade-base
+fails 2 upgrade-base image
+fails 2 upgrade-base image image image
+fails 1 upgrade-base image image
+fails 2 convert image
+fails 2 convert image --mode quick
+fails 2 convert image --mode thin --onto image
+fails 1 convert image --mode thin
 fails 2 limit
 fails 2 limit image
 fails 2 limit image 0

@@ -116,8 +116,9 @@ static void make_all(struct world *w)
 static uint64_t find(struct world *w, const void *bytes, uint64_t *block)
 {
 	const struct hash128 hash = hash_block128(w->fs->super.secret, bytes);
+	const struct layer layer = {.id = 1};
 	uint64_t id = 0;
-	int r = golden_index_find(w->fs, &hash, &id, block);
+	int r = golden_index_find(w->fs, &hash, &layer, &id, block);
 
 	assert_int_equal(r, id != 0);
 	return id;

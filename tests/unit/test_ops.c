@@ -61,6 +61,9 @@ static const struct sample samples[] = {
 	{GF_OP_DEDUP, sizeof(struct gf_op_dedup), 0},
 	{GF_OP_SNAPSHOT, sizeof(struct gf_op_pair), 0},
 	{GF_OP_POSITION, sizeof(struct gf_op_pair), 0},
+	{GF_OP_RECAST, sizeof(struct gf_op_recast), 0},
+	{GF_OP_BASE, sizeof(struct gf_op_base), 0},
+	{GF_OP_MODE, sizeof(struct gf_op_mode), 0},
 };
 
 /* The counters, names and flags without which a sample would not be well-formed. */

@@ -92,7 +92,7 @@ static void test_garbage(void **state)
 	refused_with("{\"verb\":\"fly\"}", 14, "EOPNOTSUPP");
 	refused_with("{\"verb\":\"\"}", 11, "EOPNOTSUPP");
 	refused_with("{\"verb\":\"job-show\",\"id\":1}", 26, "ENOENT");
-	refused_with("{\"verb\":\"clone\",\"mode\":\"thin\"}", 30, "EOPNOTSUPP");
+	refused_with("{\"verb\":\"clone\",\"mode\":\"mean\"}", 30, "EINVAL");
 }
 
 static char *repeat(const char *text, size_t times)

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An equal layer in another's place: what recast.c and its parts share; see there.
+ */
+#ifndef GOLDFS_CORE_RECAST_H
+#define GOLDFS_CORE_RECAST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/fs_internal.h"
+
+struct recast_equal;
+
+/* One layer while somebody works on it. */
+struct recast {
+	struct fs *fs;
+	struct layer *layer; /* held */
+	struct inode *inode; /* for which file, with a reference; NULL: not known */
+	enum gf_recast_kind kind;
+	uint64_t golden;      /* the new base, 0: none, or FOLD */
+	struct image *image;  /* of it; NULL: none */
+	struct layer *fold;   /* FOLD: the layer that goes, which is held */
+	bool trial;	      /* nothing is changed: the next two say what it would come to */
+	uint64_t trial_bound; /* bytes of the new base that would show */
+	uint64_t would_store, would_drop; /* blocks */
+	struct recast_equal *equal; /* what two images are known to have in common; may be NULL */
+	const struct fs_recast_options *options;
+	uint64_t done, total; /* bytes, of the pass that runs */
+	uint64_t moved;	      /* bytes that were stored, since started_ns */
+	uint64_t rate;	      /* of those at most in a second, 0: no limit */
+	int64_t started_ns;
+	uint64_t requests; /* of clients, when it was looked last */
+};
+
+/* ---- recast.c ---- */
+
+/* The layer, which is held, begins to be folded with what it stands on, or goes on with what was
+ * begun: for recast_work(). -EAGAIN: not any more, or somebody does so already. */
+int recast_begin_fold(struct recast *rc, struct layer *layer);
+int recast_resume(struct recast *rc, struct layer *layer);
+/* All that is to be done with a layer that has begun. */
+int recast_work(struct recast *rc);
+const char *recast_mode_name(uint32_t mode);
+/* What is told as the state of a file: "copying", "rebasing" or "ok". tree held. */
+const char *recast_state(struct inode *inode);
+bool recast_is_stopped(const struct fs_recast_options *options);
+
+/* ---- recast_place.c ---- */
+
+/* Gives all blocks before this byte a place. -ENOSPC: nothing changed. */
+int recast_place(struct fs *fs, struct layer *layer, uint64_t end);
+/* Before a file of mode full ends there; nothing else has to be done for others. No lock is held.
+ */
+int recast_grow(struct fs *fs, struct inode *inode, uint64_t end);
+/* Blocks from this one on are given back, as far as they are not used. */
+void recast_unplace(struct layer *layer, uint64_t from);
+/* After recovery: which layers have a place for each block. */
+void recast_find_places(struct fs *fs);
+
+/* ---- recast_blocks.c ---- */
+
+/* What would change with the base becomes the layer's own. 0, -ECANCELED, -ENOSPC, -EUCLEAN: what
+ * is to be moved is damaged, or another -errno. */
+int recast_pull(struct recast *rc);
+/* What is equal to what is below now is not kept any more. */
+int recast_drop(struct recast *rc);
+
+/* Room for a bit per block of the smaller of two images. NULL: without memory, nothing is
+ * remembered. */
+struct recast_equal *recast_equal_new(uint64_t from, uint64_t to, uint64_t blocks);
+bool recast_equal_is_of(const struct recast_equal *equal, uint64_t from, uint64_t to);
+void recast_equal_free(struct recast_equal *equal);
+
+#endif

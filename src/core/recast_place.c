@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Files of mode full: there is a place for each of their blocks in the data file of their layer,
+ * also for those that are zeros, so that no write to them ever lacks space.
+ *
+ * layer.whole_blocks says up to where. Below that nothing is punched, whatever becomes of a block,
+ * and a write needs no space. It is not stored: the mode is, and whoever opens the store looks
+ * whether the data file has that much. A file that grows gets its new places before it does. When
+ * its layer is frozen, or its mode becomes another one, what is not used is given back.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+
+#include "base/log.h"
+#include "base/sizes.h"
+#include "core/recast.h"
+
+#define MAX_TRIES 3 /* checkpoints that are to make space */
+
+static uint64_t blocks_of(uint64_t bytes)
+{
+	return round_up(bytes, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+}
+
+/* Bytes that the layer's data file takes. */
+static uint64_t allocated_bytes(struct fs *fs, const struct layer *layer)
+{
+	struct io_stat st = {0};
+	char path[40];
+	int fd;
+
+	snprintf(path, sizeof(path), "layer/%llu.data", (unsigned long long)layer->id);
+	fd = fs->io->ops->open(fs->io, path, O_RDONLY);
+	if (fd < 0)
+		return 0;
+	if (fs->io->ops->stat(fs->io, fd, &st))
+		st.allocated = 0;
+	fs->io->ops->close(fs->io, fd);
+	return st.allocated;
+}
+
+static int get_space(struct fs *fs, uint64_t bytes)
+{
+	int r = 0;
+
+	for (int tries = 0; bytes; tries++) {
+		r = space_check(fs, bytes + bytes / 256);
+		if (!r || tries == MAX_TRIES || !space_make(fs))
+			break;
+	}
+	return r;
+}
+
+int recast_place(struct fs *fs, struct layer *layer, uint64_t end)
+{
+	uint64_t blocks = blocks_of(end), old = atomic_load(&layer->whole_blocks);
+	uint64_t has = old ? old * GF_BLOCK_SIZE : allocated_bytes(fs, layer);
+	int r;
+
+	if (blocks <= old)
+		return 0;
+	r = get_space(fs, less_u64(blocks * GF_BLOCK_SIZE, has));
+	if (r)
+		return r;
+	/* First, so that nothing is punched any more. */
+	atomic_store(&layer->whole_blocks, blocks);
+	r = layer_allocate(layer, old, blocks - old);
+	if (r) {
+		atomic_store(&layer->whole_blocks, old);
+		layer_note_punch(layer, old, blocks - old);
+	}
+	space_given_back(fs);
+	return r;
+}
+
+int recast_grow(struct fs *fs, struct inode *inode, uint64_t end)
+{
+	struct layer *layer;
+	int r = 0;
+
+	if (!atomic_load(&atomic_load(&inode->layer)->whole_blocks) ||
+		end <= atomic_load(&inode->size))
+		return 0;
+	pthread_rwlock_rdlock(&fs->tree);
+	layer = atomic_load(&inode->layer);
+	atomic_fetch_add(&layer->users, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	pthread_mutex_lock(&fs->place_lock);
+	if (atomic_load(&layer->whole_blocks))
+		r = recast_place(fs, layer, end);
+	pthread_mutex_unlock(&fs->place_lock);
+	atomic_fetch_sub(&layer->users, 1);
+	return r;
+}
+
+void recast_unplace(struct layer *layer, uint64_t from)
+{
+	uint64_t old = atomic_load(&layer->whole_blocks);
+
+	if (from >= old)
+		return;
+	atomic_store(&layer->whole_blocks, from);
+	/* What is in use stays, whatever is noted. */
+	layer_note_punch(layer, from, old - from);
+}
+
+void recast_find_places(struct fs *fs)
+{
+	struct inode *inode, *next;
+
+	HASH_ITER (by_ino, fs->inodes, inode, next) {
+		struct layer *layer = atomic_load(&inode->layer);
+		uint64_t blocks = blocks_of(atomic_load(&inode->size));
+
+		if (!layer || inode->copy_mode != GF_MODE_FULL || layer->parent || layer->image)
+			continue;
+		/* The last block of 16 TiB stands elsewhere. */
+		if (allocated_bytes(fs, layer) / GF_BLOCK_SIZE + 1 >= blocks)
+			atomic_store(&layer->whole_blocks, blocks);
+		else
+			log_warning("file %llu is to have a place for each block, and has not; "
+				    "convert it "
+				    "once more",
+				(unsigned long long)inode->ino);
+	}
+}
