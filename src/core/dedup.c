@@ -487,21 +487,36 @@ static void fill_begin(struct filling *f, struct fs *fs, struct layer *layer, bo
 	f->domain = atomic_load(&layer->domain);
 }
 
-void dedup_fill_table(struct fs *fs)
+/* true: stopped. */
+static bool fill_from_layer(struct fs *fs, struct layer *layer, bool (*stop)(void *arg), void *arg)
 {
-	struct layer *layer;
-	uint64_t id = 0;
+	struct filling f;
+	uint32_t region = 0;
+	bool stopped = false;
 
-	while (fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
-		struct filling f;
-		uint32_t region = 0;
+	fill_begin(&f, fs, layer, false);
+	while (!stopped && f.domain != DOMAIN_NONE &&
+		(region = layer_next_region(layer, region)) != LAYER_NO_REGION) {
+		fill_from_region(&f, region++);
+		stopped = stop(arg);
+	}
+	return stopped;
+}
 
-		id = layer->id;
-		fill_begin(&f, fs, layer, false);
-		while (f.domain != DOMAIN_NONE &&
-			(region = layer_next_region(layer, region)) != LAYER_NO_REGION)
-			fill_from_region(&f, region++);
-		atomic_fetch_sub(&layer->users, 1);
+void dedup_fill_table(struct fs *fs, bool (*stop)(void *arg), void *arg)
+{
+	bool stopped = false;
+
+	for (int wanted = 0; wanted < 2; wanted++) {
+		struct layer *layer;
+		uint64_t id = 0;
+
+		while (!stopped && fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
+			id = layer->id;
+			if (layer_has_unexamined(layer) == wanted)
+				stopped = fill_from_layer(fs, layer, stop, arg);
+			atomic_fetch_sub(&layer->users, 1);
+		}
 	}
 }
 

@@ -8,8 +8,9 @@
  * into which something large was written are remembered (layer_set_unexamined()), and looked at
  * when the store settles; `goldfs dedup` has all regions of a file looked at.
  *
- * It is done by a checkpoint, under the rule of dedup_move(): no record says what is found, so none
- * in the ring may speak of the block.
+ * It is done by checkpoints, under the rule of dedup_move(): no record says what is found, so none
+ * in the ring may speak of the block. A checkpoint that takes long lets the ring fill, and those who
+ * write wait: so each does a piece that goes by the ring's size, and the next one goes on from there.
  *
  * An image that nothing was cloned from has no pin and no index. When a sample of its blocks is
  * among what was written, as it is when somebody copied it into the mount, it gets both for as long
@@ -36,6 +37,7 @@
 #define SAMPLES 16
 #define MAX_DEPTH 32 /* of folders of images */
 #define INDEX_POLL_US 20000
+#define RINGS_AT_ONCE 4 /* as many bytes as so many journals have; with little room, a 16th of that */
 
 /* ---- one run of blocks ---- */
 
@@ -44,6 +46,8 @@ struct examined {
 	struct layer *layer;
 	uint8_t *data; /* RUN_BLOCKS */
 	bool images;   /* an image was indexed since the blocks were looked for */
+	uint64_t cost; /* of this checkpoint so far: blocks read, and runs */
+	bool over;     /* this checkpoint does no more */
 };
 
 /* Which are worth being read. */
@@ -99,6 +103,7 @@ static int examine_held(struct examined *e, uint64_t block, uint64_t count)
 	for (uint64_t i = 0, n; i < count && !r; i += max_u64(n, 1)) {
 		for (n = 0; i + n < count && hinted[i + n];)
 			n++;
+		e->cost += n;
 		if (n && !layer_read_data(e->layer, e->data, n * GF_BLOCK_SIZE,
 				 (block + i) * GF_BLOCK_SIZE))
 			r = share_run(e, block + i, sums + i, n);
@@ -112,6 +117,7 @@ static int examine_run(struct examined *e, uint64_t block, uint64_t count, uint6
 	struct range range;
 	int r;
 
+	e->cost++;
 	pthread_rwlock_rdlock(&e->fs->sharing);
 	rangelock_lock(&e->layer->ranges, &range, block, block + count - 1);
 	if (atomic_load(&e->layer->large_seq) >= tail || atomic_load(&e->layer->poison_seq))
@@ -150,23 +156,40 @@ static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
 			region_view_is(view, i + n, GF_OVERLAY))
 			n++;
 		r = examine_run(e, base + i, n, tail);
-		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE))
+		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE)) {
+			e->over = true;
 			r = 1;
+		}
 	}
 	return r;
 }
 
-static int examine_layer(struct examined *e, uint64_t tail)
+/* Whether what is left is for the next checkpoint. */
+static bool is_enough(const struct examined *e)
 {
-	uint32_t region;
+	uint64_t most = RINGS_AT_ONCE * journal_size(e->fs->journal) / GF_BLOCK_SIZE;
+
+	return e->cost >= most || (e->cost >= most / 16 && journal_is_short(e->fs->journal));
+}
+
+static int examine_layer(struct examined *e, uint32_t from, uint64_t tail)
+{
+	struct fs *fs = e->fs;
 	uint64_t asked;
 	int r = 0;
 
-	while (!r && layer_take_unexamined(e->layer, &region, &asked)) {
-		e->images = asked < atomic_load(&e->fs->indexes_opened);
-		r = examine_region(e, region, tail);
+	while (!r && !e->over && layer_take_unexamined(e->layer, from, &from, &asked)) {
+		e->images = asked < atomic_load(&fs->indexes_opened);
+		r = examine_region(e, from, tail);
 		if (r)
-			layer_set_unexamined(e->layer, region, 1, asked);
+			layer_set_unexamined(e->layer, from, 1, asked);
+		from++;
+		if (r || !is_enough(e))
+			continue;
+		e->over = true;
+		fs->examine_layer = e->layer->id;
+		fs->examine_region = from;
+		atomic_store(&fs->examine, true);
 	}
 	return r > 0 ? 0 : r;
 }
@@ -174,7 +197,7 @@ static int examine_layer(struct examined *e, uint64_t tail)
 int dedup_examine(struct fs *fs, uint64_t tail)
 {
 	struct examined e = {.fs = fs};
-	uint64_t id = 0;
+	uint64_t first = fs->examine_layer, id = first ? first - 1 : 0;
 	int r = 0;
 
 	if (!atomic_exchange(&fs->examine, false) || fs->options.dedup == FS_DEDUP_OFF)
@@ -182,10 +205,10 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 	e.data = malloc(RUN_BLOCKS * GF_BLOCK_SIZE);
 	if (!e.data)
 		r = -ENOMEM;
-	while (!r && (e.layer = layer_hold_next(fs, id)) != NULL) {
+	while (!r && !e.over && (e.layer = layer_hold_next(fs, id)) != NULL) {
 		id = e.layer->id;
 		if (!atomic_load(&e.layer->failed) && !e.layer->left_out)
-			r = examine_layer(&e, tail);
+			r = examine_layer(&e, id == first ? fs->examine_region : 0, tail);
 		atomic_fetch_sub(&e.layer->users, 1);
 	}
 	free(e.data);
@@ -333,7 +356,10 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 		images->domains = domain_list(fs, &images->domain_count);
 	if (images && fs->options.images && fs->golden_runs)
 		take_folder(fs, images, FS_INO_GOLDEN, 0);
+	pthread_mutex_lock(&fs->checkpoint_lock);
+	fs->examine_layer = 0;
 	atomic_store(&fs->examine, true);
+	pthread_mutex_unlock(&fs->checkpoint_lock);
 	return images;
 }
 
@@ -369,6 +395,12 @@ static uint64_t want(struct fs *fs, const uint64_t *inos, size_t count)
 	return blocks * GF_BLOCK_SIZE;
 }
 
+/* The whole store's checksums are read before anything is done that counts. */
+static bool is_stopped(void *arg)
+{
+	return tell(arg, 0);
+}
+
 static void set_progress(struct fs *fs, struct examine_progress *progress)
 {
 	MUTEX_GUARD(&fs->checkpoint_lock);
@@ -378,16 +410,18 @@ static void set_progress(struct fs *fs, struct examine_progress *progress)
 int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
-	struct examine_progress p = {.cb = progress, .arg = arg};
+	struct examine_progress p = {.cb = progress, .arg = arg}, *told = progress ? &p : NULL;
 	int r = fs_writable(fs);
 
 	if (r)
 		return r;
 	if (fs->options.dedup == FS_DEDUP_OFF)
 		return -EOPNOTSUPP;
-	dedup_fill_table(fs);
 	p.total = want(fs, inos, count);
-	set_progress(fs, progress ? &p : NULL);
+	dedup_fill_table(fs, is_stopped, told);
+	if (p.stopped)
+		return -ECANCELED;
+	set_progress(fs, told);
 	r = fs_settle(fs);
 	set_progress(fs, NULL);
 	return !r && p.stopped ? -ECANCELED : r;
