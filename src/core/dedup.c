@@ -243,17 +243,23 @@ static bool has_bytes(struct fs *fs, const struct content_place *at, uint64_t do
 static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *slot)
 {
 	struct pool *pool = d->fs->pool;
+	int r = d->room && *d->room < GF_BLOCK_SIZE ? -ENOSPC : 0;
 
-	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
-		return false;
-	if (domain_slot_made(d->fs, d->slot, d->domain))
-		return false;
-	if (pool_write(pool, d->slot, bytes, &sum, 1))
+	if (!r && !d->claimed)
+		r = pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed);
+	if (!r)
+		r = domain_slot_made(d->fs, d->slot, d->domain);
+	if (!r)
+		r = pool_write(pool, d->slot, bytes, &sum, 1);
+	d->full |= r == -ENOSPC;
+	if (r)
 		return false;
 	if (!pool_ref(pool, d->slot, d->layer->id))
 		return false;
 	*slot = d->slot++;
 	d->claimed--;
+	if (d->room)
+		*d->room -= GF_BLOCK_SIZE;
 	return true;
 }
 
@@ -689,8 +695,8 @@ static void move_back(struct fs *fs, const struct moved *m)
 		fs_fail(fs, r);
 	else if (place_is_pool(m->place))
 		note_move(fs, &(struct move){m->layer, m->block, place_to_slot(m->place)});
-	else
-		dedup_owe(fs, layer, m->block, 1);
+	/* The slot is gone when all who shared it are back. */
+	dedup_owe(fs, layer, m->block, 1);
 	atomic_fetch_sub(&layer->users, 1);
 }
 

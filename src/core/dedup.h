@@ -29,6 +29,8 @@ struct dedup {
 	bool all;	 /* not in golden images only */
 	uint64_t domain; /* in which it is looked for (domain.c) */
 	uint64_t slot, claimed; /* slots that are claimed and not used yet */
+	uint64_t *room;		/* bytes that the pool may take below; NULL: what there is */
+	bool full;		/* something was found, and the pool had no room for it */
 };
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
 /*

@@ -48,6 +48,9 @@ struct examined {
 	bool images;   /* an image was indexed since the blocks were looked for */
 	uint64_t cost; /* of this checkpoint so far: blocks read, and runs */
 	bool over;     /* this checkpoint does no more */
+	uint64_t room; /* bytes that may be taken below, so that maps can be written, too */
+	bool shared;   /* it has made some room */
+	bool full;     /* the pool had none for blocks of this region */
 };
 
 /* Which are worth being read. */
@@ -69,6 +72,7 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 	int r = 0;
 
 	dedup_begin(&d, e->fs, layer, block, block + count - 1);
+	d.room = &e->room;
 	for (uint64_t i = 0; i < count && !r; i++) {
 		const uint8_t *bytes = e->data + i * GF_BLOCK_SIZE;
 		struct hash128 hash = hash_block128(e->fs->super.secret, bytes);
@@ -82,8 +86,11 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 			r = dedup_set_shared(e->fs, layer, block + i, 1, &place);
 		if (r)
 			layer_unref_place(layer, place);
+		else
+			e->shared = true;
 	}
 	dedup_end(&d);
+	e->full |= d.full;
 	return r;
 }
 
@@ -136,7 +143,7 @@ static bool tell(struct examine_progress *p, uint64_t bytes)
 		return false;
 	p->done += bytes;
 	p->total = max_u64(p->total, p->done);
-	p->stopped = p->stopped || p->cb(p->arg, p->done, p->total);
+	p->stopped = p->stopped || (p->cb && p->cb(p->arg, p->done, p->total));
 	return p->stopped;
 }
 
@@ -164,6 +171,15 @@ static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
 	return r;
 }
 
+/* The next checkpoint goes on from there. */
+static void break_off(struct examined *e, uint32_t region)
+{
+	e->over = true;
+	e->fs->examine_layer = e->layer->id;
+	e->fs->examine_region = region;
+	atomic_store(&e->fs->examine, true);
+}
+
 /* Whether what is left is for the next checkpoint. */
 static bool is_enough(const struct examined *e)
 {
@@ -172,24 +188,31 @@ static bool is_enough(const struct examined *e)
 	return e->cost >= most || (e->cost >= most / 16 && journal_is_short(e->fs->journal));
 }
 
+/* What was shared so far gives room to share the rest of the region, once it is durable. */
+static void put_off(struct examined *e, uint32_t region, uint64_t asked)
+{
+	layer_set_unexamined(e->layer, region, 1, asked);
+	if (e->shared)
+		break_off(e, region);
+	else if (e->fs->examine_progress)
+		e->fs->examine_progress->full = true;
+}
+
 static int examine_layer(struct examined *e, uint32_t from, uint64_t tail)
 {
-	struct fs *fs = e->fs;
 	uint64_t asked;
 	int r = 0;
 
-	while (!r && !e->over && layer_take_unexamined(e->layer, from, &from, &asked)) {
-		e->images = asked < atomic_load(&fs->indexes_opened);
+	for (; !r && !e->over && layer_take_unexamined(e->layer, from, &from, &asked); from++) {
+		e->images = asked < atomic_load(&e->fs->indexes_opened);
+		e->full = false;
 		r = examine_region(e, from, tail);
 		if (r)
 			layer_set_unexamined(e->layer, from, 1, asked);
-		from++;
-		if (r || !is_enough(e))
-			continue;
-		e->over = true;
-		fs->examine_layer = e->layer->id;
-		fs->examine_region = from;
-		atomic_store(&fs->examine, true);
+		else if (e->full)
+			put_off(e, from, asked);
+		else if (is_enough(e))
+			break_off(e, from + 1);
 	}
 	return r > 0 ? 0 : r;
 }
@@ -202,6 +225,7 @@ int dedup_examine(struct fs *fs, uint64_t tail)
 
 	if (!atomic_exchange(&fs->examine, false) || fs->options.dedup == FS_DEDUP_OFF)
 		return 0;
+	e.room = space_for_blocks(fs);
 	e.data = malloc(RUN_BLOCKS * GF_BLOCK_SIZE);
 	if (!e.data)
 		r = -ENOMEM;
@@ -410,7 +434,7 @@ static void set_progress(struct fs *fs, struct examine_progress *progress)
 int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
-	struct examine_progress p = {.cb = progress, .arg = arg}, *told = progress ? &p : NULL;
+	struct examine_progress p = {.cb = progress, .arg = arg};
 	int r = fs_writable(fs);
 
 	if (r)
@@ -418,11 +442,15 @@ int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	if (fs->options.dedup == FS_DEDUP_OFF)
 		return -EOPNOTSUPP;
 	p.total = want(fs, inos, count);
-	dedup_fill_table(fs, is_stopped, told);
+	dedup_fill_table(fs, is_stopped, &p);
 	if (p.stopped)
 		return -ECANCELED;
-	set_progress(fs, told);
+	set_progress(fs, &p);
 	r = fs_settle(fs);
 	set_progress(fs, NULL);
+	if (!r && p.full)
+		r = log_error(-ENOSPC,
+			"there is no space to share blocks that are stored twice; make some in "
+			"the file system of the store, and run \"goldfs dedup\" again");
 	return !r && p.stopped ? -ECANCELED : r;
 }

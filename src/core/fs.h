@@ -490,7 +490,7 @@ int fs_set_dedup(struct fs *fs, uint64_t ino, const int *policy, const enum fs_d
 
 /* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
  * what was written lately, and settles. progress (may be NULL) is told bytes, and stops it by true.
- * -EOPNOTSUPP: dedup is off. */
+ * -EOPNOTSUPP: dedup is off. -ENOSPC: some of what was found could not be shared for want of space. */
 int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Destages and reclaims everything; figures are exact when it returns. */

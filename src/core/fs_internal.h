@@ -214,6 +214,7 @@ struct examine_progress {
 	void *arg;
 	uint64_t done, total; /* bytes */
 	bool stopped;
+	bool full; /* the pool had no room for some of them */
 };
 
 /* Where the blocks of large writes are verified during recovery. */
