@@ -1034,7 +1034,7 @@ int fs_settle(struct fs *fs)
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
 	images = r ? NULL : dedup_examine_begin(fs);
-	if (images)
+	while (images && !r && atomic_load(&fs->examine))
 		r = checkpoint_run(fs);
 	dedup_examine_end(fs, images);
 	while (!r && (r = forget_unseen(fs)) == -EAGAIN)

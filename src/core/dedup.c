@@ -245,17 +245,23 @@ static bool has_bytes(struct fs *fs, const struct content_place *at, uint64_t do
 static bool store_in_pool(struct dedup *d, const void *bytes, uint32_t sum, uint64_t *slot)
 {
 	struct pool *pool = d->fs->pool;
+	int r = d->room && *d->room < GF_BLOCK_SIZE ? -ENOSPC : 0;
 
-	if (!d->claimed && pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed))
-		return false;
-	if (domain_slot_made(d->fs, d->slot, d->domain))
-		return false;
-	if (pool_write(pool, d->slot, bytes, &sum, 1))
+	if (!r && !d->claimed)
+		r = pool_allocate(pool, SLOTS_AT_ONCE, &d->slot, &d->claimed);
+	if (!r)
+		r = domain_slot_made(d->fs, d->slot, d->domain);
+	if (!r)
+		r = pool_write(pool, d->slot, bytes, &sum, 1);
+	d->full |= r == -ENOSPC;
+	if (r)
 		return false;
 	if (!pool_ref(pool, d->slot, d->layer->id))
 		return false;
 	*slot = d->slot++;
 	d->claimed--;
+	if (d->room)
+		*d->room -= GF_BLOCK_SIZE;
 	return true;
 }
 
@@ -497,21 +503,36 @@ static void fill_begin(struct filling *f, struct fs *fs, struct layer *layer, bo
 	f->domain = atomic_load(&layer->domain);
 }
 
-void dedup_fill_table(struct fs *fs)
+/* true: stopped. */
+static bool fill_from_layer(struct fs *fs, struct layer *layer, bool (*stop)(void *arg), void *arg)
 {
-	struct layer *layer;
-	uint64_t id = 0;
+	struct filling f;
+	uint32_t region = 0;
+	bool stopped = false;
 
-	while (fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
-		struct filling f;
-		uint32_t region = 0;
+	fill_begin(&f, fs, layer, false);
+	while (!stopped && f.domain != DOMAIN_NONE &&
+		(region = layer_next_region(layer, region)) != LAYER_NO_REGION) {
+		fill_from_region(&f, region++);
+		stopped = stop(arg);
+	}
+	return stopped;
+}
 
-		id = layer->id;
-		fill_begin(&f, fs, layer, false);
-		while (f.domain != DOMAIN_NONE &&
-			(region = layer_next_region(layer, region)) != LAYER_NO_REGION)
-			fill_from_region(&f, region++);
-		atomic_fetch_sub(&layer->users, 1);
+void dedup_fill_table(struct fs *fs, bool (*stop)(void *arg), void *arg)
+{
+	bool stopped = false;
+
+	for (int wanted = 0; wanted < 2; wanted++) {
+		struct layer *layer;
+		uint64_t id = 0;
+
+		while (!stopped && fs->dedup && (layer = layer_hold_next(fs, id)) != NULL) {
+			id = layer->id;
+			if (layer_has_unexamined(layer) == wanted)
+				stopped = fill_from_layer(fs, layer, stop, arg);
+			atomic_fetch_sub(&layer->users, 1);
+		}
 	}
 }
 
@@ -684,8 +705,8 @@ static void move_back(struct fs *fs, const struct moved *m)
 		fs_fail(fs, r);
 	else if (place_is_pool(m->place))
 		note_move(fs, &(struct move){m->layer, m->block, place_to_slot(m->place)});
-	else
-		dedup_owe(fs, layer, m->block, 1);
+	/* The slot is gone when all who shared it are back. */
+	dedup_owe(fs, layer, m->block, 1);
 	atomic_fetch_sub(&layer->users, 1);
 }
 

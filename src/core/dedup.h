@@ -29,6 +29,8 @@ struct dedup {
 	bool all;	 /* not in golden images only */
 	uint64_t domain; /* in which it is looked for (domain.c) */
 	uint64_t slot, claimed; /* slots that are claimed and not used yet */
+	uint64_t *room;		/* bytes that the pool may take below; NULL: what there is */
+	bool full;		/* something was found, and the pool had no room for it */
 };
 void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t first, uint64_t last);
 /*
@@ -70,8 +72,10 @@ bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block
 /* That is asked for these next; as dedup_expect(). */
 void dedup_expect_known(
 	struct fs *fs, const struct layer *layer, const uint32_t *sums, uint64_t count);
-/* Has the table of content know what stands in layers and in the pool, by its checksums. */
-void dedup_fill_table(struct fs *fs);
+/* Has the table of content know what stands in layers and in the pool, by its checksums. Layers that
+ * are to be examined come last: where the table has not room for all, they are what it knows. stop is
+ * asked after each region. */
+void dedup_fill_table(struct fs *fs, bool (*stop)(void *arg), void *arg);
 /* A part of that, of some 50 ms, as far as there is room for more. false: there is nothing left to do.
  * One thread calls it. */
 bool dedup_fill_some(struct fs *fs);
@@ -83,7 +87,8 @@ bool dedup_fill_some(struct fs *fs);
 struct dedup_images;
 struct dedup_images *dedup_examine_begin(struct fs *fs);
 void dedup_examine_end(struct fs *fs, struct dedup_images *images);
-/* The checkpoint's part: as dedup_move(). 0 or -errno. */
+/* The checkpoint's part: as dedup_move(). 0 or -errno. fs.examine is set again: the next one has to go
+ * on with it. */
 int dedup_examine(struct fs *fs, uint64_t tail);
 
 /* What dead layers still refer to is given up: nobody sees it any more, and it is free with the next

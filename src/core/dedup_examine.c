@@ -8,8 +8,9 @@
  * into which something large was written are remembered (layer_set_unexamined()), and looked at
  * when the store settles; `goldfs dedup` has all regions of a file looked at.
  *
- * It is done by a checkpoint, under the rule of dedup_move(): no record says what is found, so none
- * in the ring may speak of the block.
+ * It is done by checkpoints, under the rule of dedup_move(): no record says what is found, so none
+ * in the ring may speak of the block. A checkpoint that takes long lets the ring fill, and those who
+ * write wait: so each does a piece that goes by the ring's size, and the next one goes on from there.
  *
  * An image that nothing was cloned from has no pin and no index. When a sample of its blocks is
  * among what was written, as it is when somebody copied it into the mount, it gets both for as long
@@ -36,6 +37,7 @@
 #define SAMPLES 16
 #define MAX_DEPTH 32 /* of folders of images */
 #define INDEX_POLL_US 20000
+#define RINGS_AT_ONCE 4 /* as many bytes as so many journals have; with little room, a 16th of that */
 
 /* ---- one run of blocks ---- */
 
@@ -44,6 +46,11 @@ struct examined {
 	struct layer *layer;
 	uint8_t *data; /* RUN_BLOCKS */
 	bool images;   /* an image was indexed since the blocks were looked for */
+	uint64_t cost; /* of this checkpoint so far: blocks read, and runs */
+	bool over;     /* this checkpoint does no more */
+	uint64_t room; /* bytes that may be taken below, so that maps can be written, too */
+	bool shared;   /* it has made some room */
+	bool full;     /* the pool had none for blocks of this region */
 };
 
 /* Which are worth being read. */
@@ -65,6 +72,7 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 	int r = 0;
 
 	dedup_begin(&d, e->fs, layer, block, block + count - 1);
+	d.room = &e->room;
 	for (uint64_t i = 0; i < count && !r; i++) {
 		const uint8_t *bytes = e->data + i * GF_BLOCK_SIZE;
 		struct hash128 hash = hash_block128(e->fs->super.secret, bytes);
@@ -78,8 +86,11 @@ static int share_run(struct examined *e, uint64_t block, const uint32_t *sums, u
 			r = dedup_set_shared(e->fs, layer, block + i, 1, &place);
 		if (r)
 			layer_unref_place(layer, place);
+		else
+			e->shared = true;
 	}
 	dedup_end(&d);
+	e->full |= d.full;
 	return r;
 }
 
@@ -99,6 +110,7 @@ static int examine_held(struct examined *e, uint64_t block, uint64_t count)
 	for (uint64_t i = 0, n; i < count && !r; i += max_u64(n, 1)) {
 		for (n = 0; i + n < count && hinted[i + n];)
 			n++;
+		e->cost += n;
 		if (n && !layer_read_data(e->layer, e->data, n * GF_BLOCK_SIZE,
 				 (block + i) * GF_BLOCK_SIZE))
 			r = share_run(e, block + i, sums + i, n);
@@ -112,6 +124,7 @@ static int examine_run(struct examined *e, uint64_t block, uint64_t count, uint6
 	struct range range;
 	int r;
 
+	e->cost++;
 	pthread_rwlock_rdlock(&e->fs->sharing);
 	rangelock_lock(&e->layer->ranges, &range, block, block + count - 1);
 	if (atomic_load(&e->layer->large_seq) >= tail || atomic_load(&e->layer->poison_seq))
@@ -130,7 +143,7 @@ static bool tell(struct examine_progress *p, uint64_t bytes)
 		return false;
 	p->done += bytes;
 	p->total = max_u64(p->total, p->done);
-	p->stopped = p->stopped || p->cb(p->arg, p->done, p->total);
+	p->stopped = p->stopped || (p->cb && p->cb(p->arg, p->done, p->total));
 	return p->stopped;
 }
 
@@ -150,23 +163,56 @@ static int examine_region(struct examined *e, uint32_t region, uint64_t tail)
 			region_view_is(view, i + n, GF_OVERLAY))
 			n++;
 		r = examine_run(e, base + i, n, tail);
-		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE))
+		if (!r && tell(e->fs->examine_progress, n * GF_BLOCK_SIZE)) {
+			e->over = true;
 			r = 1;
+		}
 	}
 	return r;
 }
 
-static int examine_layer(struct examined *e, uint64_t tail)
+/* The next checkpoint goes on from there. */
+static void break_off(struct examined *e, uint32_t region)
 {
-	uint32_t region;
+	e->over = true;
+	e->fs->examine_layer = e->layer->id;
+	e->fs->examine_region = region;
+	atomic_store(&e->fs->examine, true);
+}
+
+/* Whether what is left is for the next checkpoint. */
+static bool is_enough(const struct examined *e)
+{
+	uint64_t most = RINGS_AT_ONCE * journal_size(e->fs->journal) / GF_BLOCK_SIZE;
+
+	return e->cost >= most || (e->cost >= most / 16 && journal_is_short(e->fs->journal));
+}
+
+/* What was shared so far gives room to share the rest of the region, once it is durable. */
+static void put_off(struct examined *e, uint32_t region, uint64_t asked)
+{
+	layer_set_unexamined(e->layer, region, 1, asked);
+	if (e->shared)
+		break_off(e, region);
+	else if (e->fs->examine_progress)
+		e->fs->examine_progress->full = true;
+}
+
+static int examine_layer(struct examined *e, uint32_t from, uint64_t tail)
+{
 	uint64_t asked;
 	int r = 0;
 
-	while (!r && layer_take_unexamined(e->layer, &region, &asked)) {
+	for (; !r && !e->over && layer_take_unexamined(e->layer, from, &from, &asked); from++) {
 		e->images = asked < atomic_load(&e->fs->indexes_opened);
-		r = examine_region(e, region, tail);
+		e->full = false;
+		r = examine_region(e, from, tail);
 		if (r)
-			layer_set_unexamined(e->layer, region, 1, asked);
+			layer_set_unexamined(e->layer, from, 1, asked);
+		else if (e->full)
+			put_off(e, from, asked);
+		else if (is_enough(e))
+			break_off(e, from + 1);
 	}
 	return r > 0 ? 0 : r;
 }
@@ -174,19 +220,20 @@ static int examine_layer(struct examined *e, uint64_t tail)
 int dedup_examine(struct fs *fs, uint64_t tail)
 {
 	struct examined e = {.fs = fs};
-	uint64_t id = 0;
+	uint64_t first = fs->examine_layer, id = first ? first - 1 : 0;
 	int r = 0;
 
 	if (!atomic_exchange(&fs->examine, false) || fs->options.dedup == FS_DEDUP_OFF)
 		return 0;
+	e.room = space_for_blocks(fs);
 	e.data = malloc(RUN_BLOCKS * GF_BLOCK_SIZE);
 	if (!e.data)
 		r = -ENOMEM;
-	while (!r && (e.layer = layer_hold_next(fs, id)) != NULL) {
+	while (!r && !e.over && (e.layer = layer_hold_next(fs, id)) != NULL) {
 		id = e.layer->id;
 		if (!atomic_load(&e.layer->failed) && !e.layer->left_out &&
 			!atomic_load(&e.layer->apart))
-			r = examine_layer(&e, tail);
+			r = examine_layer(&e, id == first ? fs->examine_region : 0, tail);
 		atomic_fetch_sub(&e.layer->users, 1);
 	}
 	free(e.data);
@@ -335,7 +382,10 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 		images->domains = domain_list(fs, &images->domain_count);
 	if (images && fs->options.images && fs->golden_runs)
 		take_folder(fs, images, FS_INO_GOLDEN, 0);
+	pthread_mutex_lock(&fs->checkpoint_lock);
+	fs->examine_layer = 0;
 	atomic_store(&fs->examine, true);
+	pthread_mutex_unlock(&fs->checkpoint_lock);
 	return images;
 }
 
@@ -371,6 +421,12 @@ static uint64_t want(struct fs *fs, const uint64_t *inos, size_t count)
 	return blocks * GF_BLOCK_SIZE;
 }
 
+/* The whole store's checksums are read before anything is done that counts. */
+static bool is_stopped(void *arg)
+{
+	return tell(arg, 0);
+}
+
 static void set_progress(struct fs *fs, struct examine_progress *progress)
 {
 	MUTEX_GUARD(&fs->checkpoint_lock);
@@ -387,10 +443,16 @@ int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 		return r;
 	if (fs->options.dedup == FS_DEDUP_OFF)
 		return -EOPNOTSUPP;
-	dedup_fill_table(fs);
 	p.total = want(fs, inos, count);
-	set_progress(fs, progress ? &p : NULL);
+	dedup_fill_table(fs, is_stopped, &p);
+	if (p.stopped)
+		return -ECANCELED;
+	set_progress(fs, &p);
 	r = fs_settle(fs);
 	set_progress(fs, NULL);
+	if (!r && p.full)
+		r = log_error(-ENOSPC,
+			"there is no space to share blocks that are stored twice; make some in "
+			"the file system of the store, and run \"goldfs dedup\" again");
 	return !r && p.stopped ? -ECANCELED : r;
 }

@@ -525,7 +525,7 @@ int fs_fold(struct fs *fs, const struct fs_recast_options *options);
 
 /* Looks for all content of these files, and of what they stand on, elsewhere, as fs_settle() does for
  * what was written lately, and settles. progress (may be NULL) is told bytes, and stops it by true.
- * -EOPNOTSUPP: dedup is off. */
+ * -EOPNOTSUPP: dedup is off. -ENOSPC: some of what was found could not be shared for want of space. */
 int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Destages and reclaims everything; figures are exact when it returns. */

@@ -219,6 +219,7 @@ struct examine_progress {
 	void *arg;
 	uint64_t done, total; /* bytes */
 	bool stopped;
+	bool full; /* the pool had no room for some of them */
 };
 
 /* Where the blocks of large writes are verified during recovery. */
@@ -243,6 +244,8 @@ struct fs {
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
+	uint64_t examine_layer;	 /* checkpoint_lock; from here on */
+	uint32_t examine_region; /* checkpoint_lock; of that layer */
 	_Atomic uint64_t indexes_opened; /* counts content indexes that came to be known */
 	atomic_bool golden_counting; /* not all references to golden images are counted yet */
 	atomic_bool places_lost; /* nor can they be; that was told */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The verbs about the store as a whole, df and settle, and those about jobs. */
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -117,17 +118,24 @@ int control_upgrade(struct request *rq)
 	return request_reply(rq, "ticket", json_integer((json_int_t)ticket));
 }
 
+/* As messages are written: lower case. */
+static void error_text(const struct job_view *view, char *text, size_t room)
+{
+	snprintf(text, room, "%s", view->state == JOB_FAILED ? strerror(-view->error) : "");
+	text[0] = (char)tolower((unsigned char)text[0]);
+}
+
 json_t *job_json(const struct job_view *view)
 {
-	char started[TIME_TEXT_LEN];
+	char started[TIME_TEXT_LEN], error[128];
 
 	time_text(view->started_ns, started);
+	error_text(view, error, sizeof(error));
 	return json_pack("{s:I, s:s, s:o, s:s, s:I, s:I, s:I, s:s, s:s}", "id",
 		(json_int_t)view->id, "kind", view->kind, "target", name_json(view->target),
 		"state", job_state_name(view->state), "done_bytes", (json_int_t)view->done_bytes,
 		"total_bytes", (json_int_t)view->total_bytes, "rate", (json_int_t)view->rate,
-		"error", view->state == JOB_FAILED ? strerror(-view->error) : "", "started",
-		started);
+		"error", error, "started", started);
 }
 
 static bool may_see(const struct request *rq, const struct job_view *view)

@@ -8,7 +8,8 @@
  * most of what this costs those whose data is new. So what says whether content is known is one
  * line of the cache, where an entry stands never changes, and a put writes one line more. Large
  * tables ask for huge pages, and a caller that has several look-ups to do can have the lines
- * fetched first.
+ * fetched first. They are mapped by themselves: from the heap of each thread that has a shard grow,
+ * what the shard had before would stay in that heap, and come to half the budget on top.
  *
  * Each shard has a lock and grows on its own, to twice its buckets when one overflows and three
  * eighths of all places are used, until its part of the budget is spent. (A bucket that overflows
@@ -38,6 +39,7 @@
 #define IN_POOL (UINT64_C(1) << 63)
 #define LINE 64 /* of the processor's cache, bytes */
 #define HUGE_PAGE (2 * MIB)
+#define MAPPED (64 * KIB) /* from so many bytes on; pages are no larger */
 
 /* What an entry names, and for whom. */
 struct named {
@@ -87,33 +89,72 @@ int content_table_new(struct content_table **table, uint64_t budget)
 	return 0;
 }
 
+/* Bytes of so many buckets. */
+static size_t size_of(uint64_t count)
+{
+	size_t size = count * sizeof(struct bucket), whole = round_up(size, HUGE_PAGE);
+
+	if (size < MAPPED)
+		return size;
+	/* A last page that would be nearly full may be huge, too: the budget is of memory in use.
+	 */
+	return whole - size <= size / 64 ? whole : round_up(size, MAPPED);
+}
+
+static void free_buckets(struct bucket *buckets, uint64_t count)
+{
+	size_t size = size_of(count);
+
+	if (buckets && size >= MAPPED)
+		munmap(buckets, size);
+	else
+		free(buckets);
+}
+
 void content_table_free(struct content_table *table)
 {
 	if (!table)
 		return;
 	for (int i = 0; i < SHARDS; i++) {
-		free(table->shards[i].buckets);
+		free_buckets(table->shards[i].buckets, table->shards[i].bucket_count);
 		pthread_mutex_destroy(&table->shards[i].lock);
 	}
 	free(table);
 }
 
+/* Zeros, on the border of a huge page if there can be any. NULL: no memory. */
+static void *map(size_t size)
+{
+	size_t more = size < HUGE_PAGE ? 0 : HUGE_PAGE, before;
+	uint8_t *bytes = mmap(
+		NULL, size + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (bytes == MAP_FAILED)
+		return NULL;
+	if (!more)
+		return bytes;
+	before = round_up((uintptr_t)bytes, HUGE_PAGE) - (uintptr_t)bytes;
+	if (before)
+		munmap(bytes, before);
+	if (before < more)
+		munmap(bytes + before + size, more - before);
+	madvise(bytes + before, round_down(size, HUGE_PAGE), MADV_HUGEPAGE);
+	return bytes + before;
+}
+
 /* Empty ones. NULL: no memory. */
 static struct bucket *new_buckets(uint64_t count)
 {
-	size_t size = count * sizeof(struct bucket), whole = round_up(size, HUGE_PAGE);
+	size_t size = size_of(count);
 	struct bucket *buckets = NULL;
 
-	/* A last page that would be nearly full may be huge, too: the budget is of memory in use.
-	 */
-	if (whole - size <= size / 64)
-		size = whole;
-	if (posix_memalign((void **)&buckets, size < HUGE_PAGE ? LINE : HUGE_PAGE, size))
-		return NULL;
-	if (size >= HUGE_PAGE)
-		madvise(buckets, round_down(size, HUGE_PAGE), MADV_HUGEPAGE);
-	memset(buckets, 0, size);
-	for (uint64_t i = 0; i < count; i++)
+	if (size >= MAPPED)
+		buckets = map(size);
+	else if (posix_memalign((void **)&buckets, LINE, size) == 0)
+		memset(buckets, 0, size);
+	else
+		buckets = NULL;
+	for (uint64_t i = 0; buckets && i < count; i++)
 		for (uint8_t way = 0; way < WAYS; way++)
 			buckets[i].order[way] = way;
 	return buckets;
@@ -240,7 +281,7 @@ static void grow_locked(struct content_table *table, struct shard *shard)
 	}
 	shard->buckets = buckets;
 	shard->bucket_count = count;
-	free(old);
+	free_buckets(old, old_count);
 }
 
 static struct bucket *bucket_locked(const struct shard *shard, uint64_t hash)

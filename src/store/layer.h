@@ -376,8 +376,9 @@ bool layer_lost_places(struct layer *layer);
  */
 void layer_set_unexamined(struct layer *layer, uint32_t region, uint32_t count, uint64_t asked);
 bool layer_has_unexamined(struct layer *layer);
-/* Takes one of them. false: there is none. */
-bool layer_take_unexamined(struct layer *layer, uint32_t *region, uint64_t *asked);
+/* Takes the first of them from region `from` on. false: there is none. */
+bool layer_take_unexamined(
+	struct layer *layer, uint32_t from, uint32_t *region, uint64_t *asked);
 /* Gives all references up: the layer is dead. */
 void layer_drop_shared(struct layer *layer);
 

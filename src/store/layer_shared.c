@@ -407,19 +407,26 @@ bool layer_has_unexamined(struct layer *l)
 	return l->unexamined;
 }
 
-bool layer_take_unexamined(struct layer *l, uint32_t *region, uint64_t *asked)
+bool layer_take_unexamined(
+	struct layer *l, uint32_t from, uint32_t *region, uint64_t *asked)
 {
+	bool before = false;
+
 	MUTEX_GUARD(&l->lock);
 	for (uint32_t n = 0; l->unexamined && n < l->leaf_count * LEAF_REGIONS; n++) {
 		struct region *r = layer_find_region_locked(l, n);
 
 		if (!r || !r->unexamined)
 			continue;
+		if (n < from) {
+			before = true;
+			continue;
+		}
 		r->unexamined = false;
 		*region = n;
 		*asked = l->asked;
 		return true;
 	}
-	l->unexamined = false;
+	l->unexamined = before;
 	return false;
 }

@@ -409,11 +409,34 @@ static int share_more(struct maker *m)
 	return fs_settle(m->fs);
 }
 
+/* A folder that is a domain, a file with a policy, and one that went back to a snapshot: what it was is
+ * another snapshot. */
+static int set_and_go_back(struct maker *m)
+{
+	const enum fs_domain own = FS_DOMAIN_OWN;
+	const int golden_only = FS_DEDUP_GOLDEN;
+	const uint64_t ino = find(m, "vdi/two.img");
+	struct fs_snapshot *list = NULL;
+	uint64_t kept;
+	size_t count = 0, failed;
+	int r;
+
+	TRY(fs_set_dedup(m->fs, find(m, "vdi"), NULL, &own));
+	TRY(fs_set_dedup(m->fs, find(m, "blank.img"), &golden_only, NULL));
+	TRY(fs_snapshot_create(m->fs, &ino, 1, "before", &failed));
+	TRY(write_to(m, "vdi/two.img", 5 * MIB, 40 * KIB));
+	TRY(fs_snapshot_list(m->fs, ino, &list, &count));
+	r = fs_snapshot_rollback(m->fs, ino, list[0].ino, false, "after", &kept);
+	free(list);
+	return r;
+}
+
 static int second_half(struct maker *m)
 {
 	uint64_t dir = find(m, "vdi");
 
 	TRY(share_more(m));
+	TRY(set_and_go_back(m));
 
 	/* Frozen layers below two files each, which go on alone. */
 	TRY(clone_to(m, "one.img", dir, "child.img"));

@@ -2,7 +2,8 @@
 /*
  * The store that harnesses spoil: clones of each other, a frozen layer, folders, a link, attributes,
  * small and large writes, zeros and holes, blocks that several files share and records that announce
- * some; unmounted, or as a killed process left it. Made once per process, copied for each input.
+ * some, snapshots that were gone back to, a domain and a policy; unmounted, or as a killed process
+ * left it. Made once per process, copied for each input.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -92,6 +93,24 @@ static void no_matter(void *arg, int result)
 	(void)result;
 }
 
+/* One folder is a domain, a file goes back to a snapshot: what was, is another snapshot. */
+static void set_and_go_back(struct fs *fs, uint64_t ino, uint64_t folder, const char *name)
+{
+	const enum fs_domain own = FS_DOMAIN_OWN;
+	const int golden_only = FS_DEDUP_GOLDEN;
+	struct fs_snapshot *list = NULL;
+	size_t count = 0, failed;
+	uint64_t kept;
+
+	must(fs_set_dedup(fs, folder, NULL, &own) == 0, "a domain");
+	must(fs_set_dedup(fs, ino, &golden_only, NULL) == 0, "a policy");
+	must(fs_snapshot_create(fs, &ino, 1, name, &failed) == 0, "a snapshot");
+	put(fs, ino, 4096, 40 * KIB, 50);
+	must(fs_snapshot_list(fs, ino, &list, &count) == 0 && count > 0, "snapshots");
+	must(fs_snapshot_rollback(fs, ino, list[0].ino, true, "left", &kept) == 0, "going back");
+	free(list);
+}
+
 static void fill(struct fs *fs)
 {
 	struct fs_owner owner = {0, 0};
@@ -119,6 +138,7 @@ static void fill(struct fs *fs)
 	put(fs, b, 8192, 4096, 9);
 	put(fs, a, 8192, 8192, 8);
 	make(fs, folder, "c", S_IFREG | 0600);
+	set_and_go_back(fs, make(fs, folder, "g", S_IFREG | 0600), folder, "then");
 	must(fs_setxattr(fs, a, "user.one", "value", 5, 0) == 0, "xattr");
 	must(fs_symlink(fs, folder, "link", "../a", owner, &attr) == 0, "symlink");
 	fs_forget(fs, attr.ino, 1);
@@ -144,6 +164,8 @@ static void fill_ring(struct fs *fs)
 	must(fs_fallocate(fs, a, FALLOC_FL_ZERO_RANGE, 100, 10000) == 0, "zero");
 	must(fs_setxattr(fs, b, "user.two", "xx", 2, 0) == 0, "xattr");
 	must(fs_unlink(fs, folder, "c") == 0, "unlink");
+	must(fs_resolve(fs, "folder/e", &a) == 0, "names");
+	set_and_go_back(fs, a, folder, "now");
 }
 
 static void make_templates(void)

@@ -10,9 +10,12 @@
 #include <cmocka.h>
 
 #include <inttypes.h>
+#include <malloc.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../crash/rng.h"
 #include "base/sizes.h"
@@ -404,6 +407,54 @@ static void threads_share_it(void **state)
 		pthread_join(threads[i], NULL);
 }
 
+/* Of the process, bytes; 0: nobody says, or what is there besides is more. */
+static uint64_t resident(void)
+{
+	unsigned long pages = 0;
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+	FILE *file = fopen("/proc/self/statm", "re");
+
+	if (file && fscanf(file, "%*u %lu", &pages) != 1)
+		pages = 0;
+	if (file)
+		fclose(file);
+#endif
+	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+#define FILLING 8
+
+static void *fill_it(void *arg)
+{
+	uint64_t me = (uint64_t)(uintptr_t)arg;
+
+	for (uint64_t n = 0; n < 2 * 128 * MIB / 24 / FILLING; n++) {
+		const struct content_place place = of_layer(me, n);
+
+		content_table_put(table, 0, (uint32_t)((n * FILLING + me) * 2654435761u) | 1, &place);
+	}
+	return NULL;
+}
+
+/* What shards had before they grew is not kept by anybody, whichever thread had them grow. */
+static void threads_keep_the_budget(void **state)
+{
+	const uint64_t budget = 128 * MIB, before = resident();
+	pthread_t threads[FILLING];
+
+	/* As it comes to be when large memory was given back. */
+	mallopt(M_MMAP_THRESHOLD, 32 * MIB);
+	with_budget(budget);
+	for (uintptr_t i = 0; i < FILLING; i++)
+		assert_int_equal(
+			pthread_create(&threads[i], NULL, fill_it, (void *)(i + 1)), 0);
+	for (int i = 0; i < FILLING; i++)
+		pthread_join(threads[i], NULL);
+	assert_true(content_table_memory(table) > budget / 2);
+	if (before)
+		assert_true(resident() <= before + budget + budget / 10);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -419,6 +470,7 @@ int main(void)
 		TEST(what_is_offered_drives_nobody_out),
 		TEST(it_forgets_but_never_invents),
 		TEST(threads_share_it),
+		TEST(threads_keep_the_budget),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
