@@ -23,6 +23,7 @@
 #include "fuse/fuse_server.h"
 #include "fuse/notify.h"
 #include "fuse/takeover.h"
+#include "fuse/turn.h"
 #include "fuse/virtual.h"
 
 /* A request of this size makes a thread's buffers worth emptying when it idles. */
@@ -32,6 +33,7 @@ struct fuse_worker {
 	struct fuse_server *server;
 	pthread_t thread;
 	bool started;
+	struct turn_waiter waiter; /* its thread's */
 	char *in;		   /* one request, IN_SIZE bytes, mapped */
 	char *out;		   /* what a read returns, FUSE_SERVER_IO_MAX bytes, mapped */
 	atomic_bool reading;	   /* waits for a request, or is about to */
@@ -75,7 +77,7 @@ struct fuse_server {
 	atomic_uint running; /* worker threads not yet ended */
 	unsigned threads;
 	struct fuse_worker *workers;
-	pthread_mutex_t turn; /* held by the thread that takes the next request */
+	struct turn turn; /* held by the thread that takes the next request */
 	struct order order;
 	struct cp_detect *cp;
 	struct virtual_files *virtual_files;

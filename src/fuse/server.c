@@ -171,7 +171,7 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	server->takeover = options->takeover;
 	resend_queue_init(&server->resent);
 	order_init(&server->order);
-	pthread_mutex_init(&server->turn, NULL);
+	turn_init(&server->turn);
 	server->ready = options->ready;
 	server->ended = options->ended;
 	server->arg = options->arg;
@@ -235,45 +235,37 @@ static void make_resident(struct fuse_worker *worker)
 }
 
 /*
- * One thread at a time takes requests. It keeps its turn while it answers what takes no longer
- * than handing over would, as long as nothing else is waiting; before it waits for anything it
- * hands over (base/blocking.h). Whoever waits long for its turn gives its memory back.
+ * One thread at a time takes requests (turn.h). It keeps its turn while it answers what takes no
+ * longer than handing over would, as long as nothing else is waiting; before it waits for anything
+ * it hands over (base/blocking.h). Whoever waits long for its turn gives its memory back.
  */
-static void end_turn(void *arg)
+static void leave_turn(void *arg)
 {
 	struct fuse_worker *worker = arg;
 
 	blocking_hook = NULL;
-	pthread_mutex_unlock(&worker->server->turn);
+	turn_leave(&worker->server->turn, &worker->waiter);
 }
 
 static void take_turn(struct fuse_worker *worker)
 {
-	struct timespec until;
+	unsigned seconds = worker->resident || atomic_load(&worker->fat) ? TURN_SLIM_SECONDS : 0;
 
-	if (blocking_hook)
-		return; /* kept */
-	if (!worker->resident && !atomic_load(&worker->fat)) {
-		pthread_mutex_lock(&worker->server->turn);
-	} else {
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += TURN_SLIM_SECONDS;
-		if (pthread_mutex_timedlock(&worker->server->turn, &until) != 0) {
-			slim(worker);
-			pthread_mutex_lock(&worker->server->turn);
-		}
+	if (!turn_take(&worker->server->turn, &worker->waiter, seconds)) {
+		slim(worker);
+		turn_take(&worker->server->turn, &worker->waiter, 0);
 	}
 	blocking_hook_arg = worker;
-	blocking_hook = end_turn;
+	blocking_hook = leave_turn;
 }
 
 /* Answered from memory in a few microseconds, as a rule. */
-static bool is_quick(const void *request)
+static bool is_quick(const void *request, size_t len)
 {
 	const struct fuse_in_header *in = request;
 	const struct fuse_read_in *io = (const void *)(in + 1);
 
-	if (virtual_has(in->nodeid))
+	if (len < sizeof(*in) + sizeof(*io) || virtual_has(in->nodeid))
 		return false; /* a control request takes as long as its work does */
 	switch (in->opcode) {
 	case FUSE_READ:
@@ -288,13 +280,21 @@ static bool is_quick(const void *request)
 	}
 }
 
-/* Whether the request may be answered before the next one is taken. */
-static bool may_keep_turn(struct fuse_worker *worker, size_t len)
+static bool has_request(const struct fuse_server *server)
 {
-	struct pollfd poll_fd = {.fd = worker->server->fd, .events = POLLIN};
+	struct pollfd poll_fd = {.fd = server->fd, .events = POLLIN};
 
-	return len >= sizeof(struct fuse_in_header) + sizeof(struct fuse_read_in) &&
-	       is_quick(worker->in) && poll(&poll_fd, 1, 0) == 0;
+	return poll(&poll_fd, 1, 0) > 0;
+}
+
+/* The turn is kept where nobody else needs it while a quick request is answered. */
+static void pass_turn(struct fuse_worker *worker)
+{
+	struct turn *turn = &worker->server->turn;
+	bool more = turn_wants_more(turn) && has_request(worker->server);
+
+	if (more || turn_is_wanted(turn))
+		turn_pass(turn, &worker->waiter, more);
 }
 
 /* What a dead process left to be served comes before what is new. It is this thread's turn. */
@@ -328,8 +328,10 @@ static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entr
 	n = read_request(worker);
 	if (n > 0)
 		order_enter(&worker->server->order, entry, worker->in, (size_t)n);
-	if (n <= 0 || worker->left || !may_keep_turn(worker, (size_t)n))
+	if (n <= 0 || worker->left || !is_quick(worker->in, (size_t)n))
 		about_to_block();
+	else
+		pass_turn(worker);
 	if (n > 0)
 		return n;
 	if (n < 0 && errno == EINTR) {
@@ -434,6 +436,7 @@ static int start_worker(struct fuse_server *server, struct fuse_worker *worker)
 	int r;
 
 	worker->server = server;
+	turn_waiter_init(&worker->waiter);
 	r = worker->in ? 0 : map_buffers(worker);
 	if (r < 0)
 		return r;
@@ -529,6 +532,7 @@ void fuse_server_tick(struct fuse_server *server)
 		fs_tick(server->fs);
 		handles_tick(server);
 	}
+	turn_tick(&server->turn);
 	for (unsigned i = 0; i < server->threads; i++) {
 		struct fuse_worker *w = &server->workers[i];
 		uint64_t rounds = atomic_load(&w->rounds);
@@ -551,8 +555,10 @@ static void join_workers(struct fuse_server *server)
 		nanosleep(&pause, NULL);
 	}
 	for (unsigned i = 0; i < server->threads; i++) {
-		if (server->workers[i].started)
-			pthread_join(server->workers[i].thread, NULL);
+		if (!server->workers[i].started)
+			continue;
+		pthread_join(server->workers[i].thread, NULL);
+		turn_waiter_release(&server->workers[i].waiter);
 		server->workers[i].started = false;
 	}
 }
@@ -586,7 +592,7 @@ void fuse_server_free(struct fuse_server *server)
 	handover_close(server->own_handover);
 	if (server->own_handover_fd >= 0)
 		close(server->own_handover_fd);
-	pthread_mutex_destroy(&server->turn);
+	turn_release(&server->turn);
 	free(server->workers);
 	free(server->store);
 	free(server);

@@ -51,9 +51,15 @@ struct journal {
 	uint64_t epoch;
 	bool read_only;
 
+	/*
+	 * Who appends holds append_lock while it writes, and alone moves the head. What others
+	 * look at is under the lock, which nobody holds for long: making a reservation, or giving
+	 * one back, does not wait for somebody else's record. append_lock is taken first.
+	 */
+	pthread_mutex_t append_lock;
 	pthread_mutex_t lock;
 	pthread_cond_t room;
-	struct journal_mark head; /* lock */
+	struct journal_mark head; /* append_lock and lock; either is enough to read it */
 	uint64_t tail_pos;	  /* lock */
 	uint64_t whole_until; /* records below were found whole; recovery only */
 	uint64_t reserved;	  /* lock; bytes promised to appenders */
@@ -92,6 +98,17 @@ int journal_create(struct io *io, uint64_t size)
 	return r ? r : SITE("sync the journal's name", io->ops->syncdir(io, "journal"));
 }
 
+/* A record is in the page cache in some microseconds: less than sleeping and being woken takes. */
+static void init_append_lock(pthread_mutex_t *lock)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP);
+	pthread_mutex_init(lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+}
+
 int journal_open(struct journal **journal, struct io *io, uint64_t size,
 	const uint8_t secret[HASH_SECRET_LEN], bool read_only)
 {
@@ -121,6 +138,7 @@ int journal_open(struct journal **journal, struct io *io, uint64_t size,
 	j->secret = secret;
 	j->synced_fd = -1;
 	j->read_only = read_only;
+	init_append_lock(&j->append_lock);
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->sync_lock, NULL);
 	pthread_cond_init(&j->room, NULL);
@@ -138,6 +156,7 @@ void journal_close(struct journal *j)
 	pthread_cond_destroy(&j->room);
 	pthread_mutex_destroy(&j->sync_lock);
 	pthread_mutex_destroy(&j->lock);
+	pthread_mutex_destroy(&j->append_lock);
 	free(j);
 }
 
@@ -609,17 +628,19 @@ static void fill_header(struct journal *j, struct gf_disk_record *rec, uint64_t 
 	rec->sum = header_sum(j->secret, rec);
 }
 
-static void advance_head_locked(struct journal *j, const struct gf_disk_record *rec)
+static void advance_head(struct journal *j, const struct gf_disk_record *rec)
 {
+	MUTEX_GUARD(&j->lock);
 	j->head.pos += rec->length;
 	j->head.seq++;
 	j->head.prev = rec->sum;
 	j->counts.records++;
 	j->counts.bytes += rec->length;
+	assert_locked(j);
 }
 
 /* Fills the rest of the ring, too short for the next record, with one that says nothing. */
-static int append_pad_locked(struct journal *j, uint64_t length)
+static int append_pad(struct journal *j, uint64_t length)
 {
 	struct {
 		struct gf_disk_record rec;
@@ -632,7 +653,7 @@ static int append_pad_locked(struct journal *j, uint64_t length)
 	fill_header(j, &pad.rec, length, used, hash_struct(&pad.op, used));
 	r = io_pwrite(j->io, j->fd, &pad, sizeof(pad.rec) + used, j->head.pos % j->size);
 	if (!r)
-		advance_head_locked(j, &pad.rec);
+		advance_head(j, &pad.rec);
 	return r;
 }
 
@@ -656,17 +677,25 @@ static void say_failing(struct journal *j, int err)
 }
 
 /* A ring that cannot be written is no ring; but where a file system needs space to overwrite, the
- * lack of it passes. j->lock held. */
+ * lack of it passes. append_lock held. */
 static int append_failed(struct journal *j, int r)
 {
 	if (r == -ENOSPC)
 		return r;
 	log_error(r, "cannot write the journal at %llu; the store is read-only now, look at the "
 		     "disk below, then mount again", (unsigned long long)(j->head.pos % j->size));
-	say_failing(j, r);
-	atomic_store(&j->failed, r);
-	pthread_cond_broadcast(&j->room);
+	journal_fail(j, r);
 	return -EIO;
+}
+
+/* Whoever appends has reserved: this says that a bound was computed wrong. append_lock held. */
+static int check_room(struct journal *j, uint64_t length)
+{
+	MUTEX_GUARD(&j->lock);
+	if (j->head.pos - j->tail_pos + length <= j->size)
+		return 0;
+	return log_error(-EIO, "a record of %llu bytes would overtake the journal's tail",
+		(unsigned long long)length);
 }
 
 int journal_append(struct journal *j, const struct iovec *iov, int count, uint64_t *seq,
@@ -687,16 +716,15 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 	memcpy(parts + 1, iov, count * sizeof(*iov));
 	parts[0] = (struct iovec){.iov_base = &rec, .iov_len = sizeof(rec)};
 
-	MUTEX_GUARD(&j->lock);
+	MUTEX_GUARD(&j->append_lock);
 	if (atomic_load(&j->failed))
 		return -EIO;
 	left = j->size - j->head.pos % j->size;
-	/* Whoever appends has reserved: this says that a bound was computed wrong. */
-	if (j->head.pos - j->tail_pos + length + (left < length ? left : 0) > j->size)
-		return log_error(-EIO, "a record of %llu bytes would overtake the journal's tail",
-			(unsigned long long)length);
+	r = check_room(j, length + (left < length ? left : 0));
+	if (r)
+		return r;
 	if (left < length) {
-		r = append_pad_locked(j, left);
+		r = append_pad(j, left);
 		if (r)
 			return append_failed(j, r);
 	}
@@ -706,10 +734,9 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 		return append_failed(j, r);
 	*seq = j->head.seq;
 	*ops_pos = j->head.pos + sizeof(rec);
-	advance_head_locked(j, &rec);
+	advance_head(j, &rec);
 	/* Acknowledged is what lies before the head. */
 	INVARIANT(1, j->head.seq == *seq + 1 && j->head.pos == *ops_pos - sizeof(rec) + length);
-	assert_locked(j);
 	return 0;
 }
 

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking turns: one at a time, nobody sleeps while there is work, and who has enough company is not
+ * woken for nothing.
+ *
+ * That somebody sleeps is seen in the turn itself, so nothing depends on time; an alarm ends the
+ * program if what must happen does not. SEED=number repeats a random run.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <inttypes.h>
+#include <sched.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../crash/rng.h"
+#include "fuse/turn.h"
+#include "store_dir.h"
+
+static struct turn turn;
+
+static int setup(void **state)
+{
+	turn_init(&turn);
+	alarm(120);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	turn_release(&turn);
+	alarm(0);
+	return 0;
+}
+
+static void wait_until_asleep(unsigned n)
+{
+	struct timespec t = {.tv_nsec = 100000};
+
+	while (atomic_load(&turn.sleeping) != n)
+		nanosleep(&t, NULL);
+}
+
+struct taker {
+	pthread_t thread;
+	struct turn_waiter waiter;
+	atomic_bool has;
+	atomic_bool goes; /* leaves when this is set */
+};
+
+static void *take(void *arg)
+{
+	struct timespec t = {.tv_nsec = 100000};
+	struct taker *k = arg;
+
+	assert_true(turn_take(&turn, &k->waiter, 0));
+	atomic_store(&k->has, true);
+	while (!atomic_load(&k->goes))
+		nanosleep(&t, NULL);
+	turn_leave(&turn, &k->waiter);
+	return NULL;
+}
+
+static void start(struct taker *k)
+{
+	turn_waiter_init(&k->waiter);
+	atomic_init(&k->has, false);
+	atomic_init(&k->goes, false);
+	assert_int_equal(pthread_create(&k->thread, NULL, take, k), 0);
+}
+
+static void wait_until_has(struct taker *k)
+{
+	struct timespec t = {.tv_nsec = 100000};
+
+	while (!atomic_load(&k->has))
+		nanosleep(&t, NULL);
+}
+
+static void end(struct taker *k)
+{
+	atomic_store(&k->goes, true);
+	pthread_join(k->thread, NULL);
+	turn_waiter_release(&k->waiter);
+}
+
+static void one_alone_keeps_it(void **state)
+{
+	struct turn_waiter w;
+
+	turn_waiter_init(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	assert_true(turn_take(&turn, &w, 0));
+	assert_false(turn_is_wanted(&turn));
+	assert_true(turn_wants_more(&turn));
+	turn_pass(&turn, &w, true);
+	assert_int_equal(w.state, TURN_ACTIVE);
+	assert_int_equal(atomic_load(&turn.active), 1);
+	assert_true(turn_take(&turn, &w, 1));
+	turn_leave(&turn, &w);
+	/* Whoever does not come is not counted, however often it says so. */
+	turn_leave(&turn, &w);
+	assert_int_equal(atomic_load(&turn.active), 0);
+	assert_false(atomic_load(&turn.held));
+	turn_waiter_release(&w);
+}
+
+static void who_leaves_wakes_another(void **state)
+{
+	struct taker a, b;
+	struct turn_waiter w;
+
+	turn_waiter_init(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	start(&a);
+	wait_until_asleep(1);
+	start(&b);
+	wait_until_asleep(2);
+	assert_int_equal(atomic_load(&turn.active), 0);
+	turn_leave(&turn, &w);
+	/* The one that went to sleep last, and no other. */
+	wait_until_has(&b);
+	assert_int_equal(atomic_load(&turn.sleeping), 1);
+	assert_false(atomic_load(&a.has));
+	end(&b);
+	wait_until_has(&a);
+	end(&a);
+	assert_int_equal(atomic_load(&turn.active), 0);
+	turn_waiter_release(&w);
+}
+
+static void one_that_comes_back_wakes_nobody_unless_there_is_more(void **state)
+{
+	struct turn_waiter w;
+	struct taker a;
+
+	turn_waiter_init(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	start(&a);
+	wait_until_asleep(1);
+	turn_pass(&turn, &w, false);
+	assert_int_equal(atomic_load(&turn.sleeping), 1);
+	assert_true(turn_take(&turn, &w, 0));
+	turn_pass(&turn, &w, true);
+	wait_until_has(&a);
+	/* Which is away then, at something that takes its time. */
+	assert_int_equal(atomic_load(&turn.active), 1);
+	end(&a);
+	assert_true(turn_take(&turn, &w, 0));
+	turn_leave(&turn, &w);
+	turn_waiter_release(&w);
+}
+
+static void who_is_active_and_has_to_wait_wakes_another(void **state)
+{
+	struct turn_waiter w;
+	struct taker a;
+
+	turn_waiter_init(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	start(&a);
+	wait_until_asleep(1);
+	turn_pass(&turn, &w, false);
+	turn_leave(&turn, &w);
+	wait_until_has(&a);
+	end(&a);
+	turn_waiter_release(&w);
+}
+
+static void a_tick_helps_where_the_active_one_does_not_come(void **state)
+{
+	struct turn_waiter w;
+	struct taker a;
+
+	turn_waiter_init(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	start(&a);
+	wait_until_asleep(1);
+	turn_tick(&turn);
+	assert_int_equal(atomic_load(&turn.sleeping), 1); /* it is held */
+	turn_pass(&turn, &w, false);
+	turn_tick(&turn);
+	wait_until_has(&a);
+	turn_leave(&turn, &w);
+	end(&a);
+	turn_waiter_release(&w);
+}
+
+static void *take_a_second(void *arg)
+{
+	struct turn_waiter w;
+
+	turn_waiter_init(&w);
+	assert_false(turn_take(&turn, &w, 1));
+	assert_int_equal(w.state, TURN_AWAY);
+	turn_waiter_release(&w);
+	return NULL;
+}
+
+static void sleep_can_end(void **state)
+{
+	struct turn_waiter w;
+	pthread_t thread;
+
+	turn_waiter_init(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	assert_int_equal(pthread_create(&thread, NULL, take_a_second, NULL), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(atomic_load(&turn.sleeping), 0);
+	assert_int_equal(atomic_load(&turn.active), 0);
+	turn_leave(&turn, &w);
+	turn_waiter_release(&w);
+}
+
+/* ---- a queue of work, taken by several ---- */
+
+#define WORKERS 6
+#define ITEMS 60000
+
+struct queue {
+	unsigned left;	 /* under the turn alone, with no atomics: the sanitizer would see two */
+	unsigned taken;
+	atomic_uint done;
+	uint64_t seed;
+};
+
+struct worker {
+	pthread_t thread;
+	struct queue *queue;
+	uint64_t number;
+	struct turn_waiter waiter;
+};
+
+static void serve_some(struct worker *w, struct rng *rng)
+{
+	struct queue *q = w->queue;
+	bool any;
+
+	/* A short limit now and then, which is nearly always too long. */
+	if (!turn_take(&turn, &w->waiter, rng_below(rng, 50) == 0) &&
+		!turn_take(&turn, &w->waiter, 0))
+		fail();
+	any = q->left != 0;
+	if (any) {
+		q->left--;
+		q->taken++;
+	}
+	switch (rng_below(rng, 6)) {
+	case 0:
+		turn_leave(&turn, &w->waiter);
+		sched_yield();
+		break;
+	case 1:
+		turn_pass(&turn, &w->waiter, true);
+		turn_leave(&turn, &w->waiter);
+		break;
+	case 2:
+		break; /* kept */
+	default:
+		turn_pass(&turn, &w->waiter, turn_wants_more(&turn));
+	}
+	if (any)
+		atomic_fetch_add(&q->done, 1);
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	struct rng rng;
+
+	rng_seed(&rng, w->queue->seed + w->number);
+	while (atomic_load(&w->queue->done) < ITEMS)
+		serve_some(w, &rng);
+	turn_leave(&turn, &w->waiter);
+	return NULL;
+}
+
+static void all_work_is_done_once(void **state)
+{
+	struct worker workers[WORKERS];
+	struct queue queue = {.left = ITEMS};
+
+	queue.seed = seed_from_environment((uint64_t)time(NULL));
+	print_message("SEED=%" PRIu64 "\n", queue.seed);
+	atomic_init(&queue.done, 0);
+	for (unsigned i = 0; i < WORKERS; i++) {
+		workers[i] = (struct worker){.queue = &queue, .number = i};
+		turn_waiter_init(&workers[i].waiter);
+		assert_int_equal(
+			pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	}
+	for (unsigned i = 0; i < WORKERS; i++) {
+		pthread_join(workers[i].thread, NULL);
+		turn_waiter_release(&workers[i].waiter);
+	}
+	assert_int_equal(queue.taken, ITEMS);
+	assert_int_equal(atomic_load(&turn.active), 0);
+	assert_int_equal(atomic_load(&turn.sleeping), 0);
+	assert_false(atomic_load(&turn.held));
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(one_alone_keeps_it),
+		TEST(who_leaves_wakes_another),
+		TEST(one_that_comes_back_wakes_nobody_unless_there_is_more),
+		TEST(who_is_active_and_has_to_wait_wakes_another),
+		TEST(a_tick_helps_where_the_active_one_does_not_come),
+		TEST(sleep_can_end),
+		TEST(all_work_is_done_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
