@@ -37,6 +37,7 @@ struct carry {
 	uint64_t copy_below; /* records from this number on stay, and the tail stops there */
 	uint64_t seq; /* of the record */
 	struct journal_mark reached;
+	uint64_t copied; /* bytes */
 	uint64_t origin; /* of the op's record: what it is a copy of, or itself */
 };
 
@@ -106,6 +107,8 @@ static int append_copy(struct carry *c, struct layer *layer, struct opbuf *buf, 
 		return room == -ENOSPC ? STOP : room;
 	pthread_rwlock_rdlock(&fs->gate);
 	r = journal_append(fs->journal, &iov, 1, &seq, &pos);
+	if (!r)
+		c->copied += buf->len;
 	for (uint32_t i = 0; !r && op->op.type == GF_OP_WRITE && i < op->count; i++) {
 		uint64_t off = (uint64_t)i * GF_BLOCK_SIZE;
 		struct jentry now;
@@ -292,13 +295,14 @@ static int carry_record(void *arg, const struct journal_mark *next, uint64_t seq
 	return r;
 }
 
-int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail)
+int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail, uint64_t *copied)
 {
 	struct carry c = {.fs = fs, .copy_below = copy_below, .reached = fs->tail};
 	int r = journal_walk(fs->journal, fs->tail, tail->seq, carry_record, &c);
 
 	if (r >= 0)
 		*tail = c.reached;
+	*copied += c.copied;
 	return r < 0 ? r : 0;
 }
 

@@ -697,7 +697,9 @@ struct outcome {
 	bool again; /* something changed that lets the next one come further */
 	bool full;  /* blocks stay in the ring for want of space */
 	bool moved; /* the tail, and it could move further now */
-	uint64_t copy_below; /* what is copied in these rounds */
+	struct journal_mark copy_below; /* what is copied in these rounds */
+	uint64_t copied;     /* bytes of the ring, in these rounds */
+	uint64_t kept;	     /* bytes of the ring that are needed still, copies included */
 };
 
 /*
@@ -708,16 +710,18 @@ struct outcome {
 static int picture_tail(struct picture *p, struct outcome *out)
 {
 	struct fs *fs = p->fs;
-	uint64_t head = p->tail.seq;
+	struct journal_mark head = p->tail, end;
 	int r;
 
 	if (!out->full && !atomic_load(&fs->failed_layers))
 		return 0;
-	if (!out->copy_below && !fs->picture_failed && (atomic_exchange(&fs->move_tail, false) || fs->closing ||
+	if (!out->copy_below.seq && !fs->picture_failed && (atomic_exchange(&fs->move_tail, false) || fs->closing ||
 		    journal_used(fs->journal) > journal_size(fs->journal) / 4))
 		out->copy_below = head;
-	r = carry_over(fs, out->copy_below, &p->tail);
-	out->moved = p->tail.seq != fs->tail.seq && p->tail.seq < out->copy_below;
+	r = carry_over(fs, out->copy_below.seq, &p->tail, &out->copied);
+	out->moved = p->tail.seq != fs->tail.seq && p->tail.seq < out->copy_below.seq;
+	end = out->copy_below.seq ? out->copy_below : head;
+	out->kept = out->copied + (p->tail.seq < end.seq ? end.pos - p->tail.pos : 0);
 	return r;
 }
 
@@ -726,7 +730,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	struct picture p = {.fs = fs};
 	int r;
 
-	*out = (struct outcome){.copy_below = out->copy_below};
+	*out = (struct outcome){.copy_below = out->copy_below, .copied = out->copied};
 	opbuf_init(&p.catalog);
 	dedup_find_domains(fs);
 	r = failing_recall(fs);
@@ -844,10 +848,11 @@ static int forget_unseen(struct fs *fs)
 	return r;
 }
 
-/* Whether the ring has hardly room although the checkpoint came through. */
-static bool ring_is_stuck(struct fs *fs)
+/* Whether the ring has hardly room although the checkpoint came through. What others appended
+ * meanwhile does not count, however much it is: the next one gives that back. */
+static bool ring_is_stuck(struct fs *fs, const struct outcome *out)
 {
-	return journal_used(fs->journal) > journal_size(fs->journal) / 2;
+	return out->kept > journal_size(fs->journal) / 2;
 }
 
 static void say_once(struct fs *fs, int r)
@@ -878,7 +883,7 @@ int checkpoint_run(struct fs *fs)
 	do {
 		r = checkpoint_locked(fs, &out);
 		atomic_store(&fs->carrying, out.full || atomic_load(&fs->failed_layers));
-		stuck = r || (atomic_load(&fs->carrying) && ring_is_stuck(fs));
+		stuck = r || (atomic_load(&fs->carrying) && ring_is_stuck(fs, &out));
 		if (!r && stuck)
 			out.again |= out.full && space_give_reserve(fs, true);
 	} while (out.again && !fs_writable(fs));

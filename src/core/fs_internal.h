@@ -526,8 +526,8 @@ const struct layer *failing_layer(const struct layer *layer);
 
 /* How far the tail may move: *tail is lowered to before the first record that is needed and was
  * not copied to the ring's head, for want of room or because its number is not below copy_below.
- * Needs a settled head as *tail. Checkpoint only. */
-int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail);
+ * Needs a settled head as *tail. The bytes of copies are added to *copied. Checkpoint only. */
+int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail, uint64_t *copied);
 /* Makes blocks of the layer journaled again whose newest version is in the ring. */
 int carry_recall(struct fs *fs, struct layer *layer);
 
