@@ -452,8 +452,11 @@ static bool owns_tail(struct inode *inode, struct layer *layer)
 {
 	struct extent x;
 
-	return inode->size % GF_BLOCK_SIZE &&
-	       layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
+	if (inode->size % GF_BLOCK_SIZE == 0)
+		return false;
+	if (inode->size / GF_BLOCK_SIZE < atomic_load(&layer->whole_blocks))
+		return true;
+	return layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
 	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL) && x.layer == layer;
 }
 

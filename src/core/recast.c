@@ -494,7 +494,7 @@ static int place_all(struct recast *rc)
 	pthread_mutex_lock(&rc->fs->place_lock);
 	r = recast_place(rc->fs, rc->layer, size);
 	pthread_mutex_unlock(&rc->fs->place_lock);
-	return r;
+	return r ? r : SITE("recast: sync the places", layer_sync_data(rc->layer));
 }
 
 /* Steps 2 to 5 of a layer that begin() left busy. */
