@@ -167,7 +167,9 @@ static int measure_file(void *arg, const char *name)
 
 	if (m->ending && (!dot || strcmp(dot, m->ending) != 0))
 		return 0;
-	snprintf(path, sizeof(path), "%s%s%s", m->folder, *m->folder ? "/" : "", name);
+	if (snprintf(path, sizeof(path), "%s%s%s", m->folder, *m->folder ? "/" : "", name) >=
+		(int)sizeof(path))
+		abort();
 	fd = m->io->ops->open(m->io, path, O_RDONLY);
 	if (fd < 0)
 		return 0; /* a folder */
