@@ -57,6 +57,8 @@ int hooks_end(struct hooks *hooks, int status)
 	/* Also when the other one failed: it may have frozen some of what it was to. */
 	if (hooks->thaw)
 		r = run(hooks, "thaw", hooks->thaw);
+	if (r != EXIT_DONE && status == EXIT_DONE)
+		cli_fail("the snapshot is there all the same");
 	for (size_t i = 0; i < ARRAY_SIZE(held); i++)
 		sigaction(held[i], &hooks->old[i], NULL);
 	return status != EXIT_DONE ? status : r;

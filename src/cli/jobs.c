@@ -42,17 +42,39 @@ static const char *text_of(json_t *job, const char *key)
 	return text ? text : "";
 }
 
+/* At the rate that it has had so far; "" when it is not known or has ended. */
+static void format_left(json_t *job, bool ended, char *text, size_t size)
+{
+	double rate = row_number(job, "rate");
+	double left = row_number(job, "total_bytes") - row_number(job, "done_bytes");
+	uint64_t seconds;
+
+	*text = 0;
+	if (ended || rate <= 0 || left <= 0)
+		return;
+	seconds = (uint64_t)(left / rate) + 1;
+	if (seconds >= 3600)
+		snprintf(text, size, ", %" PRIu64 " h %02" PRIu64 " min left", seconds / 3600,
+			seconds / 60 % 60);
+	else if (seconds >= 60)
+		snprintf(text, size, ", %" PRIu64 " min %02" PRIu64 " s left", seconds / 60,
+			seconds % 60);
+	else
+		snprintf(text, size, ", %" PRIu64 " s left", seconds);
+}
+
 static void show_progress(json_t *job, bool ended)
 {
-	char done[32], total[32];
+	char done[32], total[32], left[48];
 	double all = row_number(job, "total_bytes");
 
 	if (!isatty(STDERR_FILENO) || all <= 0)
 		return;
 	size_format(row_size(job, "done_bytes"), done, sizeof(done));
 	size_format(row_size(job, "total_bytes"), total, sizeof(total));
-	fprintf(stderr, "\r%s: %s of %s (%.0f %%)\033[K%s", text_of(job, "kind"), done, total,
-		100 * row_number(job, "done_bytes") / all, ended ? "\n" : "");
+	format_left(job, ended, left, sizeof(left));
+	fprintf(stderr, "\r%s: %s of %s (%.0f %%)%s\033[K%s", text_of(job, "kind"), done, total,
+		100 * row_number(job, "done_bytes") / all, left, ended ? "\n" : "");
 }
 
 static int job_status(json_t *job, uint64_t id)
@@ -63,7 +85,8 @@ static int job_status(json_t *job, uint64_t id)
 		return EXIT_DONE;
 	if (strcmp(state, "cancelled") == 0)
 		return cli_fail("job %" PRIu64 " was cancelled", id);
-	return cli_fail("job %" PRIu64 " failed: %s", id, text_of(job, "error"));
+	return cli_fail("job %" PRIu64 " failed: %s of \"%s\": %s", id, text_of(job, "kind"),
+		text_of(job, "target"), text_of(job, "error"));
 }
 
 static int follow(const char *mountpoint, uint64_t id, bool judge)
@@ -88,7 +111,8 @@ static int follow(const char *mountpoint, uint64_t id, bool judge)
 		}
 		show_progress(job, ended);
 		if (ended)
-			r = judge ? job_status(job, id) : EXIT_DONE;
+			r = judge ? job_status(job, id) :
+			    strcmp(text_of(job, "state"), "done") == 0 ? EXIT_DONE : JOB_UNDONE;
 		json_decref(reply);
 		if (ended)
 			return r;

@@ -9,10 +9,10 @@
 enum job_wait {
 	JOB_DETACHED, /* prints the job's number and does not wait */
 	JOB_FOLLOWED, /* EXIT_FAILED, with a word about it, when the job did not do its work */
-	JOB_AWAITED,  /* EXIT_DONE however it ended: the caller looks at that */
+	JOB_AWAITED,  /* JOB_UNDONE when it did not: the caller says why */
 };
-/* A status, without a word: the process that ran the job died. */
-enum { JOB_LOST = -1 };
+/* Statuses, without a word: the process that ran the job died; it failed or was cancelled. */
+enum { JOB_LOST = -1, JOB_UNDONE = -2 };
 /* Waits for a job, with progress, and says how it ended when that was not well; or JOB_LOST. */
 int job_follow(const char *mountpoint, uint64_t id);
 /*

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* goldfs rebase, convert and upgrade-base: another base, or another mode, for clones. */
+#include <ctype.h>
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -120,17 +122,75 @@ static int add_clones(json_t *request, int count, char **typed, struct place *fi
 	return r;
 }
 
+/* ---- how it ended ---- */
+
+/* What the error of a row says to do. */
+static const char *next_step(const char *error)
+{
+	if (strcmp(error, strerror(ENOSPC)) == 0)
+		return "; goldfs df shows what is free, goldfs limit what a folder may take";
+	if (strcmp(error, strerror(EALREADY)) == 0)
+		return "; wait for what is done with it already: goldfs job list";
+	return "";
+}
+
+/* Each file that was not done, by its name. Returns how many there are. */
+static size_t tell_failures(const struct place *place, const char *verb, json_t *report)
+{
+	size_t i, count = 0;
+	json_t *row;
+
+	json_array_foreach (report, i, row) {
+		const char *path = json_string_value(json_object_get(row, "path"));
+		const char *error = json_string_value(json_object_get(row, "error"));
+
+		if (!error || !*error)
+			continue;
+		cli_fail("cannot %s \"%s/%s\": %c%s%s", verb, place->mountpoint, path ? path : "",
+			tolower((unsigned char)*error), error + 1, next_step(error));
+		count++;
+	}
+	return count;
+}
+
+/* A job that has ended. view NULL: not well, and only what failed is told. */
+static int judge(const struct place *place, uint64_t id, const char *verb, const struct view *view)
+{
+	json_t *reply = client_call(place->mountpoint,
+		json_pack("{s:s, s:I}", "verb", "job-show", "id", (json_int_t)id));
+	json_t *job = json_object_get(reply, "job"), *report = json_object_get(reply, "report");
+	const char *state = json_string_value(json_object_get(job, "state"));
+	const char *error = json_string_value(json_object_get(job, "error"));
+	int r = EXIT_FAILED;
+
+	if (!reply)
+		return r;
+	if (report && view)
+		r = view_print(view, gain_columns, "goldfs", false, report, NULL);
+	if (state && strcmp(state, "done") == 0)
+		r = view ? r : EXIT_DONE;
+	else if (!state || strcmp(state, "failed") != 0)
+		r = cli_fail("job %" PRIu64 " was cancelled", id);
+	else if (!tell_failures(place, verb, report))
+		r = cli_fail("job %" PRIu64 " failed: %s", id, error ? error : "");
+	else
+		r = EXIT_FAILED;
+	json_decref(reply);
+	return r;
+}
+
 /* Takes the request over. */
-static int send_request(json_t *request, const struct place *place, const struct options *o, int r)
+static int send_request(json_t *request, const struct place *place, const struct options *o,
+	const char *verb, int r)
 {
 	uint64_t id;
 
-	if (r != EXIT_DONE)
+	if (r != EXIT_DONE) {
 		json_decref(request);
-	else
-		r = job_run(place->mountpoint, request, o->background ? JOB_DETACHED : JOB_FOLLOWED,
-			&id);
-	return r;
+		return r;
+	}
+	r = job_run(place->mountpoint, request, o->background ? JOB_DETACHED : JOB_AWAITED, &id);
+	return r == JOB_UNDONE ? judge(place, id, verb, NULL) : r;
 }
 
 int verb_rebase(int argc, char **argv)
@@ -150,7 +210,7 @@ int verb_rebase(int argc, char **argv)
 	r = add_clones(request, argc - optind, argv + optind, &place);
 	if (r == EXIT_DONE)
 		r = add_place(request, "onto", false, o.onto, &place);
-	r = send_request(request, &place, &o, r);
+	r = send_request(request, &place, &o, "rebase", r);
 	if (place.mountpoint)
 		place_release(&place);
 	return r;
@@ -178,7 +238,7 @@ int verb_convert(int argc, char **argv)
 	r = add_clones(request, argc - optind, argv + optind, &place);
 	if (r == EXIT_DONE && o.onto)
 		r = add_place(request, "onto", false, o.onto, &place);
-	r = send_request(request, &place, &o, r);
+	r = send_request(request, &place, &o, "convert", r);
 	if (place.mountpoint)
 		place_release(&place);
 	return r;
@@ -193,29 +253,6 @@ static int add_old(json_t *request, const char *typed, struct place *place)
 
 	if (r == EXIT_DONE)
 		json_object_set_new(request, "old", client_path(place->path));
-	return r;
-}
-
-static int show_report(const struct place *place, uint64_t id, const struct view *view)
-{
-	json_t *reply = client_call(place->mountpoint,
-		json_pack("{s:s, s:I}", "verb", "job-show", "id", (json_int_t)id));
-	json_t *job = json_object_get(reply, "job");
-	const char *state = json_string_value(json_object_get(job, "state"));
-	const char *error = json_string_value(json_object_get(job, "error"));
-	json_t *report = json_object_get(reply, "report");
-	int r = EXIT_FAILED;
-
-	if (!reply)
-		return r;
-	if (report)
-		r = view_print(view, gain_columns, "goldfs", false, report, NULL);
-	if (!state || strcmp(state, "done") != 0)
-		r = cli_fail("job %" PRIu64 " %s%s%s", id,
-			state && strcmp(state, "failed") == 0 ? "failed: " : "was ",
-			state && strcmp(state, "failed") == 0 ? "" : "cancelled",
-			error && state && strcmp(state, "failed") == 0 ? error : "");
-	json_decref(reply);
 	return r;
 }
 
@@ -243,8 +280,8 @@ int verb_upgrade_base(int argc, char **argv)
 	else
 		r = job_run(
 			place.mountpoint, request, o.background ? JOB_DETACHED : JOB_AWAITED, &id);
-	if (r == EXIT_DONE && !o.background)
-		r = show_report(&place, id, &o.view);
+	if ((r == EXIT_DONE && !o.background) || r == JOB_UNDONE)
+		r = judge(&place, id, "rebase", &o.view);
 	if (place.mountpoint)
 		place_release(&place);
 	return r;

@@ -155,7 +155,7 @@ static int scrub(const struct place *place, bool background, bool json)
 		json_pack("{s:s, s:b}", "verb", "scrub", "background", 1),
 		background ? JOB_DETACHED : JOB_AWAITED, &id);
 
-	return r != EXIT_DONE || background ? r : show_report(place, id, json);
+	return (r != EXIT_DONE && r != JOB_UNDONE) || background ? r : show_report(place, id, json);
 }
 
 int verb_scrub(int argc, char **argv)

@@ -17,6 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "base/times.h"
 #include "core/dedup.h"
@@ -254,8 +255,12 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
  */
 static bool may_forget(const struct forgotten *list, struct layer *layer)
 {
-	return !atomic_load(&layer->recast_busy) &&
-	       atomic_load(&layer->large_seq) < list->tail && !atomic_load(&layer->poison_seq);
+	if (atomic_load(&layer->recast_busy))
+		return false;
+	if (atomic_load(&layer->large_seq) >= list->tail &&
+		!MUTATED("forget what the ring says to be in place"))
+		return false;
+	return !atomic_load(&layer->poison_seq);
 }
 
 static int free_unseen(void *arg, struct family *f)
@@ -452,8 +457,11 @@ static bool owns_tail(struct inode *inode, struct layer *layer)
 {
 	struct extent x;
 
-	return inode->size % GF_BLOCK_SIZE &&
-	       layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
+	if (inode->size % GF_BLOCK_SIZE == 0)
+		return false;
+	if (inode->size / GF_BLOCK_SIZE < atomic_load(&layer->whole_blocks))
+		return true;
+	return layer_resolve(layer, inode->size / GF_BLOCK_SIZE, 1, false, &x) == 0 &&
 	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL) && x.layer == layer;
 }
 

@@ -95,7 +95,10 @@ static int begin_layer_locked(
 	if (layer->recast.kind == GF_RECAST_NONE) {
 		r = add_recast(buf, layer, rc, ino, bound);
 		/* Who has compared with what is below, and not said so yet, comes before. */
-		pthread_rwlock_wrlock(&rc->fs->sharing);
+		if (!MUTATED("a recast begins while others compare with what is below"))
+			pthread_rwlock_wrlock(&rc->fs->sharing);
+		else
+			pthread_rwlock_rdlock(&rc->fs->sharing);
 		if (!r)
 			r = record_commit(rc->fs, buf, NULL);
 		pthread_rwlock_unlock(&rc->fs->sharing);
@@ -122,7 +125,8 @@ static void hold_fold(struct recast *rc)
 {
 	rc->fold = rc->layer->parent;
 	atomic_fetch_add(&rc->fold->users, 1);
-	atomic_store(&rc->fold->recast_busy, true);
+	atomic_store(&rc->fold->recast_busy,
+		!MUTATED("a layer that is to go gets another base before"));
 }
 
 static void let_fold_go(struct recast *rc)
@@ -494,7 +498,7 @@ static int place_all(struct recast *rc)
 	pthread_mutex_lock(&rc->fs->place_lock);
 	r = recast_place(rc->fs, rc->layer, size);
 	pthread_mutex_unlock(&rc->fs->place_lock);
-	return r;
+	return r ? r : SITE("recast: sync the places", layer_sync_data(rc->layer));
 }
 
 /* Steps 2 to 5 of a layer that begin() left busy. */

@@ -4,19 +4,21 @@
  * also for those that are zeros, so that no write to them ever lacks space.
  *
  * layer.whole_blocks says up to where. Below that nothing is punched, whatever becomes of a block,
- * and a write needs no space. It is not stored: the mode is, and whoever opens the store looks
- * whether the data file has that much. A file that grows gets its new places before it does. When
+ * and a write needs no space. It is not stored: the mode is, or that the layer is on its way there,
+ * and whoever opens the store sees to it that the data file has that much. A file that grows gets its new places before it does. When
  * its layer is frozen, or its mode becomes another one, what is not used is given back.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/sizes.h"
 #include "core/recast.h"
 
 #define MAX_TRIES 3 /* checkpoints that are to make space */
+#define LAST_BLOCK (GF_MAX_SIZE / GF_BLOCK_SIZE - 1) /* stands elsewhere */
 
 static uint64_t blocks_of(uint64_t bytes)
 {
@@ -105,6 +107,31 @@ void recast_unplace(struct layer *layer, uint64_t from)
 	layer_note_punch(layer, from, old - from);
 }
 
+/* Whether the file is to have them, as far as anybody promised. */
+static bool is_promised(const struct inode *inode, const struct layer *layer)
+{
+	if (layer->recast.kind == GF_RECAST_FULL)
+		return true;
+	return inode->copy_mode == GF_MODE_FULL && !layer->parent && !layer->image;
+}
+
+/*
+ * What a dead process gave back may look as if it were there still, at other places. Where all is
+ * there this changes nothing.
+ */
+static int find_places(struct fs *fs, struct layer *layer, uint64_t blocks)
+{
+	uint64_t bytes = min_u64(blocks, LAST_BLOCK) * GF_BLOCK_SIZE;
+	uint64_t has = allocated_bytes(fs, layer);
+	int r = 0;
+
+	if (fs->options.read_only)
+		return has < bytes ? -ENOSPC : 0;
+	if (has < bytes)
+		r = space_check(fs, bytes - has);
+	return r ? r : layer_allocate(layer, 0, blocks);
+}
+
 void recast_find_places(struct fs *fs)
 {
 	struct inode *inode, *next;
@@ -112,16 +139,16 @@ void recast_find_places(struct fs *fs)
 	HASH_ITER (by_ino, fs->inodes, inode, next) {
 		struct layer *layer = atomic_load(&inode->layer);
 		uint64_t blocks = blocks_of(atomic_load(&inode->size));
+		int r;
 
-		if (!layer || inode->copy_mode != GF_MODE_FULL || layer->parent || layer->image)
+		if (!layer || !blocks || !is_promised(inode, layer))
 			continue;
-		/* The last block of 16 TiB stands elsewhere. */
-		if (allocated_bytes(fs, layer) / GF_BLOCK_SIZE + 1 >= blocks)
+		r = find_places(fs, layer, blocks);
+		if (!r)
 			atomic_store(&layer->whole_blocks, blocks);
-		else
-			log_warning("file %llu is to have a place for each block, and has not; "
-				    "convert it "
-				    "once more",
-				(unsigned long long)inode->ino);
+		else if (layer->recast.kind != GF_RECAST_FULL)
+			log_warning("file %llu is to have a place for each block, and has not: %s; "
+				    "convert it once more",
+				(unsigned long long)inode->ino, strerror(-r));
 	}
 }

@@ -717,7 +717,8 @@ static int job_commit_locked(struct job *job)
 /* A layer that is recast may be removed meanwhile; then nothing marks it any more. */
 static bool is_gone(const struct job *job)
 {
-	return !job->inode && tree_find_layer(job->fs, job->layer->id) != job->layer;
+	return !job->inode && tree_find_layer(job->fs, job->layer->id) != job->layer &&
+	       !MUTATED("mark regions of a layer that is gone");
 }
 
 /* What is to be stored is known: from the record on. */

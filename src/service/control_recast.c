@@ -248,10 +248,35 @@ static char *trim(const char *path)
 	return strndup(path, len);
 }
 
+/* Whether it is one, and all of it is in its folder. */
+static int judge_image(struct request *rq, const struct work *w, const char *path)
+{
+	CLEANUP_FREE char *name = request_name(rq, path);
+	const char *format = fs_golden_format(rq->service->fs, w->onto.attr.ino);
+	struct fs_info info = {0};
+	bool golden, written;
+	int r = fs_info(rq->service->fs, w->onto.attr.ino, &info);
+
+	if (r)
+		return request_fail_path(rq, r, "cannot put clones on", path);
+	golden = info.kind == FS_KIND_GOLDEN;
+	written = strcmp(info.state, "copying") != 0;
+	fs_info_release(&info);
+	if (!golden)
+		return request_fail(rq, -EINVAL, "\"%s\" is no golden image", name ? name : "");
+	if (!written)
+		return request_fail(rq, -EBUSY,
+			"\"%s\" is being written, wait for its job: goldfs job list",
+			name ? name : "");
+	if (strcmp(format, "raw") != 0)
+		return request_fail(rq, -EMEDIUMTYPE,
+			"\"%s\" is a %s image and clones need a raw one", name ? name : "", format);
+	return 0;
+}
+
 static int take_image(struct request *rq, struct work *w, const char *key)
 {
 	CLEANUP_FREE char *path = NULL;
-	const char *format;
 	int r = 0;
 
 	if (request_path(rq, key, &path) < 0 || request_walk(rq, path, &w->onto) < 0)
@@ -262,12 +287,8 @@ static int take_image(struct request *rq, struct work *w, const char *key)
 		r = -EACCES;
 	if (r)
 		return request_fail_path(rq, r, "cannot put clones on", path);
-	format = fs_golden_format(rq->service->fs, w->onto.attr.ino);
-	if (!format)
-		return request_fail(rq, -EINVAL, "\"%s\" is no golden image", path);
-	if (strcmp(format, "raw") != 0)
-		return request_fail(rq, -EMEDIUMTYPE,
-			"\"%s\" is a %s image and clones need a raw one", path, format);
+	if (judge_image(rq, w, path) < 0)
+		return rq->error;
 	w->golden = w->onto.attr.ino;
 	return 0;
 }
@@ -385,18 +406,35 @@ static int find_based(struct request *rq, struct work *w)
 	return r < 0 ? request_fail_path(rq, r, "cannot look at", "") : 0;
 }
 
+/* Without clones on it there has to be such an image at least. */
+static int check_base(struct request *rq, const struct work *w)
+{
+	struct node node;
+
+	if (w->count)
+		return 0;
+	if (request_walk(rq, w->base, &node) < 0)
+		return rq->error;
+	node_release(rq->service->fs, &node);
+	return 0;
+}
+
 /* The old image may be gone from its folder: clones know where it was. */
 static int take_base(struct request *rq, struct work *w)
 {
-	CLEANUP_FREE char *path = NULL, *onto = NULL;
+	CLEANUP_FREE char *path = NULL, *onto = NULL, *to = NULL, *name = NULL;
 
 	if (request_path(rq, "old", &path) < 0 || request_path(rq, "new", &onto) < 0)
 		return rq->error;
 	w->base = trim(path);
-	if (!w->base)
+	to = trim(onto);
+	name = request_name(rq, path);
+	if (!w->base || !to || !name)
 		return request_fail(rq, -ENOMEM, "out of memory");
 	if (strncmp(w->base, "golden/", 7) != 0)
-		return request_fail(rq, -EINVAL, "\"%s\" is no golden image", path);
+		return request_fail(rq, -EINVAL, "\"%s\" is no golden image", name);
+	if (strcmp(w->base, to) == 0)
+		return request_fail(rq, -EINVAL, "\"%s\" is the old image and the new one", name);
 	return 0;
 }
 
@@ -407,7 +445,7 @@ int control_upgrade_base(struct request *rq)
 
 	if (!w || take_base(rq, w) < 0 || take_image(rq, w, "new") < 0 ||
 		request_bool(rq, "dry_run", &dry_run) < 0 || take_rate(rq, w) < 0 ||
-		find_based(rq, w) < 0) {
+		find_based(rq, w) < 0 || check_base(rq, w) < 0) {
 		work_free(w);
 		return rq->error;
 	}

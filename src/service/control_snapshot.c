@@ -271,6 +271,11 @@ static int created(struct request *rq, uint64_t count)
 	return request_reply(rq, "snapshots", json_integer((json_int_t)count));
 }
 
+static bool is_name(const char *name)
+{
+	return *name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
 static int explain_create(struct request *rq, int err, const struct subject *s, const char *name)
 {
 	CLEANUP_FREE char *path = request_name(rq, s->path);
@@ -279,9 +284,10 @@ static int explain_create(struct request *rq, int err, const struct subject *s, 
 	if (err == -EEXIST)
 		return request_fail(rq, err, "\"%s\" has a snapshot \"%s\" already", path ? path : "",
 			text ? text : "");
+	if (err == -EINVAL && is_name(name))
+		return request_fail(rq, err, "\"%s\" is named twice", path ? path : "");
 	if (err == -EINVAL)
-		return request_fail(rq, err, "\"%s\" is named twice, or \"%s\" is no name",
-			path ? path : "", text ? text : "");
+		return request_fail(rq, err, "\"%s\" is no name of a snapshot", text ? text : "");
 	return request_fail_path(rq, err, "cannot make a snapshot of", s->path);
 }
 

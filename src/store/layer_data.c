@@ -150,6 +150,9 @@ int layer_allocate(struct layer *l, uint64_t block, uint64_t count)
 	if (!e)
 		e = ops->allocate(l->env->io, sum_fd, block * sizeof(uint32_t),
 			count * sizeof(uint32_t));
+	/* A place is one when the file is synced. */
+	atomic_store(&l->sums_dirty, true);
+	atomic_store(&l->data_dirty, true);
 	if (e == -ENOSPC)
 		layer_note_punch(l, block, count);
 	return e == -EOPNOTSUPP ? 0 : e;

@@ -33,6 +33,7 @@ struct map_layer {
 	struct page *pages;
 	size_t page_count;
 	uint64_t overlay_blocks; /* as the catalog says */
+	bool filling;		 /* it is on its way to have a place for each block */
 };
 
 struct file {
@@ -42,6 +43,8 @@ struct file {
 	uint64_t shown;	 /* bytes that it will have, for others */
 	uint64_t growth; /* blocks that its own layer will let through, 0: as it says */
 	bool marked;
+	bool full;	 /* its mode */
+	uint64_t placed; /* blocks that its own layer keeps a place for, 0: those that it has */
 	uint64_t group; /* a file and its snapshots have the same */
 };
 
@@ -164,7 +167,9 @@ static int measure_file(void *arg, const char *name)
 
 	if (m->ending && (!dot || strcmp(dot, m->ending) != 0))
 		return 0;
-	snprintf(path, sizeof(path), "%s%s%s", m->folder, *m->folder ? "/" : "", name);
+	if (snprintf(path, sizeof(path), "%s%s%s", m->folder, *m->folder ? "/" : "", name) >=
+		(int)sizeof(path))
+		abort();
 	fd = m->io->ops->open(m->io, path, O_RDONLY);
 	if (fd < 0)
 		return 0; /* a folder */
@@ -341,9 +346,40 @@ static int take_inode(struct ledger *l, const struct gf_op_inode *op)
 	return file->layer ? 0 : wrong(l, "file %" PRIu64 " has no layer", op->ino);
 }
 
+static struct file *find_file(struct ledger *l, uint64_t ino)
+{
+	for (size_t i = 0; i < l->file_count; i++)
+		if (l->files[i].sums.ino == ino)
+			return &l->files[i];
+	return NULL;
+}
+
+static int take_mode(struct ledger *l, const struct gf_op_mode *op)
+{
+	struct file *file = find_file(l, op->ino);
+
+	if (file)
+		file->full = op->mode == GF_MODE_FULL;
+	return 0;
+}
+
+static int take_recast(struct ledger *l, const struct gf_op_recast *op)
+{
+	struct map_layer *layer = find_layer(l, op->layer);
+
+	if (!layer)
+		return wrong(l, "layer %" PRIu64 " is recast, and there is none", op->layer);
+	layer->filling = op->kind == GF_RECAST_FULL;
+	return 0;
+}
+
 static int take_op(struct ledger *l, const struct gf_disk_op *op)
 {
 	switch (op->type) {
+	case GF_OP_MODE:
+		return take_mode(l, (const void *)op);
+	case GF_OP_RECAST:
+		return take_recast(l, (const void *)op);
 	case GF_OP_GOLDEN:
 		return take_golden(l, (const void *)op);
 	case GF_OP_LAYER:
@@ -725,6 +761,46 @@ static void look_at_file(struct ledger *l, size_t index)
 	free(c.links);
 }
 
+/* ---- files with a place for each block ---- */
+
+/* Such a file stands on nothing, or is being made one; and what it was promised is there. */
+static void find_places(struct ledger *l, struct file *file)
+{
+	const struct map_layer *layer = file->layer;
+	uint64_t blocks = (file->sums.size + GF_BLOCK_SIZE - 1) / GF_BLOCK_SIZE;
+	uint64_t there = blocks < LAST_BLOCK ? blocks : LAST_BLOCK;
+	struct measure m = {.io = l->io, .folder = "layer"};
+	char name[40];
+
+	if (!layer->filling && (!file->full || layer->below || layer->image))
+		return;
+	snprintf(name, sizeof(name), "%" PRIu64 ".data", layer->id);
+	measure_file(&m, name);
+	if (m.bytes / GF_BLOCK_SIZE < there)
+		return;
+	file->placed = blocks;
+	l->totals.placed_files++;
+	if (layer->overlay_blocks < there)
+		l->totals.spare_blocks += there - layer->overlay_blocks;
+}
+
+/* All of it is the file's own, whatever it shows of others yet. */
+static void count_places(struct file *file)
+{
+	struct ledger_file *sums = &file->sums;
+
+	if (!file->placed)
+		return;
+	sums->data = sums->unique = sums->size;
+	sums->shared_golden = sums->shared_clone = sums->shared_snapshot = sums->shared_self = 0;
+	sums->unique_blocks += file->placed;
+}
+
+static bool is_placed(const struct file *file, const struct show *s)
+{
+	return file->placed && s->place.layer == file->layer_id;
+}
+
 /* ---- who else shows it ---- */
 
 static int compare_places(const struct place *a, const struct place *b)
@@ -788,7 +864,8 @@ static void classify(struct ledger *l)
 				sums->shared_self += s[k].bytes;
 			else
 				sums->unique += s[k].bytes;
-			sums->unique_blocks += alone && !k && s[k].bytes;
+			sums->unique_blocks += alone && !k && s[k].bytes &&
+					       !is_placed(&l->files[s[k].file], &s[k]);
 		}
 	}
 }
@@ -812,14 +889,6 @@ static void count_unseen(struct ledger *l)
 }
 
 /* ---- the interface ---- */
-
-static struct file *find_file(struct ledger *l, uint64_t ino)
-{
-	for (size_t i = 0; i < l->file_count; i++)
-		if (l->files[i].sums.ino == ino)
-			return &l->files[i];
-	return NULL;
-}
 
 static void note_growing(struct ledger *l, const struct ledger_growing *growing)
 {
@@ -851,8 +920,10 @@ static int take(struct ledger *l, const struct ledger_growing *growing, size_t g
 		return r;
 	for (size_t k = 0; k < growing_count; k++)
 		note_growing(l, &growing[k]);
-	for (size_t i = 0; i < l->file_count; i++)
+	for (size_t i = 0; i < l->file_count; i++) {
+		find_places(l, &l->files[i]);
 		look_at_file(l, i);
+	}
 	classify(l);
 	count_unseen(l);
 	ledger_measure(l->io, &l->totals);
@@ -860,6 +931,7 @@ static int take(struct ledger *l, const struct ledger_growing *growing, size_t g
 	if (!l->sums)
 		abort();
 	for (size_t i = 0; i < l->file_count; i++) {
+		count_places(&l->files[i]);
 		l->files[i].sums.zero = l->files[i].sums.size - l->files[i].sums.data;
 		l->sums[i] = l->files[i].sums;
 	}
@@ -922,12 +994,18 @@ void ledger_freed(const struct ledger *l, const uint64_t *inos, size_t count, ui
 		l->files[i].marked = false;
 		for (size_t k = 0; k < count; k++)
 			l->files[i].marked |= inos[k] == l->files[i].sums.ino;
+		if (l->files[i].marked && l->files[i].placed) {
+			*bytes += l->files[i].sums.size;
+			*blocks += l->files[i].placed;
+		}
 	}
 	for (size_t i = 0; i < l->show_count; i += n) {
 		uint32_t most = 0;
 		bool all = true;
 
 		n = show_run(l, i);
+		if (is_placed(&l->files[l->shows[i].file], &l->shows[i]))
+			continue;
 		for (size_t k = i; k < i + n; k++) {
 			all &= l->files[l->shows[k].file].marked;
 			if (l->shows[k].whole > most)

@@ -18,6 +18,8 @@
  *   shared_golden  it stands in a golden image
  *   zero           it stands nowhere
  *
+ * A file of mode full, or on its way there, has a place for each block: all of it is unique.
+ *
  * Bytes are those before the file's end. What the store holds beside that must be nothing: a block
  * of a layer, or a slot of the pool, that no file shows counts as unseen.
  *
@@ -50,6 +52,8 @@ struct ledger_totals {
 	uint64_t slots;	       /* of the pool that some block of a layer names */
 	uint64_t slot_refs;    /* how many name one */
 	uint64_t golden_refs;  /* blocks of layers that name one of a golden image */
+	uint64_t spare_blocks; /* for which there is a place in a layer that has nothing there */
+	uint64_t placed_files; /* that have one for each of their blocks */
 	uint64_t promoted;     /* files that are on their way to be golden images */
 	uint64_t unseen;       /* blocks of layers and slots that no file shows */
 	uint64_t layer_bytes;  /* that the data files take below */

@@ -63,6 +63,7 @@ static const struct {
 	{.path = "test_domains"},
 	{.path = "test_steps"},
 	{.path = "test_shared"},
+	{.path = "test_recast"},
 	{.path = "test_restart"},
 	{.path = "../unit/test_pin_order"},
 	{.path = "../unit/test_publish"},

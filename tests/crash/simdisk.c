@@ -51,6 +51,13 @@ static void add_change(struct simdisk *disk, struct simfile *file, enum change_k
 	change_apply(change, &file->cached, &file->size);
 }
 
+static void allocate_missing(struct pagemap *map, uint64_t off, uint64_t end)
+{
+	for (uint64_t at = round_down(off, PAGEMAP_PAGE); at < end; at += PAGEMAP_PAGE)
+		if (pagemap_missing(map, at, PAGEMAP_PAGE))
+			pagemap_write(map, NULL, PAGEMAP_PAGE, at);
+}
+
 void change_apply(const struct change *change, struct pagemap *map, uint64_t *size)
 {
 	switch (change->kind) {
@@ -64,6 +71,10 @@ void change_apply(const struct change *change, struct pagemap *map, uint64_t *si
 	case CHANGE_TRUNCATE:
 		pagemap_clear(map, change->off, PAGEMAP_MAX);
 		*size = change->off;
+		break;
+	case CHANGE_ALLOCATE:
+		allocate_missing(map, change->off, change->off + change->len);
+		*size = max_u64(*size, change->off + change->len);
 		break;
 	}
 }
@@ -534,7 +545,7 @@ static int sim_truncate(struct io *io, int fd, uint64_t size)
 	return end(disk, 0);
 }
 
-/* Blocks are no content: a crash may find the file without them. */
+/* Until the file is synced, a crash may find it without them. */
 static int sim_allocate(struct io *io, int fd, uint64_t off, uint64_t len)
 {
 	struct simdisk *disk = disk_of(io);
@@ -547,11 +558,7 @@ static int sim_allocate(struct io *io, int fd, uint64_t off, uint64_t len)
 	need = pagemap_missing(&handle.file->cached, off, len) * PAGEMAP_PAGE;
 	if (need && used_bytes(disk) + need > disk->capacity)
 		return end(disk, -ENOSPC);
-	for (uint64_t at = round_down(off, PAGEMAP_PAGE); at < off + len; at += PAGEMAP_PAGE) {
-		if (pagemap_missing(&handle.file->cached, at, PAGEMAP_PAGE))
-			pagemap_write(&handle.file->cached, NULL, PAGEMAP_PAGE, at);
-	}
-	handle.file->size = max_u64(handle.file->size, off + len);
+	add_change(disk, handle.file, CHANGE_ALLOCATE, NULL, off, len);
 	return end(disk, 0);
 }
 

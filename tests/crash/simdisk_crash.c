@@ -190,7 +190,8 @@ static void crash_file(struct chooser *ch, const struct simfile *file, struct si
 		enum survival how = choose(ch, list[i]->seq, bound);
 
 		change_apply(list[i], &full, &full_size);
-		if (how == PART && (list[i]->kind == CHANGE_TRUNCATE || list[i]->len > 8 * MIB))
+		if (how == PART && (list[i]->kind == CHANGE_TRUNCATE ||
+					   list[i]->kind == CHANGE_ALLOCATE || list[i]->len > 8 * MIB))
 			how = rng_below(&ch->rng, 2) ? WHOLE : NONE;
 		if (how == WHOLE)
 			keep_all(list[i], &full, &out->durable, &out->durable_size);

@@ -9,7 +9,7 @@
 #include "pagemap.h"
 #include "simdisk.h"
 
-enum change_kind { CHANGE_WRITE, CHANGE_PUNCH, CHANGE_TRUNCATE };
+enum change_kind { CHANGE_WRITE, CHANGE_PUNCH, CHANGE_TRUNCATE, CHANGE_ALLOCATE };
 
 /* Immutable; a list from the newest back, shared between clones of a disk. */
 struct change {

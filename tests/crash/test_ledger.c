@@ -45,8 +45,8 @@
 /* What one seed's process tells. */
 struct result {
 	uint64_t checks, crashes, figures, sets, removals, freed_bytes;
-	uint64_t slots, golden, self,
-		shared, snapshot; /* blocks that were met, so that it is known that some were */
+	/* Blocks, and files of mode full, that were met, so that it is known that some were. */
+	uint64_t slots, golden, self, shared, snapshot, placed;
 	bool failed;
 	int op;
 	char text[256];
@@ -185,6 +185,7 @@ static int check_store(struct book *b, const struct ledger *ledger)
 	ledger_totals(ledger, &t);
 	b->result->slots += t.slots;
 	b->result->golden += t.golden_refs;
+	b->result->placed += t.placed_files;
 	for (size_t i = 0; i < count; i++) {
 		data += files[i].data;
 		unique += files[i].unique;
@@ -195,14 +196,14 @@ static int check_store(struct book *b, const struct ledger *ledger)
 	if (t.unseen)
 		return run_fail(
 			&b->run, "%" PRIu64 " blocks are kept that no file shows", t.unseen);
-	if (t.layer_bytes != t.layer_blocks * GF_BLOCK_SIZE ||
+	if (t.layer_bytes != (t.layer_blocks + t.spare_blocks) * GF_BLOCK_SIZE ||
 		t.pool_bytes != t.slots * GF_BLOCK_SIZE)
 		return run_fail(&b->run,
 			"the files of layers and pool take %" PRIu64 " and %" PRIu64
 			" bytes for %" PRIu64 " blocks and %" PRIu64 " slots",
-			t.layer_bytes, t.pool_bytes, t.layer_blocks, t.slots);
+			t.layer_bytes, t.pool_bytes, t.layer_blocks + t.spare_blocks, t.slots);
 	fs_store_figures(b->run.fs, &f);
-	stored = (t.layer_blocks + t.last_blocks + t.slots) * GF_BLOCK_SIZE;
+	stored = (t.layer_blocks + t.spare_blocks + t.last_blocks + t.slots) * GF_BLOCK_SIZE;
 	dedup = (t.golden_refs + t.slot_refs - t.slots) * GF_BLOCK_SIZE;
 	if (f.virtual_bytes != virtual || f.data_bytes != data || f.unique_bytes != unique ||
 		f.saved_zero_bytes != zero || f.clones != count - snapshots - t.promoted ||
@@ -632,6 +633,7 @@ static void add_up(struct tally *tally, const struct result *result)
 	tally->sum.self += result->self;
 	tally->sum.shared += result->shared;
 	tally->sum.snapshot += result->snapshot;
+	tally->sum.placed += result->placed;
 }
 
 static int run_all(const struct options *o, struct result *results)
@@ -664,10 +666,11 @@ static int run_all(const struct options *o, struct result *results)
 	printf("%" PRIu64 " times settled (%" PRIu64 " after crashes): %" PRIu64
 	       " files and %" PRIu64 " sets; %" PRIu64 " removals of %" PRIu64 " MiB; %" PRIu64
 	       " slots, %" PRIu64 " blocks found in images, %" PRIu64
-	       " shared with others, %" PRIu64 " with snapshots, %" PRIu64 " with themselves\n",
+	       " shared with others, %" PRIu64 " with snapshots, %" PRIu64
+	       " with themselves; %" PRIu64 " full copies\n",
 		tally.sum.checks, tally.sum.crashes, tally.sum.figures, tally.sum.sets,
 		tally.sum.removals, tally.sum.freed_bytes / MIB, tally.sum.slots, tally.sum.golden,
-		tally.sum.shared, tally.sum.snapshot, tally.sum.self);
+		tally.sum.shared, tally.sum.snapshot, tally.sum.self, tally.sum.placed);
 	printf("%" PRIu64 " passed, %" PRIu64 " failed (seeds %" PRIu64 "-%" PRIu64
 	       ", %d operations)\n",
 		tally.seeds - tally.failed, tally.failed, o->first, o->last, o->ops);

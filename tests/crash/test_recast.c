@@ -697,6 +697,34 @@ static void test_full(void **state)
 	assert_shows(ino, SIZE);
 }
 
+/* In the middle of it, and when it has grown, a crash takes no place away. */
+static void test_full_after_a_crash(void **state)
+{
+	uint64_t ino = a_clone();
+	struct moment m = {.ino = ino, .put_off = true};
+	struct fs_recast_options options = at(&m);
+	struct simdisk *before = disk, *after;
+
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_convert(fs, ino, FS_MODE_FULL, 0, &options), -EINTR);
+	assert_int_equal(fs_sync_journal(fs), 0);
+	after = disk = simdisk_crash(before, SIMDISK_DROP, 7);
+	assert_int_equal(allocated(), SIZE);
+	disk = before;
+	reopen(after);
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(allocated(), SIZE);
+	assert_int_equal(fs_recast_go_on(fs, NULL), 0);
+	assert_is(ino, "full", "");
+	set_size(ino, SIZE + 10 * BLOCK);
+	assert_int_equal(sync_file(fs, ino), 0);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 8));
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(allocated(), SIZE + 10 * BLOCK);
+	assert_int_equal(unique(ino), SIZE + 10 * BLOCK);
+	assert_shows(ino, SIZE + 10 * BLOCK);
+}
+
 static int setup_small(void **state)
 {
 	return setup_with(SIZE + 2 * MIB + 512 * KIB);
@@ -753,6 +781,7 @@ int main(void)
 		T(test_snapshots_in_the_middle),
 		T(test_fold_between_snapshots),
 		T(test_full),
+		T(test_full_after_a_crash),
 		cmocka_unit_test_setup_teardown(test_full_disk, setup_small, teardown),
 	};
 

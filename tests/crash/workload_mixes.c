@@ -252,8 +252,8 @@ const struct profile profiles[] = {
 	MIX("snapshots, faults", MIB, TIB, 25, 4, "sshLLLlpqqqQQQvViCuufffSe?POKK"),
 	MIX("snapshots, full disk", MIB, 2816 * KIB, 0, 0, "sshLLLlppttqqqQQQvvvViCXuufSeee?PO"),
 	/* The life of images: what `make check-life` does. */
-	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO111233466"),
-	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO111233466",
+	MIX("life", MIB, TIB, 0, 6, "sshhb5LLLlzgppprttqqqqQQQQvvvNXiVVVVcCCRwuuUmdDMfBJSe?PKO1112223346644GGWW"),
+	MIX("life, repeated", MIB, TIB, 0, 6, "ssLLLEEEEhbpprtqqqqQQQQvvvNXiVVVVcCCRuuUmffBJSe?PKO1112223346644GGWW",
 		.dedup = true),
 	MIX("promotion", MIB, TIB, 0, 4, "sshLLlzptcCCGGGGGGWWWWRuufffSee?PKO"),
 	MIX("rebase", MIB, TIB, 0, 2, "sshLLl6666gprtcCCRu111114fffSee?PKO"),

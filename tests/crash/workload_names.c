@@ -235,7 +235,7 @@ static uint64_t promoted_ino(struct run *run, const char *name)
 
 int op_promote(struct run *run)
 {
-	struct model_entry *from = pick_entry(run, MODEL_FILE);
+	struct model_entry *from = pick_source(run);
 	const char *name = promoted[below(run, ARRAY_SIZE(promoted))];
 	const struct model_object *source;
 	char path[MODEL_NAME];
@@ -247,12 +247,13 @@ int op_promote(struct run *run)
 	if (!from || promoted_ino(run, name))
 		return 0;
 	source = object_of(run, from);
-	/* Its mode is the source's. */
-	if (fs_getattr(run->fs, source->ino, &attr) || (attr.mode & 07777) != 0644)
-		return 0;
+	if (fs_getattr(run->fs, source->ino, &attr))
+		return verdict(run, -EIO);
 	say(run, "promote \"%s\" to \"%s\"", from->path, path);
 	model_tree_begin(run->model);
 	model_add_clone(run->model, path, source);
+	/* Who may read the source may read it. */
+	model_set_xattr(run->model, path, mode_mark(MODEL_FILE, 0600 | (attr.mode & 0044)));
 	r = fs_promote(run->fs, source->ino, name, &ino);
 	model_tree_end(run->model, !r);
 	if (r)

@@ -98,7 +98,7 @@ int op_convert(struct run *run)
 {
 	static const char *const names[] = {"snapshot", "thin", "full"};
 	struct model_entry *entry = pick_entry(run, MODEL_FILE);
-	enum fs_mode mode = (enum fs_mode)below(run, 2);
+	enum fs_mode mode = (enum fs_mode)below(run, 3);
 	uint64_t golden = mode == FS_MODE_SNAPSHOT && below(run, 2) ? 1 + below(run, 2) : 0,
 		 ino = 0;
 	struct patience p = some_patience(run);
@@ -109,6 +109,8 @@ int op_convert(struct run *run)
 
 	if (!entry)
 		return 0;
+	if (mode == FS_MODE_FULL && object_of(run, entry)->size > MAX_SIZE)
+		mode = FS_MODE_THIN;
 	file = object_of(run, entry)->ino;
 	model_rebased(run->model, object_of(run, entry));
 	say(run, "convert \"%s\" to %s%s%s", entry->path, names[mode],

@@ -83,6 +83,13 @@ sums >want
 # ---- wrong input ----
 mkdir "$mnt/dir"
 "$goldfs" rebase "$mnt/c001.img" --onto "$mnt/c002.img" 2>err && fail "a clone is no golden image"
+grep -q 'c002.img" is no golden image' err || fail "a clone as golden image: $(cat err)"
+"$goldfs" upgrade-base "$mnt/golden/none.img" "$mnt/golden/v2.img" 2>err && fail "clones of no image move"
+grep -q 'none.img": no such file' err || fail "no old image: $(cat err)"
+"$goldfs" upgrade-base "$mnt/golden/v1.img" "$mnt/golden/v1.img" 2>err && fail "onto the same image"
+grep -q 'v1.img" is the old image and the new one' err || fail "onto the same image: $(cat err)"
+"$goldfs" upgrade-base "$mnt/golden/v1.img" "$mnt/c002.img" 2>err && fail "a clone as the new image"
+grep -q 'c002.img" is no golden image' err || fail "a clone as the new image: $(cat err)"
 "$goldfs" rebase "$mnt/dir" --onto "$mnt/golden/v2.img" 2>err && fail "a folder can be rebased"
 "$goldfs" rebase "$mnt/golden/v1.img" --onto "$mnt/golden/v2.img" 2>err && fail "an image can be rebased"
 "$goldfs" rebase "$mnt/c001.img" --onto "$mnt/golden/none.img" 2>err && fail "onto nothing"
