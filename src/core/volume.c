@@ -890,13 +890,15 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	missing = bytes_missing(fs, inode, off, len);
 	if (!missing)
 		return 0;
-	/* Others may take what is given back, or hold what was to be. */
-	for (int tries = 0;; tries++) {
+	/* Others may take what is given back, or hold what was to be. Where nothing is given back any
+	 * more it may have been just now, after the look: so the last thing is a look. */
+	for (int tries = 0, made = true;; tries++) {
 		r = space_check(fs, missing);
 		if (!r)
 			r = limit_check(fs, inode, missing, true);
-		if (!r || tries == MAX_TRIES || !space_make(fs))
+		if (!r || tries == MAX_TRIES || !made)
 			return r;
+		made = space_make(fs);
 	}
 }
 
@@ -923,9 +925,8 @@ static ssize_t write_file(
 		/* The look before was too old; what was given up may be enough. */
 		if (r == -ENOSPC) {
 			space_given_back(fs);
-			if (space_make(fs))
-				r = write_piece(
-					fs, inode, (const uint8_t *)buf + done, n, off + done);
+			space_make(fs);
+			r = write_piece(fs, inode, (const uint8_t *)buf + done, n, off + done);
 		}
 		done += n;
 	}

@@ -24,7 +24,8 @@ writer()
 	def put(block, count, tag):
 	    data = b''.join((b'%016d%016d' % (block + i, tag)) * 128 for i in range(count))
 	    os.pwrite(fd, data, block * 4096)
-	tag = 0
+	# No two write the same: what is shared takes space when it is overwritten.
+	tag = seed * 10**9
 	while time.time() < end and full < 20:
 	    tag += 1
 	    count = rng.choice((1, 1, 2, 8, 32))
