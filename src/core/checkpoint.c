@@ -134,8 +134,7 @@ static void batch_share(struct batch *b)
 
 	dedup_begin(&d, b->fs, b->layer, first, first + b->count - 1);
 	for (size_t i = 0; i < b->count && d.enabled; i++) {
-		if (i % DEDUP_EXPECTED == 0)
-			dedup_expect(&d, b->hashes + i, min_u64(DEDUP_EXPECTED, b->count - i));
+		dedup_expect(&d, b->hashes, i, b->count);
 		if (b->current[i] && b->right[i] && b->kinds[i] == GF_OVERLAY &&
 			dedup_find(&d, b->data + i * GF_BLOCK_SIZE, &b->hashes[i], &b->places[i]))
 			b->kinds[i] = GF_SHARED;

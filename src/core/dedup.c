@@ -41,6 +41,7 @@
 #include "store/region.h"
 
 #define SLOTS_AT_ONCE 64
+#define EXPECTED_AT_ONCE 16 /* as many misses of its caches a processor has under way */
 #define MAX_CANDIDATES 4
 #define SUMS_AT_ONCE 1024
 #define FILL_NS INT64_C(50000000) /* at a time */
@@ -139,10 +140,16 @@ static void table_expect(struct fs *fs, uint64_t domain, uint32_t sum)
 	content_table_expect(fs->dedup->table, domain, known_as(fs, sum));
 }
 
-static void table_expect_hashes(
-	struct fs *fs, uint64_t domain, const struct hash128 *hashes, uint64_t count)
+/* How many are to be fetched before the i-th: a batch, or 0 within one. */
+static size_t batch_at(size_t i, size_t count)
 {
-	for (uint64_t i = 0; i < count; i++)
+	return i % EXPECTED_AT_ONCE ? 0 : min_u64(EXPECTED_AT_ONCE, count - i);
+}
+
+static void table_expect_hashes(
+	struct fs *fs, uint64_t domain, const struct hash128 *hashes, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
 		table_expect(fs, domain, hash_sum(&hashes[i]));
 }
 
@@ -342,13 +349,15 @@ static bool find_in_table(
 	return false;
 }
 
-void dedup_expect(struct dedup *d, const struct hash128 *hashes, size_t count)
+void dedup_expect(struct dedup *d, const struct hash128 *hashes, size_t i, size_t count)
 {
-	if (!d->enabled)
+	size_t n = batch_at(i, count);
+
+	if (!d->enabled || !n)
 		return;
-	golden_index_expect(d->fs, hashes, count);
+	golden_index_expect(d->fs, hashes + i, n);
 	if (d->all)
-		table_expect_hashes(d->fs, d->domain, hashes, count);
+		table_expect_hashes(d->fs, d->domain, hashes + i, n);
 }
 
 bool dedup_find(struct dedup *d, const void *bytes, const struct hash128 *hash, uint64_t *out)
@@ -387,9 +396,7 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block,
 	if (atomic_load(&layer->apart))
 		return;
 	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++) {
-		if (i % DEDUP_EXPECTED == 0)
-			table_expect_hashes(
-				fs, domain, hashes + i, min_u64(DEDUP_EXPECTED, count - i));
+		table_expect_hashes(fs, domain, hashes + i, batch_at(i, count));
 		table_put(fs, domain, hash_sum(&hashes[i]),
 			&(struct content_place){.owner = layer->id,
 				.block = block + i,
@@ -420,12 +427,13 @@ bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
 }
 
 void dedup_expect_known(
-	struct fs *fs, const struct layer *layer, const uint32_t *sums, uint64_t count)
+	struct fs *fs, const struct layer *layer, const uint32_t *sums, size_t i, size_t count)
 {
 	uint64_t domain = atomic_load(&layer->domain);
+	size_t n = fs->dedup && domain != DOMAIN_NONE ? batch_at(i, count) : 0;
 
-	for (uint64_t i = 0; fs->dedup && domain != DOMAIN_NONE && i < count; i++)
-		table_expect(fs, domain, sums[i]);
+	for (size_t k = i; k < i + n; k++)
+		table_expect(fs, domain, sums[k]);
 }
 
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum)

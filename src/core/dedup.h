@@ -39,10 +39,9 @@ void dedup_begin(struct dedup *d, struct fs *fs, struct layer *layer, uint64_t f
  */
 bool dedup_find(
 	struct dedup *d, const void *bytes, const struct hash128 *hash, uint64_t *place);
-/* These are looked for next: what that needs of memory is fetched for all of them at once. As many at
- * a time as processors have misses of their caches under way. */
-#define DEDUP_EXPECTED 16
-void dedup_expect(struct dedup *d, const struct hash128 *hashes, size_t count);
+/* Before the i-th of so many is looked for, in this order: now and then it has fetched what the next
+ * ones need of memory, all at once. */
+void dedup_expect(struct dedup *d, const struct hash128 *hashes, size_t i, size_t count);
 void dedup_end(struct dedup *d);
 
 /* Blocks that are SHARED with these places now, the references for which dedup_find() took. */
@@ -69,9 +68,9 @@ void dedup_owe_all(struct fs *fs, struct layer *layer);
  * Hints. */
 bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum);
 bool dedup_is_known_elsewhere(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum);
-/* That is asked for these next; as dedup_expect(). */
+/* Before that is asked; as dedup_expect(). */
 void dedup_expect_known(
-	struct fs *fs, const struct layer *layer, const uint32_t *sums, uint64_t count);
+	struct fs *fs, const struct layer *layer, const uint32_t *sums, size_t i, size_t count);
 /* Has the table of content know what stands in layers and in the pool, by its checksums. Layers that
  * are to be examined come last: where the table has not room for all, they are what it knows. stop is
  * asked after each region. */

@@ -58,8 +58,7 @@ static void find_hints(
 	struct examined *e, uint64_t block, const uint32_t *sums, uint64_t count, bool *hinted)
 {
 	for (uint64_t i = 0; i < count; i++) {
-		if (i % DEDUP_EXPECTED == 0)
-			dedup_expect_known(e->fs, e->layer, sums + i, min_u64(DEDUP_EXPECTED, count - i));
+		dedup_expect_known(e->fs, e->layer, sums, i, count);
 		hinted[i] = e->images ||
 			    dedup_is_known_elsewhere(e->fs, e->layer, block + i, sums[i]);
 	}

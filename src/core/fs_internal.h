@@ -546,6 +546,9 @@ void space_given_back(struct fs *fs);
 /* Gives back what was discarded or removed, by a checkpoint; false: there is nothing, or it failed.
  * The caller holds no lock and no reservation. */
 bool space_make(struct fs *fs);
+/* As space_check(), and for a file, if it is not NULL, limit_check(): but has space made where there
+ * is too little. 0 or -ENOSPC. The caller holds no lock and no reservation. */
+int space_get(struct fs *fs, struct inode *inode, uint64_t bytes);
 /* Checkpoint: empties the reserve's file, but for a third when it is for data; true: that gave some
  * space. Or fills it again. */
 bool space_give_reserve(struct fs *fs, bool for_data);

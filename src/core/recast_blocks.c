@@ -30,7 +30,6 @@
 #define KEEP 0xff /* a kind: nothing is to be done */
 /* In the journal: every other block may be a record of its own. */
 #define ROOM (volume_rewrite_room(PIECE) + PIECE / 2 * 128)
-#define MAX_TRIES 3		    /* checkpoints that one piece lets make space */
 #define NAP_NS INT64_C(50000000)    /* at most, for clients' sake */
 #define SLEEP_NS INT64_C(100000000) /* at a time, for the rate's */
 
@@ -477,20 +476,11 @@ static int change_held(struct recast *rc, struct piece *p, look_fn fn)
 
 static int get_space(struct recast *rc, const struct piece *p)
 {
-	uint64_t bytes = (uint64_t)p->stored * GF_BLOCK_SIZE;
-	int r = 0;
-
 	/* What has a place already, has. */
 	if (p->block + p->count <= atomic_load(&rc->layer->whole_blocks))
 		return 0;
-	for (int tries = 0; bytes; tries++) {
-		r = space_check(rc->fs, bytes);
-		if (!r && rc->inode && rc->kind != GF_RECAST_FOLD)
-			r = limit_check(rc->fs, rc->inode, bytes, true);
-		if (!r || tries == MAX_TRIES || !space_make(rc->fs))
-			break;
-	}
-	return r;
+	return space_get(rc->fs, rc->kind == GF_RECAST_FOLD ? NULL : rc->inode,
+		(uint64_t)p->stored * GF_BLOCK_SIZE);
 }
 
 static bool is_told_to_stop(struct recast *rc)

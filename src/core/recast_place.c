@@ -17,7 +17,6 @@
 #include "base/sizes.h"
 #include "core/recast.h"
 
-#define MAX_TRIES 3 /* checkpoints that are to make space */
 #define LAST_BLOCK (GF_MAX_SIZE / GF_BLOCK_SIZE - 1) /* stands elsewhere */
 
 static uint64_t blocks_of(uint64_t bytes)
@@ -42,27 +41,16 @@ static uint64_t allocated_bytes(struct fs *fs, const struct layer *layer)
 	return st.allocated;
 }
 
-static int get_space(struct fs *fs, uint64_t bytes)
-{
-	int r = 0;
-
-	for (int tries = 0; bytes; tries++) {
-		r = space_check(fs, bytes + bytes / 256);
-		if (!r || tries == MAX_TRIES || !space_make(fs))
-			break;
-	}
-	return r;
-}
-
 int recast_place(struct fs *fs, struct layer *layer, uint64_t end)
 {
 	uint64_t blocks = blocks_of(end), old = atomic_load(&layer->whole_blocks);
-	uint64_t has = old ? old * GF_BLOCK_SIZE : allocated_bytes(fs, layer);
+	uint64_t has = old ? old * GF_BLOCK_SIZE : allocated_bytes(fs, layer), bytes;
 	int r;
 
 	if (blocks <= old)
 		return 0;
-	r = get_space(fs, less_u64(blocks * GF_BLOCK_SIZE, has));
+	bytes = less_u64(blocks * GF_BLOCK_SIZE, has);
+	r = space_get(fs, NULL, bytes + bytes / 256);
 	if (r)
 		return r;
 	/* First, so that nothing is punched any more. */

@@ -33,6 +33,7 @@
 
 #define SPACE_INTERVAL_NS 200000000 /* how long a look at the free space below is believed */
 #define TIGHT_BYTES (64 * MIB)	    /* below that, large writes get their blocks beforehand */
+#define MAX_TRIES 3		    /* checkpoints that one who needs space lets make it */
 #define RESERVE_PATH "reserve"
 
 /* ---- warnings ---- */
@@ -155,6 +156,24 @@ bool space_make(struct fs *fs)
 		checkpoint_run(fs);
 	/* One that finds no space itself gives nothing back. */
 	return atomic_load(&fs->counters.checkpoints) != before;
+}
+
+int space_get(struct fs *fs, struct inode *inode, uint64_t bytes)
+{
+	bool made = true;
+	int r = 0;
+
+	/* Others may take what is given back, or hold what was to be. Where nothing is given back any
+	 * more it may have been just now, after the look: so the last thing is a look. */
+	for (int tries = 0; bytes; tries++) {
+		r = space_check(fs, bytes);
+		if (!r && inode)
+			r = limit_check(fs, inode, bytes, true);
+		if (!r || tries == MAX_TRIES || !made)
+			break;
+		made = space_make(fs);
+	}
+	return r;
 }
 
 /* ---- the file that holds the reserve ---- */

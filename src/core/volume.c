@@ -39,7 +39,6 @@
 #define LARGE_SYNC_BYTES (256 * MIB) /* uncommitted bytes that recovery may have to verify */
 #define MAX_WRITE (8 * MIB)
 #define READ_FAILURES_LOGGED 1000
-#define MAX_TRIES 3 /* checkpoints that one write lets make space */
 
 /* ---- reading ---- */
 
@@ -364,8 +363,7 @@ static int job_share(struct job *job)
 	if (!job->places)
 		return -ENOMEM;
 	for (uint64_t i = 0; i < count; i++) {
-		if (i % DEDUP_EXPECTED == 0)
-			dedup_expect(&d, job->hashes + i, min_u64(DEDUP_EXPECTED, count - i));
+		dedup_expect(&d, job->hashes, i, count);
 		if (job->kinds[i] == GF_OVERLAY &&
 			dedup_find(&d, data + i * GF_BLOCK_SIZE, &job->hashes[i], &job->places[i]))
 			job->kinds[i] = GF_SHARED;
@@ -882,24 +880,9 @@ static uint64_t bytes_missing(struct fs *fs, struct inode *inode, uint64_t off, 
  * owns goes on when the disk is full. */
 static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 {
-	uint64_t missing;
-	int r;
-
 	if (!space_check(fs, len) && !limit_check(fs, inode, len, false))
 		return 0;
-	missing = bytes_missing(fs, inode, off, len);
-	if (!missing)
-		return 0;
-	/* Others may take what is given back, or hold what was to be. Where nothing is given back any
-	 * more it may have been just now, after the look: so the last thing is a look. */
-	for (int tries = 0, made = true;; tries++) {
-		r = space_check(fs, missing);
-		if (!r)
-			r = limit_check(fs, inode, missing, true);
-		if (!r || tries == MAX_TRIES || !made)
-			return r;
-		made = space_make(fs);
-	}
+	return space_get(fs, inode, bytes_missing(fs, inode, off, len));
 }
 
 static ssize_t write_file(

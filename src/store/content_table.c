@@ -365,12 +365,12 @@ void content_table_expect(struct content_table *table, uint64_t domain, uint32_t
 {
 	uint64_t hash = hash_key(domain, sum);
 	struct shard *shard = shard_of(table, hash);
-	const char *buckets = (char *)atomic_load_explicit(&shard->buckets, memory_order_relaxed);
+	struct bucket *buckets = atomic_load_explicit(&shard->buckets, memory_order_relaxed);
 	uint64_t count = atomic_load_explicit(&shard->bucket_count, memory_order_relaxed);
 
 	/* Nothing is read: if they are replaced just now, the wrong line is fetched. */
 	if (buckets)
-		__builtin_prefetch(buckets + ((hash >> 32) * count >> 32) * sizeof(struct bucket));
+		__builtin_prefetch(bucket_of(buckets, count, hash));
 }
 
 unsigned content_table_find(struct content_table *table, uint64_t domain, uint32_t sum,

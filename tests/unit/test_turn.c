@@ -88,6 +88,15 @@ static void end(struct taker *k)
 	turn_waiter_release(&k->waiter);
 }
 
+/* The caller has the turn, and another one waits for it. */
+static void hold_while_it_sleeps(struct turn_waiter *w, struct taker *other)
+{
+	turn_waiter_init(w);
+	assert_true(turn_take(&turn, w, 0));
+	start(other);
+	wait_until_asleep(1);
+}
+
 static void one_alone_keeps_it(void **state)
 {
 	struct turn_waiter w;
@@ -114,10 +123,7 @@ static void who_leaves_wakes_another(void **state)
 	struct taker a, b;
 	struct turn_waiter w;
 
-	turn_waiter_init(&w);
-	assert_true(turn_take(&turn, &w, 0));
-	start(&a);
-	wait_until_asleep(1);
+	hold_while_it_sleeps(&w, &a);
 	start(&b);
 	wait_until_asleep(2);
 	assert_int_equal(atomic_load(&turn.active), 0);
@@ -138,10 +144,7 @@ static void one_that_comes_back_wakes_nobody_unless_there_is_more(void **state)
 	struct turn_waiter w;
 	struct taker a;
 
-	turn_waiter_init(&w);
-	assert_true(turn_take(&turn, &w, 0));
-	start(&a);
-	wait_until_asleep(1);
+	hold_while_it_sleeps(&w, &a);
 	turn_pass(&turn, &w, false);
 	assert_int_equal(atomic_load(&turn.sleeping), 1);
 	assert_true(turn_take(&turn, &w, 0));
@@ -160,10 +163,7 @@ static void who_is_active_and_has_to_wait_wakes_another(void **state)
 	struct turn_waiter w;
 	struct taker a;
 
-	turn_waiter_init(&w);
-	assert_true(turn_take(&turn, &w, 0));
-	start(&a);
-	wait_until_asleep(1);
+	hold_while_it_sleeps(&w, &a);
 	turn_pass(&turn, &w, false);
 	turn_leave(&turn, &w);
 	wait_until_has(&a);
@@ -176,10 +176,7 @@ static void a_tick_helps_where_the_active_one_does_not_come(void **state)
 	struct turn_waiter w;
 	struct taker a;
 
-	turn_waiter_init(&w);
-	assert_true(turn_take(&turn, &w, 0));
-	start(&a);
-	wait_until_asleep(1);
+	hold_while_it_sleeps(&w, &a);
 	turn_tick(&turn);
 	assert_int_equal(atomic_load(&turn.sleeping), 1); /* it is held */
 	turn_pass(&turn, &w, false);
