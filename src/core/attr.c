@@ -258,7 +258,7 @@ int fs_setattr(struct fs *fs, uint64_t ino, unsigned mask, struct fs_attr *attr)
 	room = record_reserve(fs, 256);
 	if (room < 0)
 		return room;
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	if (!inode)
 		r = ino < FS_INO_FIRST ? -EPERM : -ESTALE;
@@ -423,7 +423,7 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	r = !inode ? (ino < FS_INO_FIRST ? -EPERM : -ESTALE) :
 		inode->kind != GF_KIND_USER ? -EROFS : check_set(inode, name, size, flags, remove);

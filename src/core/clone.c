@@ -175,7 +175,7 @@ static int clone_batch(struct fs *fs, uint64_t ino, bool opaque, struct batch *b
 	opbuf_init(&buf);
 	r = source_begin(fs, ino, opaque, &buf, &src);
 	if (!r) {
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		r = clone_batch_locked(fs, &buf, &src, b);
 		source_end(fs, &src, r);
 		pthread_rwlock_unlock(&fs->tree);
@@ -327,7 +327,7 @@ static int attach(struct fs *fs, uint64_t src_ino, struct inode *dst, uint64_t f
 	/* cp copies the bytes of an image, whatever its format. */
 	r = source_begin(fs, src_ino, true, &buf, &src);
 	if (!r) {
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		r = attach_locked(fs, &src, dst, from, end, &buf);
 		if (!r)
 			dst->copy_task = task;

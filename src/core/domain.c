@@ -336,7 +336,7 @@ int fs_set_dedup(struct fs *fs, uint64_t ino, const int *policy, const enum fs_d
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	r = set_locked(fs, &buf, ino, policy, domain);
 	pthread_rwlock_unlock(&fs->tree);
 	journal_unreserve(fs->journal, room);

@@ -267,6 +267,7 @@ static uint32_t next_region(struct family *f)
 
 static int walk_family(struct family *f, const struct family_walk *walk)
 {
+	const uint64_t wanted = atomic_load(&f->fs->tree_wanted);
 	int r = 0;
 
 	for (size_t i = 0; i < f->count; i++)
@@ -279,6 +280,8 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 			if (f->nodes[i].next == f->region)
 				f->nodes[i].next =
 					layer_next_region(f->nodes[i].layer, f->region + 1);
+		if (!r && walk->gives_way && atomic_load(&f->fs->tree_wanted) != wanted)
+			r = -EAGAIN;
 	}
 	return r;
 }

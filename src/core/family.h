@@ -64,6 +64,8 @@ struct family_walk {
 	/* Called for each region in which some layer of the family has something. */
 	int (*region)(void *arg, struct family *family);
 	void *arg;
+	/* Ends with -EAGAIN when somebody wants to change the tree: everybody else would wait, too. */
+	bool gives_way;
 };
 
 int family_walk(struct fs *fs, const struct family_walk *walk);

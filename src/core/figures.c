@@ -99,16 +99,16 @@ static void count_for_file(struct family *f, struct inode *inode, const struct p
 		count += __builtin_popcountll(bits->words[i] & mask.words[i]);
 
 	if (class == TAIL_UNIQUE)
-		inode->fig.frozen_unique += count;
+		inode->counting.frozen_unique += count;
 	else if (class == TAIL_CLONE)
-		inode->fig.shared_clone += count;
+		inode->counting.shared_clone += count;
 	else if (class == TAIL_SNAPSHOT)
-		inode->fig.shared_snapshot += count;
+		inode->counting.shared_snapshot += count;
 	else
-		inode->fig.golden += count;
+		inode->counting.golden += count;
 	if (size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
 		plane_get(bits, last % GF_REGION_BLOCKS))
-		inode->fig.tail = class;
+		inode->counting.tail = class;
 }
 
 /*
@@ -136,7 +136,8 @@ static void begin_family(void *arg, struct family *f)
 {
 	for (size_t i = 0; i < f->count; i++)
 		if (f->nodes[i].file)
-			memset(&f->nodes[i].file->fig, 0, sizeof(f->nodes[i].file->fig));
+			memset(&f->nodes[i].file->counting, 0,
+				sizeof(f->nodes[i].file->counting));
 }
 
 /* What the touched regions of the image would show to each file if no layer hid anything. */
@@ -151,7 +152,7 @@ static void count_untouched(struct family *f, const struct plane *bits)
 		plane_limit(&mask, f->region, image_limit(inode));
 		for (int k = 0; k < REGION_WORDS; k++)
 			mask.words[k] &= bits->words[k];
-		inode->fig.golden_untouched += plane_count(&mask);
+		inode->counting.golden_untouched += plane_count(&mask);
 	}
 }
 
@@ -322,30 +323,114 @@ void figures_expire(struct fs *fs)
 	fs->figures_valid = false;
 }
 
-/* figures_lock and tree (shared) held. */
-static void refresh_locked(struct fs *fs, bool exact)
+/* ---- when it is counted anew ---- */
+
+#define INLINE_NS 4000000 /* a walk that somebody who only looks may be made to wait for */
+#define TIMES_GIVEN_WAY 10
+
+/* Whether what is known is too old. figures_lock held. */
+static bool is_old_locked(struct fs *fs, bool exact)
+{
+	if (!fs->figures_valid)
+		return true;
+	if (fs->figures_count == atomic_load(&fs->change_count))
+		return false;
+	return exact || times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
+}
+
+/* Shows what was counted. walk_lock and tree (shared) held. */
+static void publish(struct fs *fs)
+{
+	struct inode *inode, *next;
+
+	MUTEX_GUARD(&fs->figures_lock);
+	HASH_ITER (by_ino, fs->inodes, inode, next)
+		if (inode->kind != GF_KIND_GOLDEN)
+			inode->fig = inode->counting;
+}
+
+/* walk_lock and tree (shared) held. -EAGAIN: it gave way. */
+static int walk_all(struct fs *fs, bool gives_way)
 {
 	struct account account = {.pool = pool_needs_walk(fs)};
 	struct family_walk walk = {.begin = begin_family, .region = account_region,
-		.singles = account.pool, .arg = &account};
+		.singles = account.pool, .arg = &account, .gives_way = gives_way};
 	uint64_t now_count = atomic_load(&fs->change_count);
 	int64_t start = times_now(CLOCK_MONOTONIC);
+	int r = family_walk(fs, &walk);
 
-	if (fs->figures_count == now_count && fs->figures_valid)
-		return;
-	if (!exact && fs->figures_valid &&
-		start - fs->figures_time_ns < 20 * fs->figures_cost_ns)
-		return;
-	if (family_walk(fs, &walk))
-		log_warning("cannot compute what clones share");
-	fs->figures_pool = account.pool;
-	if (account.pool)
+	if (r == 0 && account.pool)
 		slot_list_account(fs, &account.slots);
 	slot_list_release(&account.slots);
+	if (r == -EAGAIN)
+		return r;
+	if (r)
+		log_warning("cannot compute what clones share");
+	publish(fs);
+	MUTEX_GUARD(&fs->figures_lock);
+	fs->figures_pool = account.pool;
 	fs->figures_valid = true;
 	fs->figures_count = now_count;
 	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
 	fs->figures_cost_ns = fs->figures_time_ns - start;
+	return r;
+}
+
+/*
+ * Makes the figures of files that share new when they are old. Who only looks gets those of a moment ago
+ * when counting takes long: then figures_tick() does it, since whoever holds the tree that long has
+ * guests wait behind the next one who changes it. tree (shared) held.
+ */
+static void refresh(struct fs *fs, bool exact)
+{
+	bool old, later;
+
+	pthread_mutex_lock(&fs->figures_lock);
+	old = is_old_locked(fs, exact);
+	later = old && !exact && fs->figures_valid && fs->figures_cost_ns > INLINE_NS &&
+		fs->worker_runs;
+	fs->figures_wanted |= later;
+	pthread_mutex_unlock(&fs->figures_lock);
+	if (!old || later)
+		return;
+	pthread_mutex_lock(&fs->walk_lock);
+	pthread_mutex_lock(&fs->figures_lock);
+	old = is_old_locked(fs, exact);
+	pthread_mutex_unlock(&fs->figures_lock);
+	if (old)
+		walk_all(fs, false);
+	pthread_mutex_unlock(&fs->walk_lock);
+}
+
+void figures_tick(struct fs *fs)
+{
+	bool wanted;
+
+	pthread_mutex_lock(&fs->figures_lock);
+	wanted = fs->figures_wanted && is_old_locked(fs, false);
+	pthread_mutex_unlock(&fs->figures_lock);
+	if (!wanted)
+		return;
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_mutex_lock(&fs->walk_lock);
+	if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY) == -EAGAIN) {
+		fs->gave_way++;
+	} else {
+		fs->gave_way = 0;
+		pthread_mutex_lock(&fs->figures_lock);
+		fs->figures_wanted = false;
+		pthread_mutex_unlock(&fs->figures_lock);
+	}
+	pthread_mutex_unlock(&fs->walk_lock);
+	pthread_rwlock_unlock(&fs->tree);
+}
+
+/* What was counted of a file, as it stands. */
+static struct walked_figures walked(struct fs *fs, struct inode *inode, bool *pool)
+{
+	MUTEX_GUARD(&fs->figures_lock);
+	*pool = fs->figures_pool;
+	return inode->fig;
 }
 
 /* ---- one file ---- */
@@ -420,16 +505,18 @@ static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct 
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	struct pool_layer_figures f;
+	struct walked_figures fig;
+	bool pool;
 
 	if (layer->parent || pool_figure_is_walked(fs, layer)) {
-		MUTEX_GUARD(&fs->figures_lock);
-		refresh_locked(fs, exact);
-		if (!fs->figures_pool)
+		refresh(fs, exact);
+		fig = walked(fs, inode, &pool);
+		if (!pool)
 			return;
-		b->unique += inode->fig.pool_unique;
-		b->self += inode->fig.pool_self;
-		b->shared_clone += inode->fig.pool_shared;
-		b->shared_snapshot += inode->fig.pool_snapshot;
+		b->unique += fig.pool_unique;
+		b->self += fig.pool_self;
+		b->shared_clone += fig.pool_shared;
+		b->shared_snapshot += fig.pool_snapshot;
 	} else if (layer->may_share) {
 		/* With a layer of its own, and no frozen one with anything in the pool, the pool's
 		 * own counts are right at any moment. */
@@ -465,7 +552,8 @@ static bool owns_tail(struct inode *inode, struct layer *layer)
 	       (x.kind == EXTENT_DATA || x.kind == EXTENT_JOURNAL) && x.layer == layer;
 }
 
-static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct layer *layer)
+static enum tail_class class_of_tail(
+	struct fs *fs, struct inode *inode, struct layer *layer, enum tail_class walked_tail)
 {
 	uint64_t block = inode->size / GF_BLOCK_SIZE, start, end;
 	struct extent x;
@@ -479,9 +567,9 @@ static enum tail_class class_of_tail(struct fs *fs, struct inode *inode, struct 
 	if (x.kind == EXTENT_POOL && !layer->parent && !pool_figure_is_walked(fs, layer))
 		return class_of_slot(fs, x.pos, layer->id);
 	if (x.kind == EXTENT_POOL)
-		return inode->fig.tail;
+		return walked_tail;
 	if (x.kind != EXTENT_IMAGE)
-		return x.layer == layer ? TAIL_UNIQUE : inode->fig.tail;
+		return x.layer == layer ? TAIL_UNIQUE : walked_tail;
 	if (x.image->ops->next_data(x.image, block * GF_BLOCK_SIZE, &start, &end) ||
 		start >= (block + 1) * GF_BLOCK_SIZE)
 		return TAIL_NONE;
@@ -494,20 +582,23 @@ static void count_blocks(
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t limit = image_limit(inode);
+	struct walked_figures fig;
+	bool pool;
 
 	*b = (struct block_figures){.unique = layer_kept_blocks(layer)};
 	count_pooled(fs, inode, !budget_ns, b);
+	if (layer->parent)
+		refresh(fs, !budget_ns);
+	fig = walked(fs, inode, &pool);
 	if (layer->parent) {
 		struct layer *root = layer;
 
-		MUTEX_GUARD(&fs->figures_lock);
-		refresh_locked(fs, !budget_ns);
 		while (root->parent)
 			root = root->parent;
-		b->unique += inode->fig.frozen_unique;
-		b->shared_clone += inode->fig.shared_clone;
-		b->shared_snapshot += inode->fig.shared_snapshot;
-		b->golden = inode->fig.golden - inode->fig.golden_untouched;
+		b->unique += fig.frozen_unique;
+		b->shared_clone += fig.shared_clone;
+		b->shared_snapshot += fig.shared_snapshot;
+		b->golden = fig.golden - fig.golden_untouched;
 		if (root->image)
 			b->golden += image_data_blocks(root->image, limit);
 	} else {
@@ -517,7 +608,7 @@ static void count_blocks(
 		else if (layer->image)
 			b->golden += simple_golden(layer, limit);
 	}
-	b->tail = class_of_tail(fs, inode, layer);
+	b->tail = class_of_tail(fs, inode, layer, (enum tail_class)fig.tail);
 }
 
 /* Up to `bytes` of what is left of a file's size. */
@@ -561,13 +652,13 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t blocks = layer_kept_blocks(layer);
 	struct block_figures b = {0};
+	bool pool;
 
 	count_pooled(fs, inode, false, &b);
 	blocks += b.unique;
 	if (layer->parent) {
-		MUTEX_GUARD(&fs->figures_lock);
-		refresh_locked(fs, false);
-		blocks += inode->fig.frozen_unique;
+		refresh(fs, false);
+		blocks += walked(fs, inode, &pool).frozen_unique;
 	}
 	if (!blocks && inode->size && (layer->parent || layer->image || layer->shared_blocks))
 		blocks = 1;

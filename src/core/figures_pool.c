@@ -131,10 +131,10 @@ static void count_many(const struct family *f, struct inode *file, const struct 
 	plane_limit(&mask, f->region, round_up(size, GF_BLOCK_SIZE) / GF_BLOCK_SIZE);
 	for (int i = 0; i < REGION_WORDS; i++)
 		mask.words[i] &= bits->words[i];
-	file->fig.pool_shared += plane_count(&mask);
+	file->counting.pool_shared += plane_count(&mask);
 	if (size % GF_BLOCK_SIZE && last / GF_REGION_BLOCKS == f->region &&
 		plane_get(&mask, last % GF_REGION_BLOCKS))
-		file->fig.tail = TAIL_CLONE;
+		file->counting.tail = TAIL_CLONE;
 }
 
 /* From the root to the files, as in figures.c: what starts in frozen layers. */
@@ -221,11 +221,11 @@ static void account_one(const struct slot_seen *seen, size_t n)
 	}
 	if (!count)
 		return;
-	seen->file->fig.pool_unique++;
-	seen->file->fig.pool_self += count - 1;
+	seen->file->counting.pool_unique++;
+	seen->file->counting.pool_self += count - 1;
 	/* What is unique is one that it shows to the end. */
 	if (cut)
-		seen->file->fig.tail = count > 1 ? TAIL_SELF : TAIL_UNIQUE;
+		seen->file->counting.tail = count > 1 ? TAIL_SELF : TAIL_UNIQUE;
 }
 
 void slot_list_account(struct fs *fs, struct slot_list *list)
@@ -248,11 +248,11 @@ void slot_list_account(struct fs *fs, struct slot_list *list)
 			if (!seen->file || seen->future)
 				continue;
 			if (own)
-				seen->file->fig.pool_snapshot++;
+				seen->file->counting.pool_snapshot++;
 			else
-				seen->file->fig.pool_shared++;
+				seen->file->counting.pool_shared++;
 			if (seen->cut)
-				seen->file->fig.tail = own ? TAIL_SNAPSHOT : TAIL_CLONE;
+				seen->file->counting.tail = own ? TAIL_SNAPSHOT : TAIL_CLONE;
 		}
 	}
 }

@@ -112,8 +112,9 @@ struct inode {
 	uint64_t copy_limit;	    /* that file's size when it was attached, bytes */
 	uint64_t copy_bound;	    /* the bound of the whole */
 
-	/* Blocks, from the last walk over shared layers (figures.c). fs.figures_lock. */
-	struct {
+	/* Blocks, from the last walk over shared layers (figures.c): fs.figures_lock; and from the one that
+	 * is under way: fs.walk_lock. */
+	struct walked_figures {
 		uint64_t frozen_unique;	   /* in frozen layers, seen by this file only */
 		uint64_t pool_unique;	   /* slots that only this file shows, each once */
 		uint64_t pool_self;	   /* further blocks of it that stand in those */
@@ -124,7 +125,7 @@ struct inode {
 		uint64_t golden;	   /* of the image, in regions that some layer touches */
 		uint64_t golden_untouched; /* what those regions would show without layers */
 		int tail;		   /* class of a partial last block */
-	} fig;
+	} fig, counting;
 
 	/* Blocks of the image that show, when they were counted last (figures.c). lock. */
 	struct {
@@ -257,6 +258,7 @@ struct fs {
 	_Atomic uint64_t given_up;     /* changes whose space the next checkpoint gives back */
 	atomic_bool giving_back;       /* a checkpoint is about to give space back */
 
+	_Atomic uint64_t tree_wanted; /* times somebody wanted to change the tree */
 	pthread_rwlock_t tree;
 	struct inode *inodes;	   /* tree, by_ino */
 	struct inode *names;	   /* tree, by_name */
@@ -292,7 +294,7 @@ struct fs {
 	bool worker_runs;
 	bool closing;	     /* the next checkpoint is the last */
 	bool stopping;	     /* work_lock */
-	bool wanted;	     /* work_lock */
+	atomic_bool wanted;  /* a checkpoint */
 	bool reclaim_wanted; /* work_lock; the last process did not end cleanly */
 	atomic_bool changed; /* records were appended since the last checkpoint began */
 	atomic_int failed;   /* errno that made the store read-only, 0 */
@@ -306,6 +308,16 @@ struct fs {
 	int checkpoint_error;  /* checkpoint_lock; of the last one, to say it once */
 	unsigned catalog_failures; /* checkpoint_lock; in a row */
 	_Atomic uint64_t large_pending; /* bytes of large writes since the last sync of all */
+
+	struct syncer {
+		pthread_t thread;
+		bool runs;
+		pthread_mutex_t lock;
+		pthread_cond_t work, done;
+		uint64_t asked, served; /* lock; numbers of those who asked */
+		int result;		/* lock; of the last one */
+		bool stopping;		/* lock */
+	} syncer; /* makes durable what nobody waits for (flush.c) */
 
 	/* After a takeover (takeover.c). */
 	atomic_bool names_owed;	  /* files in layer/ may have names that are not durable */
@@ -350,12 +362,15 @@ struct fs {
 	_Atomic uint64_t limit_epoch; /* counts changes that make headrooms void */
 
 	/* Figures of frozen layers are computed when wanted and kept until something changes. */
+	pthread_mutex_t walk_lock; /* one walk at a time; before figures_lock */
 	pthread_mutex_t figures_lock;
-	bool figures_valid;	  /* figures_lock, as the next four */
+	bool figures_wanted;	  /* figures_lock, as the next five: somebody got old ones */
+	bool figures_valid;
 	bool figures_pool;	  /* the walk counted what stands in the pool, too */
 	uint64_t figures_count;	  /* change_count they belong to */
 	int64_t figures_time_ns;
 	int64_t figures_cost_ns;
+	unsigned gave_way; /* walk_lock; walks in a row that came to nothing */
 	_Atomic uint64_t change_count;
 
 	pthread_mutex_t damage_lock;
@@ -814,6 +829,13 @@ void checkpoint_reclaim(struct fs *fs);
 struct layer *layer_hold(struct fs *fs, uint64_t id);
 void checkpoint_pressure(void *fs);
 
+/* The tree for changing it. Who only counts gives way. */
+static inline void tree_lock(struct fs *fs)
+{
+	atomic_fetch_add(&fs->tree_wanted, 1);
+	pthread_rwlock_wrlock(&fs->tree);
+}
+
 /* ---- figures.c ---- */
 /* What removing these files frees, without golden images. The numbers are sorted on the way. */
 int figures_freed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);
@@ -822,6 +844,8 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode);
 void figures_changed(struct fs *fs);
 /* From now on even those who take what was kept a moment ago get the truth. */
 void figures_expire(struct fs *fs);
+/* Makes them new when somebody was content with old ones; now and then. */
+void figures_tick(struct fs *fs);
 /* Gives up blocks of frozen layers that no file sees any more, in memory. tree is held shared,
  * sharing exclusively, until that is durable. */
 struct forgotten {
@@ -878,6 +902,8 @@ void io_flush_done(void *flush, int result);
 void io_stats_release(struct inode *inode);
 
 /* ---- flush.c ---- */
+int syncer_start(struct fs *fs);
+void syncer_stop(struct fs *fs);
 /* Makes large writes of the layer, which is held, durable and committed. */
 int flush_layer(struct fs *fs, struct layer *layer);
 /* Makes durable what recovery found in place of uncommitted large writes to the file's layer. What

@@ -101,7 +101,7 @@ static int node_for(struct fs *fs, const char *path, const struct stat *st, stru
 		room = record_reserve_urgent(fs, sizeof(struct gf_op_inode) + GF_PATH_MAX);
 	if (room < 0)
 		return room;
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	*inode = find_node(fs, path);
 	if (!*inode || !is_same_file(*inode, st))
 		r = make_node_locked(fs, path, st, inode);

@@ -313,7 +313,7 @@ int fs_set_limit(struct fs *fs, uint64_t ino, uint64_t bytes)
 		return room;
 	opbuf_init(&buf);
 	pthread_mutex_lock(&fs->limit_lock);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	r = can_limit(inode);
 	if (!r && OPBUF_ADD(&buf, GF_OP_LIMIT, 0, op, 0)) {

@@ -158,7 +158,7 @@ static void drop_forgotten(struct fs *fs, uint64_t ino)
 	if (room < 0)
 		return; /* the next mount drops it */
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	if (inode && is_forgotten(inode) && OPBUF_ADD(&buf, GF_OP_DROP, 0, op, 0)) {
 		op->ino = ino;
@@ -320,7 +320,7 @@ static int make(struct fs *fs, uint64_t parent, const char *name, uint32_t mode,
 	room = record_reserve(fs, NAME_OPS_BOUND);
 	if (room < 0)
 		return room;
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	r = make_locked(fs, parent, name, mode, target, owner, attr);
 	pthread_rwlock_unlock(&fs->tree);
 	journal_unreserve(fs->journal, room);
@@ -445,7 +445,7 @@ static int remove_name(struct fs *fs, uint64_t parent, const char *name, enum wh
 
 		if (room < 0)
 			return room;
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		r = remove_locked(fs, parent, name, what, &len);
 		pthread_rwlock_unlock(&fs->tree);
 		journal_unreserve(fs->journal, room);
@@ -577,7 +577,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
 
 		if (room < 0)
 			return room;
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		r = rename_locked(fs, parent, name, new_parent, new_name, flags, &len);
 		pthread_rwlock_unlock(&fs->tree);
 		journal_unreserve(fs->journal, room);

@@ -573,6 +573,7 @@ static void init_locks(struct fs *fs)
 	pthread_mutex_init(&fs->work_lock, NULL);
 	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
+	pthread_mutex_init(&fs->walk_lock, NULL);
 	pthread_mutex_init(&fs->figures_lock, NULL);
 	pthread_mutex_init(&fs->space_lock, NULL);
 	pthread_mutex_init(&fs->limit_lock, NULL);
@@ -620,6 +621,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->space_lock);
 	pthread_mutex_destroy(&fs->damage_lock);
 	pthread_mutex_destroy(&fs->figures_lock);
+	pthread_mutex_destroy(&fs->walk_lock);
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
 	pthread_rwlock_destroy(&fs->tree);

@@ -274,7 +274,7 @@ static int change_pin(struct fs *fs, uint64_t id, enum gf_pin_kind kind)
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	g = tree_find_golden(fs, id);
 	if (g) {
 		r = add_golden_op(&buf, id, &g->print, g->dev, g->node, kind, g->path,
@@ -314,7 +314,7 @@ struct golden *golden_hold(struct fs *fs, uint64_t id)
 {
 	struct golden *g;
 
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	g = tree_find_golden(fs, id);
 	if (g)
 		g->users++;
@@ -324,7 +324,7 @@ struct golden *golden_hold(struct fs *fs, uint64_t id)
 
 void golden_hold_end(struct fs *fs, struct golden *g)
 {
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	g->users--;
 	pthread_rwlock_unlock(&fs->tree);
 }
@@ -508,7 +508,7 @@ static int pin_test_image(struct fs *fs, struct inode *inode, struct opbuf *buf,
 	if (!img)
 		return -ENOENT;
 	*pinned = (struct pinned){.size = img->size, .mode = 0644};
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	HASH_ITER (hh, fs->goldens, g, next)
 		if (g->node == node)
 			pinned->id = g->id;
@@ -543,7 +543,7 @@ int golden_pin(struct fs *fs, struct inode *inode, bool opaque, struct opbuf *bu
 	r = find_same_pin(fs, fd, &st, &pinned->id);
 	if (r || pinned->id)
 		return r;
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	pinned->id = fs->next_golden++;
 	pthread_rwlock_unlock(&fs->tree);
 	r = make_pin(fs, pinned->id, fd, &kind, &print, &pinned->backing);
@@ -596,7 +596,7 @@ static int keep_locked(struct fs *fs, struct inode *inode, uint64_t *id)
 	opbuf_init(&buf);
 	r = golden_pin(fs, inode, false, &buf, &pinned);
 	if (!r) {
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		if (pinned.fresh)
 			r = record_commit(fs, &buf, NULL);
 		golden_pinned(fs, &pinned, r);

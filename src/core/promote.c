@@ -58,7 +58,7 @@ static int make_folder(struct fs *fs)
 		return room;
 	attr.atime_ns = attr.mtime_ns = attr.ctime_ns = attr.btime_ns = now_ns();
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	if (!tree_find(fs, FS_INO_PROMOTED)) {
 		r = op_add_inode(&buf, &attr, FS_INO_ROOT, 0, "golden", "", GF_KIND_USER);
 		if (!r)
@@ -227,7 +227,7 @@ static int remove_promoted(struct fs *fs, uint64_t ino)
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	if (!inode || inode->parent != FS_INO_PROMOTED)
 		r = -ENOENT;

@@ -149,7 +149,7 @@ int recast_begin_fold(struct recast *rc, struct layer *layer)
 		return (int)room;
 	opbuf_init(&buf);
 	r = fs_use_feature(rc->fs, GF_INCOMPAT_RECAST);
-	pthread_rwlock_wrlock(&rc->fs->tree);
+	tree_lock(rc->fs);
 	head = layer->head_of ? tree_find(rc->fs, layer->head_of) : NULL;
 	if (head)
 		pthread_rwlock_wrlock(&head->io);
@@ -177,7 +177,7 @@ int recast_resume(struct recast *rc, struct layer *layer)
 	int r = -EAGAIN;
 
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&rc->fs->tree);
+	tree_lock(rc->fs);
 	rc->kind = layer->recast.kind;
 	rc->golden = layer->recast.golden;
 	if (layer->refs && rc->kind != GF_RECAST_NONE &&
@@ -253,7 +253,7 @@ static int begin_pinned(struct recast *rc, struct inode *inode, struct inode *no
 	if (!r && node)
 		r = golden_pin(fs, node, false, &buf, &pinned);
 	if (!r) {
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		rc->golden = pinned.id;
 		/* Found without the lock, and gone with its last clone meanwhile. */
 		if (node && !pinned.fresh && !buf.len && !tree_find_golden(fs, pinned.id))
@@ -423,7 +423,7 @@ static int switch_base(struct recast *rc)
 	room = record_reserve(fs, SWITCH_ROOM);
 	if (room < 0)
 		return (int)room;
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	r = switch_locked(rc);
 	pthread_rwlock_unlock(&fs->tree);
 	journal_unreserve(fs->journal, room);
@@ -447,7 +447,7 @@ static void record_end(struct recast *rc)
 	if (room < 0)
 		return;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	if (rc->layer->refs && rc->layer->recast.kind != GF_RECAST_NONE &&
 		add_recast(&buf, rc->layer, &none, 0, 0) == 0)
 		record_commit(fs, &buf, NULL);
@@ -544,7 +544,7 @@ static int share_again(struct fs *fs, uint64_t ino)
 	if (room < 0)
 		return (int)room;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	if (!inode)
 		r = -ESTALE;

@@ -104,7 +104,7 @@ static int refresh(struct fs *fs, uint64_t golden, bool opaque, const struct ref
 	opbuf_init(&buf);
 	r = source_begin(fs, golden, opaque, &buf, &src);
 	if (!r) {
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		r = src.inode->kind == GF_KIND_GOLDEN ? refresh_locked(fs, &src, rf, &buf, len) :
 							-EINVAL;
 		source_end(fs, &src, r);

@@ -225,7 +225,7 @@ static int change_run(struct fs *fs, struct change *c, size_t len)
 
 		if (room < 0)
 			return room;
-		pthread_rwlock_wrlock(&fs->tree);
+		tree_lock(fs);
 		r = change_locked(fs, c, &len);
 		pthread_rwlock_unlock(&fs->tree);
 		journal_unreserve(fs->journal, room);

@@ -118,7 +118,7 @@ static void drop_unknown(struct fs *fs, uint64_t ino)
 	if (room < 0)
 		return; /* the next time */
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	if (inode && is_orphan(fs, inode) && atomic_load(&inode->lookups) <= 0 &&
 		!is_on_its_way(fs, inode) &&
@@ -171,6 +171,7 @@ void fs_tick(struct fs *fs)
 	struct orphans left;
 
 	ask_for_orphans(fs, &left);
+	figures_tick(fs);
 }
 
 void takeover_settle(struct fs *fs)

@@ -349,7 +349,7 @@ void tree_sweep_goldens(struct fs *fs)
 {
 	struct golden *golden, *next;
 
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	HASH_ITER (hh, fs->goldens, golden, next)
 		bury_golden(fs, golden);
 	pthread_rwlock_unlock(&fs->tree);
