@@ -64,6 +64,9 @@ struct io_ops {
 	int (*list)(struct io *io, const char *path, int (*cb)(void *arg, const char *name),
 		void *arg);
 	int (*space)(struct io *io, struct io_space *space);
+	/* Has the disk begin with what the range holds unsynced, so that the next sync finds little to
+	 * do; promises nothing, and that sync has its errors. May be NULL. */
+	void (*write_back)(struct io *io, int fd, uint64_t off, uint64_t len);
 	/* Forgets what is cached of a file and not changed: reads come from the disk. May be NULL. */
 	void (*drop_cache)(struct io *io, int fd);
 	/* Names the time since which nothing written was lost, synced or not: the same bytes until

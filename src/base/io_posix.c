@@ -78,6 +78,12 @@ static int posix_fdatasync(struct io *io, int fd)
 	return space_result(result(fdatasync(fd)));
 }
 
+/* Without a flag for waiting an error is left for the sync to find. */
+static void posix_write_back(struct io *io, int fd, uint64_t off, uint64_t len)
+{
+	sync_file_range(fd, (off_t)off, (off_t)len, SYNC_FILE_RANGE_WRITE);
+}
+
 static int posix_truncate(struct io *io, int fd, uint64_t size)
 {
 	int rc;
@@ -262,6 +268,7 @@ static const struct io_ops posix_ops = {
 	.pread = posix_pread,
 	.pwritev = posix_pwritev,
 	.fdatasync = posix_fdatasync,
+	.write_back = posix_write_back,
 	.truncate = posix_truncate,
 	.allocate = posix_allocate,
 	.punch = posix_punch,

@@ -35,10 +35,12 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/dedup.h"
 #include "store/pool.h"
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
+#define LEAST_LAP (32 * MIB)  /* of the ring: below that its fixed cost is most of a checkpoint */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
 #define RETRY_SECONDS 2	     /* after a failure */
 #define CARRY_PAUSE_US 50000 /* before a lap that carries records on */
@@ -529,7 +531,7 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 		int r = 0;
 
 		if (dead->layer ? atomic_load(&dead->layer->users) != 0 : dead->golden->users != 0) {
-			pthread_rwlock_wrlock(&fs->tree);
+			tree_lock(fs);
 			dead->next = fs->dead;
 			fs->dead = dead;
 			atomic_fetch_add(&fs->given_up, 1);
@@ -644,7 +646,7 @@ static void picture_failed(struct picture *p)
 		layer_give_back_punches(p->layers[i].layer, steal_pointer(&p->layers[i].punches));
 	}
 	pool_give_back_dying(fs->pool, steal_pointer(&p->dying));
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	while (p->dead) {
 		struct dead *next = p->dead->next;
 
@@ -691,8 +693,21 @@ static struct journal_mark settled_head(struct fs *fs)
 	return head;
 }
 
+/* T of a lap that others wait for: a part of the ring, so that it ends soon. */
+static struct journal_mark settled_part(struct fs *fs)
+{
+	uint64_t part = max_u64(journal_size(fs->journal) / 4, LEAST_LAP);
+	struct journal_mark head;
+
+	pthread_rwlock_wrlock(&fs->gate);
+	head = journal_head_within(fs->journal, part);
+	pthread_rwlock_unlock(&fs->gate);
+	return head;
+}
+
 /* What came of a checkpoint beside its error. */
 struct outcome {
+	bool in_part; /* asked for: the tail need not come as far as it could */
 	bool again; /* something changed that lets the next one come further */
 	bool full;  /* blocks stay in the ring for want of space */
 	bool moved; /* the tail, and it could move further now */
@@ -724,18 +739,29 @@ static int picture_tail(struct picture *p, struct outcome *out)
 	return r;
 }
 
+/* Where records are carried on, or somebody waits for the tail to pass one, it goes as far as it can. */
+static bool lap_ends_early(struct fs *fs, const struct outcome *out)
+{
+	return out->in_part && !out->copy_below.seq && !atomic_load(&fs->failed_layers) &&
+	       !atomic_load(&fs->carrying) && !atomic_load(&fs->move_tail) && !fs->picture_failed;
+}
+
 static int checkpoint_locked(struct fs *fs, struct outcome *out)
 {
 	struct picture p = {.fs = fs};
 	int r;
 
-	*out = (struct outcome){.copy_below = out->copy_below, .copied = out->copied};
+	const int64_t began = times_now(CLOCK_MONOTONIC);
+	const struct journal_mark before = fs->tail;
+
+	*out = (struct outcome){.in_part = out->in_part, .copy_below = out->copy_below,
+		.copied = out->copied};
 	opbuf_init(&p.catalog);
 	dedup_find_domains(fs);
 	r = failing_recall(fs);
 	if (r)
 		return r;
-	p.tail = settled_head(fs);
+	p.tail = lap_ends_early(fs, out) ? settled_part(fs) : settled_head(fs);
 	/* A torn catalog is told from a damaged one by the records since the other copy: there has
 	 * to be one. */
 	if (p.tail.seq == fs->tail.seq) {
@@ -782,12 +808,15 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		return r;
 	}
 	picture_finish(&p);
+	journal_note_drained(fs->journal, p.tail.pos - before.pos,
+		times_now(CLOCK_MONOTONIC) - began);
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
 	picture_bury(&p);
-	if (out->full)
+	/* What came behind T is not in its place yet. */
+	if (out->full || (out->in_part && p.tail.seq <= p.upto))
 		atomic_store(&fs->changed, true);
-	else
+	if (!out->full)
 		space_hold_reserve(fs);
 	return 0;
 }
@@ -870,9 +899,9 @@ static void say_once(struct fs *fs, int r)
 	COUNT(fs, errors, r != -ENOSPC);
 }
 
-int checkpoint_run(struct fs *fs)
+static int run(struct fs *fs, bool in_part)
 {
-	struct outcome out = {0};
+	struct outcome out = {.in_part = in_part};
 	bool stuck;
 	int r = fs_writable(fs);
 
@@ -896,12 +925,19 @@ int checkpoint_run(struct fs *fs)
 	return r;
 }
 
+int checkpoint_run(struct fs *fs)
+{
+	return run(fs, false);
+}
+
 /* ---- the background thread ---- */
 
 void checkpoint_want(struct fs *fs)
 {
+	/* Every write asks while the ring is filling. */
+	if (atomic_exchange(&fs->wanted, true))
+		return;
 	MUTEX_GUARD(&fs->work_lock);
-	fs->wanted = true;
 	pthread_cond_signal(&fs->work);
 }
 
@@ -923,10 +959,10 @@ static bool wait_for_work(struct fs *fs, int seconds)
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += seconds;
 	pthread_mutex_lock(&fs->work_lock);
-	while (!fs->stopping && !fs->wanted)
+	while (!fs->stopping && !atomic_load(&fs->wanted))
 		if (pthread_cond_timedwait(&fs->work, &fs->work_lock, &until) == ETIMEDOUT)
 			break;
-	fs->wanted = false;
+	atomic_store(&fs->wanted, false);
 	stopping = fs->stopping;
 	pthread_mutex_unlock(&fs->work_lock);
 	return !stopping;
@@ -970,7 +1006,7 @@ static void *worker_main(void *arg)
 		/* Every lap costs then: let more come together. */
 		if (atomic_load(&fs->carrying))
 			usleep(CARRY_PAUSE_US);
-		if (atomic_load(&fs->changed) && !fs_writable(fs) && checkpoint_run(fs))
+		if (atomic_load(&fs->changed) && !fs_writable(fs) && run(fs, true))
 			pause = RETRY_SECONDS;
 		/* What changed while the checkpoint ran must not wait for the clock when the
 		 * ring is filling. */
@@ -995,6 +1031,11 @@ int checkpoint_start(struct fs *fs)
 
 	if (fs->options.read_only || fs->options.no_background)
 		return 0;
+	r = journal_start_write_back(fs->journal);
+	if (!r)
+		r = syncer_start(fs);
+	if (r)
+		return r;
 	fs->worker_runs = true;
 	r = pthread_create(&fs->worker, NULL, worker_main, fs);
 	if (r)
@@ -1004,6 +1045,7 @@ int checkpoint_start(struct fs *fs)
 
 void checkpoint_stop(struct fs *fs)
 {
+	syncer_stop(fs);
 	if (!fs->worker_runs)
 		return;
 	pthread_mutex_lock(&fs->work_lock);

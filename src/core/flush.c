@@ -13,11 +13,15 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/blocking.h"
+#include "base/cleanup.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/mutation.h"
+#include "base/times.h"
 #include "store/pool.h"
 
+#define SOON_NS 5000000 /* that a command waits for a disk that is busy */
 #define CHAIN_FEW 8 /* layers that need no memory */
 
 /* written: what the layer's data had come to when everything up to that number was in place. */
@@ -301,4 +305,81 @@ int fs_sync(struct fs *fs)
 int fs_sync_others(struct fs *fs)
 {
 	return sync_all(fs, true);
+}
+
+/* ---- syncing behind who asked ---- */
+
+static void *syncer_main(void *arg)
+{
+	struct fs *fs = arg;
+	struct syncer *s = &fs->syncer;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->stopping) {
+		uint64_t asked = s->asked;
+		int r;
+
+		if (s->served == asked) {
+			pthread_cond_wait(&s->work, &s->lock);
+			continue;
+		}
+		pthread_mutex_unlock(&s->lock);
+		r = fs_sync_others(fs);
+		pthread_mutex_lock(&s->lock);
+		s->served = asked;
+		s->result = r;
+		pthread_cond_broadcast(&s->done);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return NULL;
+}
+
+int syncer_start(struct fs *fs)
+{
+	struct syncer *s = &fs->syncer;
+	pthread_condattr_t attr;
+	int r;
+
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&s->done, &attr);
+	pthread_condattr_destroy(&attr);
+	r = pthread_create(&s->thread, NULL, syncer_main, fs);
+	s->runs = r == 0;
+	return -r;
+}
+
+void syncer_stop(struct fs *fs)
+{
+	struct syncer *s = &fs->syncer;
+
+	if (!s->runs)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->stopping = true;
+	pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+	pthread_join(s->thread, NULL);
+	s->runs = false;
+}
+
+int fs_sync_soon(struct fs *fs)
+{
+	struct syncer *s = &fs->syncer;
+	struct timespec until = times_spec(times_now(CLOCK_MONOTONIC) + SOON_NS);
+	uint64_t mine;
+
+	if (!s->runs)
+		return fs_sync_others(fs);
+	about_to_block();
+	MUTEX_GUARD(&s->lock);
+	/* A sync that is running may have begun before what is to be durable now. */
+	mine = ++s->asked;
+	pthread_cond_signal(&s->work);
+	while (s->served < mine)
+		if (pthread_cond_timedwait(&s->done, &s->lock, &until) == ETIMEDOUT)
+			return 0;
+	return s->result;
 }

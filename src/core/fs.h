@@ -211,6 +211,9 @@ void fs_close_file(struct fs *fs, uint64_t ino, int flags);
 ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off);
 /* Writes all or fails; grows the file when needed. Returns len. */
 ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off);
+/* After a write of len bytes: ns by which its answer should be put off, since it comes faster than what is
+ * written gets to its place. */
+int64_t fs_write_pause(struct fs *fs, size_t len);
 /* fallocate(2): mode of FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; others -EOPNOTSUPP. */
 int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* SEEK_DATA and SEEK_HOLE over everything merged. Returns the offset, -ENXIO past the end. */
@@ -227,6 +230,12 @@ int fs_sync(struct fs *fs);
 int fs_sync_journal(struct fs *fs);
 /* The same for all but files that are read-only because the disk below failed. */
 int fs_sync_others(struct fs *fs);
+/*
+ * Begins with the same, and waits for it no longer than some milliseconds: a disk that is busy with
+ * what guests write may take a hundred. Nothing that is recorded afterwards becomes durable before
+ * what was recorded until now. 0 also when it is not done yet; an error then ends the journal.
+ */
+int fs_sync_soon(struct fs *fs);
 
 /*
  * copy_file_range(2). task identifies the calling thread: a copy of a whole file from 0 to 0 into

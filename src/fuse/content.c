@@ -123,6 +123,22 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 		fuse_reply_ioctl(req, 0, NULL, 0);
 }
 
+void reply_written(void *req, int64_t n)
+{
+	if (n < 0)
+		reply_status(req, n);
+	else
+		fuse_reply_write(req, (size_t)n);
+}
+
+/* Whether the answer comes later. */
+static bool put_off(struct fuse_server *server, fuse_req_t req, int64_t n)
+{
+	int64_t ns = fs_write_pause(server->fs, (size_t)n);
+
+	return ns > 0 && later_add(server->later, req, n, ns) == 0;
+}
+
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
 	struct fuse_file_info *fi)
 {
@@ -136,10 +152,8 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 			kill_set_id(server, ino);
 		n = fs_write(server->fs, ino, buf, size, (uint64_t)off);
 	}
-	if (n < 0)
-		reply_status(req, n);
-	else
-		fuse_reply_write(req, (size_t)n);
+	if (n < 0 || is_virtual(ino) || !put_off(server, req, n))
+		reply_written(req, n);
 }
 
 /* Comes only for files that a process opened which did not know FOPEN_NOFLUSH. */

@@ -3,7 +3,7 @@
  * What the files of src/fuse share: the server, its threads, and the operations table.
  *
  * Each request is served from start to end by one worker thread, which `me` names; only the answer
- * to an fsync may come from a thread of the core. All shared fields of struct fuse_server are
+ * to an fsync may come from a thread of the core, and that to a write from later.c. All shared fields of struct fuse_server are
  * either set before the threads start, or have a lock of their own inside.
  */
 #ifndef GOLDFS_FUSE_INTERNAL_H
@@ -21,6 +21,7 @@
 #include "fuse/order.h"
 #include "fuse/cp_detect.h"
 #include "fuse/fuse_server.h"
+#include "fuse/later.h"
 #include "fuse/notify.h"
 #include "fuse/takeover.h"
 #include "fuse/turn.h"
@@ -82,6 +83,7 @@ struct fuse_server {
 	struct cp_detect *cp;
 	struct virtual_files *virtual_files;
 	struct notifier *notifier;
+	struct later *later; /* answers to writes */
 	/* Inodes that may have set-id bits: a Bloom filter of one hash. Starts empty; a successor
 	 * process, which has not seen their attributes, starts with all bits set. */
 	atomic_uint_fast64_t set_id[16];
@@ -136,6 +138,9 @@ static inline int64_t monotonic_ns(void)
 {
 	return times_now(CLOCK_MONOTONIC_COARSE);
 }
+
+/* content.c: n is what was written, or a negative errno. For later.c. */
+void reply_written(void *req, int64_t n);
 
 /* r is 0 or a negative errno. */
 static inline void reply_status(fuse_req_t req, int64_t r)

@@ -517,6 +517,8 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 		r = take_over(server);
 	if (r == 0)
 		r = notifier_start(server->notifier, server->session);
+	if (r == 0)
+		r = later_new(&server->later, reply_written);
 	if (r == 0 && server->takeover && !server->resent.count)
 		served_resent(server);
 	if (r == 0)
@@ -568,6 +570,8 @@ void fuse_server_stop(struct fuse_server *server)
 	atomic_store(&server->stopping, true);
 	if (server->workers)
 		join_workers(server);
+	later_free(server->later);
+	server->later = NULL;
 	if (server->notifier)
 		notifier_stop(server->notifier);
 }

@@ -22,8 +22,10 @@
 #include "base/invariant.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "goldfs/format.h"
 #include "store/ops.h"
+#include "store/throttle.h"
 
 #define XXH_STATIC_LINKING_ONLY /* the state on the stack */
 #include <xxhash.h>
@@ -33,6 +35,9 @@
 #define RECORD_ALIGN 64
 #define SCAN_AHEAD (256 * KIB)
 #define MAX_OPS_PARTS 3
+#define MARKS 8 /* points of the ring that are remembered */
+#define WRITE_BACK_BYTES (4 * MIB)
+#define PREPARE_BYTES (64 * KIB)
 #define KEPT_FOR_URGENT (64 * KIB)
 #define KEPT_FOR_CARRY (160 * KIB) /* at least: twice the longest record with small blocks */
 
@@ -61,6 +66,7 @@ struct journal {
 	pthread_cond_t room;
 	struct journal_mark head; /* append_lock and lock; either is enough to read it */
 	uint64_t tail_pos;	  /* lock */
+	uint64_t prepared; /* append_lock; pages before it are in the page cache, or were */
 	uint64_t whole_until; /* records below were found whole; recovery only */
 	uint64_t reserved;	  /* lock; bytes promised to appenders */
 	unsigned waiting;	  /* lock; reservations that wait for room */
@@ -70,6 +76,14 @@ struct journal {
 	void (*failing)(void *arg, int err);
 	void *failing_arg;
 	struct journal_counts counts; /* lock, but for syncs: sync_lock */
+	struct throttle throttle; /* lock */
+	struct journal_mark marks[MARKS]; /* lock; the first behind each part of the ring */
+
+	pthread_t writer; /* has the disk begin with what was appended */
+	bool writer_runs;
+	bool writer_stops;	   /* lock */
+	uint64_t written_back; /* lock; up to here the disk was asked */
+	pthread_cond_t appended;   /* lock; there is enough to ask for */
 
 	pthread_mutex_t sync_lock;
 	struct sync_request *queue; /* sync_lock */
@@ -142,17 +156,33 @@ int journal_open(struct journal **journal, struct io *io, uint64_t size,
 	pthread_mutex_init(&j->lock, NULL);
 	pthread_mutex_init(&j->sync_lock, NULL);
 	pthread_cond_init(&j->room, NULL);
+	pthread_cond_init(&j->appended, NULL);
+	throttle_init(&j->throttle);
 	*journal = j;
 	return 0;
+}
+
+static void stop_write_back(struct journal *j)
+{
+	if (!j->writer_runs)
+		return;
+	pthread_mutex_lock(&j->lock);
+	j->writer_stops = true;
+	pthread_cond_signal(&j->appended);
+	pthread_mutex_unlock(&j->lock);
+	pthread_join(j->writer, NULL);
+	j->writer_runs = false;
 }
 
 void journal_close(struct journal *j)
 {
 	if (!j)
 		return;
+	stop_write_back(j);
 	j->io->ops->close(j->io, j->fd);
 	if (j->synced_fd >= 0)
 		j->io->ops->close(j->io, j->synced_fd);
+	pthread_cond_destroy(&j->appended);
 	pthread_cond_destroy(&j->room);
 	pthread_mutex_destroy(&j->sync_lock);
 	pthread_mutex_destroy(&j->lock);
@@ -188,6 +218,7 @@ struct window {
 	size_t capacity;
 	uint64_t place; /* in the file */
 	size_t len;
+	uint64_t prepared; /* append_lock; pages before it are in the page cache, or were */
 	uint64_t whole_until; /* records below this number were looked at before */
 	size_t ahead; /* bytes to read when more is needed; 0: just those, as others are appending */
 };
@@ -256,6 +287,15 @@ static int read_record(struct journal *j, const struct journal_mark *mark, uint6
 	       MUTATED("recovery follows records whose ops are torn");
 }
 
+/* The ring has MARKS parts; of each the first point between records is kept. lock, or nobody else there. */
+static void remember_mark(struct journal *j, uint64_t before, const struct journal_mark *mark)
+{
+	uint64_t part = j->size / MARKS;
+
+	if (before / part != mark->pos / part)
+		j->marks[mark->pos / part % MARKS] = *mark;
+}
+
 int journal_scan(struct journal *j, struct journal_mark tail,
 	int (*cb)(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len),
 	void *arg, uint64_t *epoch)
@@ -283,6 +323,7 @@ int journal_scan(struct journal *j, struct journal_mark tail,
 		mark.pos += rec->length;
 		mark.seq++;
 		mark.prev = rec->sum;
+		remember_mark(j, mark.pos - rec->length, &mark);
 	}
 	if (epoch)
 		*epoch = last_epoch;
@@ -563,6 +604,19 @@ bool journal_has_room(struct journal *j, size_t len, enum journal_urgency urgenc
 	return has_room_locked(j, room_for(len), urgency);
 }
 
+int64_t journal_pause(struct journal *j, size_t len)
+{
+	uint64_t used;
+
+	MUTEX_GUARD(&j->lock);
+	used = j->head.pos - j->tail_pos + j->reserved;
+	/* The clock costs more than the rest. */
+	if (!j->pressure || j->stuck || used <= j->size / 2)
+		return 0;
+	return throttle_wait(&j->throttle, times_now(CLOCK_MONOTONIC), used, j->size,
+		record_length(len));
+}
+
 int64_t journal_reserve(struct journal *j, size_t len, enum journal_urgency urgency)
 {
 	uint64_t need = room_for(len);
@@ -636,6 +690,9 @@ static void advance_head(struct journal *j, const struct gf_disk_record *rec)
 	j->head.prev = rec->sum;
 	j->counts.records++;
 	j->counts.bytes += rec->length;
+	remember_mark(j, j->head.pos - rec->length, &j->head);
+	if (j->writer_runs && j->head.pos - j->written_back >= WRITE_BACK_BYTES)
+		pthread_cond_signal(&j->appended);
 	assert_locked(j);
 }
 
@@ -688,14 +745,42 @@ static int append_failed(struct journal *j, int r)
 	return -EIO;
 }
 
-/* Whoever appends has reserved: this says that a bound was computed wrong. append_lock held. */
-static int check_room(struct journal *j, uint64_t length)
+/* Whoever appends has reserved: this says that a bound was computed wrong. *tail_end: where the ring ends,
+ * at the tail. append_lock held. */
+static int check_room(struct journal *j, uint64_t length, uint64_t *tail_end)
 {
 	MUTEX_GUARD(&j->lock);
+	*tail_end = j->tail_pos + j->size;
 	if (j->head.pos - j->tail_pos + length <= j->size)
 		return 0;
 	return log_error(-EIO, "a record of %llu bytes would overtake the journal's tail",
 		(unsigned long long)length);
+}
+
+/*
+ * Zeros from where the ring was prepared up to some way behind `upto`, in whole pages. A page that was
+ * not used since the last lap may not be in the page cache any more: for a record that fills only a part
+ * of it the file system below would read it first, which takes a hundred times as long as the append.
+ * Before the tail nothing is touched. append_lock held.
+ */
+static int prepare(struct journal *j, uint64_t upto, uint64_t tail_end)
+{
+	static const uint8_t zeros[PREPARE_BYTES];
+
+	j->prepared = max_u64(j->prepared, round_up(j->head.pos, GF_BLOCK_SIZE));
+	while (j->prepared < upto) {
+		uint64_t n = min_u64(PREPARE_BYTES, j->size - j->prepared % j->size);
+		int r;
+
+		n = min_u64(n, round_down(less_u64(tail_end, j->prepared), GF_BLOCK_SIZE));
+		if (!n)
+			return 0;
+		r = io_pwrite(j->io, j->fd, zeros, n, j->prepared % j->size);
+		if (r)
+			return r;
+		j->prepared += n;
+	}
+	return 0;
 }
 
 int journal_append(struct journal *j, const struct iovec *iov, int count, uint64_t *seq,
@@ -703,7 +788,7 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 {
 	struct iovec parts[MAX_OPS_PARTS + 1];
 	struct gf_disk_record rec;
-	uint64_t ops_sum, length, left;
+	uint64_t ops_sum, length, left, tail_end;
 	size_t used;
 	int r;
 
@@ -720,7 +805,7 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 	if (atomic_load(&j->failed))
 		return -EIO;
 	left = j->size - j->head.pos % j->size;
-	r = check_room(j, length + (left < length ? left : 0));
+	r = check_room(j, length + (left < length ? left : 0), &tail_end);
 	if (r)
 		return r;
 	if (left < length) {
@@ -729,7 +814,9 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 			return append_failed(j, r);
 	}
 	fill_header(j, &rec, length, used, ops_sum);
-	r = j->io->ops->pwritev(j->io, j->fd, parts, count + 1, j->head.pos % j->size);
+	r = prepare(j, j->head.pos + length, tail_end);
+	if (!r)
+		r = j->io->ops->pwritev(j->io, j->fd, parts, count + 1, j->head.pos % j->size);
 	if (r)
 		return append_failed(j, r);
 	*seq = j->head.seq;
@@ -877,12 +964,81 @@ int journal_sync(struct journal *j, uint64_t seq)
 	return wait.result;
 }
 
+/* ---- writing back ---- */
+
+/* What stands between two points of the ring's history goes to the disk, in whole pages. An error is
+ * not looked at: the sync sees it, since nothing here waits. */
+static void write_back(struct journal *j, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		uint64_t n = min_u64(to - from, j->size - from % j->size);
+
+		j->io->ops->write_back(j->io, j->fd, from % j->size, n);
+		from += n;
+	}
+}
+
+static void *writer_main(void *arg)
+{
+	struct journal *j = arg;
+
+	pthread_mutex_lock(&j->lock);
+	while (!j->writer_stops) {
+		uint64_t from = j->written_back;
+		uint64_t to = round_down(j->head.pos, GF_BLOCK_SIZE);
+
+		if (to < from + WRITE_BACK_BYTES) {
+			pthread_cond_wait(&j->appended, &j->lock);
+			continue;
+		}
+		j->written_back = to;
+		pthread_mutex_unlock(&j->lock);
+		write_back(j, max_u64(from, to > j->size ? to - j->size : 0), to);
+		pthread_mutex_lock(&j->lock);
+	}
+	pthread_mutex_unlock(&j->lock);
+	return NULL;
+}
+
+int journal_start_write_back(struct journal *j)
+{
+	int r;
+
+	if (!j->io->ops->write_back || j->read_only)
+		return 0;
+	j->written_back = round_down(j->head.pos, GF_BLOCK_SIZE);
+	r = pthread_create(&j->writer, NULL, writer_main, j);
+	if (r)
+		return -r;
+	MUTEX_GUARD(&j->lock);
+	j->writer_runs = true;
+	return 0;
+}
+
 /* ---- state ---- */
 
 struct journal_mark journal_head(struct journal *j)
 {
 	MUTEX_GUARD(&j->lock);
 	return j->head;
+}
+
+struct journal_mark journal_head_within(struct journal *j, uint64_t bytes)
+{
+	struct journal_mark best;
+
+	MUTEX_GUARD(&j->lock);
+	best = j->head;
+	if (j->head.pos - j->tail_pos <= bytes)
+		return best;
+	/* Those of an earlier lap lie before the tail: the distance to it is huge. */
+	for (int i = 0; i < MARKS; i++) {
+		uint64_t at = j->marks[i].pos - j->tail_pos;
+
+		if (at && at <= bytes && (best.pos - j->tail_pos > bytes || at > best.pos - j->tail_pos))
+			best = j->marks[i];
+	}
+	return best;
 }
 
 uint64_t journal_last_seq(struct journal *j)
@@ -898,6 +1054,14 @@ void journal_set_tail(struct journal *j, struct journal_mark mark)
 	j->stuck = 0;
 	assert_locked(j);
 	pthread_cond_broadcast(&j->room);
+}
+
+void journal_note_drained(struct journal *j, uint64_t bytes, int64_t ns)
+{
+	MUTEX_GUARD(&j->lock);
+	/* What stands for little says nothing about much. */
+	if (bytes >= j->size / 16)
+		throttle_note(&j->throttle, bytes, ns);
 }
 
 uint64_t journal_used(struct journal *j)

@@ -121,6 +121,12 @@ size_t journal_max_ops(const struct journal *journal);
 enum journal_urgency { JOURNAL_ORDINARY, JOURNAL_URGENT, JOURNAL_CARRY };
 
 /*
+ * For who writes many records and has appended one with len bytes of ops: ns that it should wait now,
+ * so that it does not have to wait long when the ring is full (throttle.h).
+ */
+int64_t journal_pause(struct journal *journal, size_t len);
+
+/*
  * Room for one record with len bytes of ops. Waits for the destager unless destaging is stuck:
  * then -ENOSPC. -EIO: the journal has failed. -EFBIG: can never fit. Give it back with
  * journal_unreserve() after appending or instead of it. Returns the amount as a token, or < 0.
@@ -151,11 +157,16 @@ bool journal_holds(struct journal *journal, uint64_t pos, uint64_t len);
 
 struct journal_mark journal_head(struct journal *journal);
 uint64_t journal_last_seq(struct journal *journal);
+/* A point between records at which no more than that many bytes lie behind the tail, to an eighth of
+ * the ring; the head when it is nearer. */
+struct journal_mark journal_head_within(struct journal *journal, uint64_t bytes);
 /* Frees everything before mark. */
 void journal_set_tail(struct journal *journal, struct journal_mark mark);
 /* Bytes between tail and head. */
 uint64_t journal_used(struct journal *journal);
 uint64_t journal_size(const struct journal *journal);
+/* What the destager did lately: bytes of the ring given back within ns. journal_pause() goes by it. */
+void journal_note_drained(struct journal *journal, uint64_t bytes, int64_t ns);
 /* Whether journal_reserve(len) would succeed at once. */
 bool journal_has_room(struct journal *journal, size_t len, enum journal_urgency urgency);
 /* Whether records are waiting for room: the destager should hurry. */
@@ -167,6 +178,13 @@ void journal_set_pressure(struct journal *journal, void (*cb)(void *), void *arg
 
 /* Called (on any thread, perhaps more than once) before anybody hears that the journal failed. */
 void journal_set_failing(struct journal *journal, void (*cb)(void *arg, int err), void *arg);
+
+/*
+ * A thread that has the disk write what was appended, some MiB behind the head: a sync that somebody
+ * waits for then has little to do, however much others appended since the last one. Returns 0 or
+ * -errno; journal_close() ends it.
+ */
+int journal_start_write_back(struct journal *journal);
 
 struct journal_counts {
 	uint64_t syncs;

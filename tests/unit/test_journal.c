@@ -309,6 +309,55 @@ static void a_full_ring_is_one_chain(void **state)
 	assert_int_equal(journal_append(b->j, &iov, 1, &seq, &pos), 0);
 }
 
+/* Pages before the head are prepared, but never those in which the chain begins: wherever in its page the
+ * tail is, the ring is filled up to it and the chain is whole. */
+static void what_is_prepared_ends_at_the_tail(void **state)
+{
+	struct iovec iov = {(void *)"x", 1};
+	struct bench *b = *state;
+	struct list list = {0};
+	uint64_t seq, pos;
+	size_t n;
+
+	for (uint64_t at = 0; at < 4096; at += 320) {
+		start_at(b, 5 * RING + at);
+		for (n = 0; journal_used(b->j) + 2 * 192 <= RING; n++)
+			append_bytes(b, (uint8_t)n, 192 - HEADER);
+		while (journal_append(b->j, &iov, 1, &seq, &pos) == 0)
+			n++;
+		reopen(b, b->start, &list, NULL);
+		/* The end of the ring may have taken one that says nothing. */
+		assert_in_range(list.count, n, n + 1);
+		b->start.seq += 1000;
+	}
+	list_clear(&list);
+}
+
+/* A part of the ring ends between two records, and is no longer than was asked for. */
+static void parts_of_the_ring_end_between_records(void **state)
+{
+	struct bench *b = *state;
+	struct journal_mark part;
+	struct list list = {0};
+
+	assert_true(journal_head_within(b->j, RING / 4).pos == b->start.pos);
+	append_bytes(b, 1, 1000);
+	assert_true(journal_head_within(b->j, RING / 4).pos == journal_head(b->j).pos);
+	for (int lap = 0; lap < 5; lap++) {
+		while (journal_used(b->j) < RING - 8192)
+			append_bytes(b, 2, 1000);
+		part = journal_head_within(b->j, RING / 4);
+		assert_true(part.pos > b->start.pos && part.pos - b->start.pos <= RING / 4);
+		assert_true(part.pos - b->start.pos > RING / 16);
+		/* What is there is the rest of the chain. */
+		reopen(b, part, &list, NULL);
+		assert_int_equal(list.items[0].seq, part.seq);
+		journal_set_tail(b->j, part);
+		b->start = part;
+	}
+	list_clear(&list);
+}
+
 /* ---- damage ---- */
 
 static void a_flipped_bit_ends_the_chain(void **state)
@@ -934,6 +983,8 @@ int main(void)
 		TEST(what_is_wrong_is_refused),
 		TEST(ends_of_the_ring_are_padded),
 		TEST(a_full_ring_is_one_chain),
+		TEST(what_is_prepared_ends_at_the_tail),
+		TEST(parts_of_the_ring_end_between_records),
 		TEST(a_flipped_bit_ends_the_chain),
 		TEST(damage_before_what_was_synced_is_told),
 		TEST(damage_in_one_life_is_told),

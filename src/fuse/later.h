@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Answers that are given a little later.
+ *
+ * A client that writes faster than blocks get to their place is held back (store/throttle.h), by the
+ * answer to what it wrote: so no thread waits, and requests of others are served meanwhile. Answers
+ * are given in the order in which they were put off, by a thread of their own.
+ */
+#ifndef GOLDFS_FUSE_LATER_H
+#define GOLDFS_FUSE_LATER_H
+
+#include <stdint.h>
+
+struct later;
+
+/* Returns 0 or -errno. answer(req, n) is called once for each that was put off. */
+int later_new(struct later **later, void (*answer)(void *req, int64_t n));
+/* Gives all answers that are owed, at once. NULL is allowed. */
+void later_free(struct later *later);
+/* ns: from now on. -ENOMEM: it was not put off. */
+int later_add(struct later *later, void *req, int64_t n, int64_t ns);
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/* See the header. */
+#include "store/throttle.h"
+
+#include "base/sizes.h"
+#include "base/times.h"
+
+/* Before anything is known: what a disk that seeks little does. */
+#define FIRST_RATE (64 * MIB)
+#define LEAST_RATE (256 * KIB)
+
+void throttle_init(struct throttle *t)
+{
+	*t = (struct throttle){.rate = FIRST_RATE};
+}
+
+void throttle_note(struct throttle *t, uint64_t bytes, int64_t ns)
+{
+	double rate = (double)bytes * (double)TIMES_NS_PER_SECOND / (double)(ns > 0 ? ns : 1);
+
+	/* Half of what was known: one checkpoint that was slow does not stop everybody. */
+	t->rate = (uint64_t)(((double)t->rate + rate) / 2);
+	t->rate = max_u64(t->rate, LEAST_RATE);
+}
+
+/* Bytes per second that may come in. */
+static double rate_allowed(const struct throttle *t, uint64_t used, uint64_t size)
+{
+	double full = (double)used / (double)size, from = THROTTLE_FROM_PERCENT / 100.0;
+
+	return (double)t->rate * (1 - full) / (full - from);
+}
+
+int64_t throttle_wait(struct throttle *t, int64_t now_ns, uint64_t used, uint64_t size,
+	uint64_t bytes)
+{
+	int64_t latest = now_ns + THROTTLE_LONGEST_NS, turn;
+	double ns;
+
+	if (used >= size)
+		return THROTTLE_LONGEST_NS;
+	if (used * 100 <= size * THROTTLE_FROM_PERCENT)
+		return 0;
+	ns = (double)bytes * (double)TIMES_NS_PER_SECOND / rate_allowed(t, used, size);
+	turn = t->next_turn > now_ns ? t->next_turn : now_ns;
+	turn = ns < (double)(latest - turn) ? turn + (int64_t)ns : latest;
+	t->next_turn = turn;
+	return turn - now_ns;
+}
