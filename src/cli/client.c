@@ -242,15 +242,50 @@ static int place_of(const char *name, const char *resolved, dev_t dev, struct pl
 	return r;
 }
 
+/*
+ * The path without links, and on which device it is. Each question that reaches the daemon waits behind
+ * what guests have it do, so it is one: the look-up. NULL with errno.
+ */
+static char *resolve(const char *path, dev_t *dev)
+{
+	CLEANUP_CLOSE int fd = open(path, O_PATH | O_CLOEXEC);
+	char link[32], target[PATH_MAX];
+	struct statx stx;
+	ssize_t n;
+
+	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_NLINK, &stx) < 0)
+		return NULL;
+	*dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, target, sizeof(target));
+	/* One that is too long, or was removed just now: by its name, as long as there is one. */
+	if (n <= 0 || n == (ssize_t)sizeof(target) || target[0] != '/' || stx.stx_nlink == 0)
+		return realpath(path, NULL);
+	return strndup(target, (size_t)n);
+}
+
 int place_find(const char *path, struct place *place)
 {
-	CLEANUP_FREE char *resolved = realpath(path, NULL);
-	struct stat st;
+	CLEANUP_FREE char *resolved = NULL;
+	dev_t dev;
 
 	*place = (struct place){0};
-	if (!resolved || stat(resolved, &st) < 0)
+	resolved = resolve(path, &dev);
+	if (!resolved)
 		return unreachable(path, errno);
-	return place_of(path, resolved, st.st_dev, place);
+	return place_of(path, resolved, dev, place);
+}
+
+int place_find_gone(const char *path, struct place *place)
+{
+	CLEANUP_FREE char *resolved = NULL;
+	dev_t dev;
+
+	*place = (struct place){0};
+	resolved = resolve(path, &dev);
+	if (!resolved && errno == ENOENT)
+		return place_find_new(path, place);
+	return resolved ? place_of(path, resolved, dev, place) : unreachable(path, errno);
 }
 
 int place_find_new(const char *path, struct place *place)
@@ -388,7 +423,7 @@ static int read_reply(int fd, json_t **reply)
 		if (n < 0)
 			return -errno;
 		len += (size_t)n;
-	} while (n != 0);
+	} while (n != 0 && len == capacity); /* a short one is the last: the daemon gives all it has */
 	*reply = json_loadb(text, len, 0, NULL);
 	return json_is_object(*reply) ? 0 : -EPROTO;
 }

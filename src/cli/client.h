@@ -22,6 +22,8 @@ struct place {
 int place_find(const char *path, struct place *place);
 /* Where a path lies whose last name may not exist yet. */
 int place_find_new(const char *path, struct place *place);
+/* Where an existing path lies, or one whose last name is gone. */
+int place_find_gone(const char *path, struct place *place);
 /*
  * The paths of files that all lie in one mount, as requests carry them, added to a list. find:
  * place_find() or one like it. *mountpoint, NULL before, is that mount's, also when it failed for a

@@ -23,9 +23,11 @@ int pages_write_back(const char *path)
 	const unsigned flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
 			       SYNC_FILE_RANGE_WAIT_AFTER;
 	CLEANUP_CLOSE int fd = open_any(path);
-	struct stat st;
+	struct statx stx;
 
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+	/* What kind of file it is the kernel knows without asking anybody. */
+	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &stx) < 0 ||
+		!S_ISREG(stx.stx_mode))
 		return EXIT_DONE; /* the daemon will say what is wrong with it */
 	if (sync_file_range(fd, 0, 0, flags) < 0 && errno != EROFS && errno != EBADF)
 		return cli_fail("cannot write back \"%s\": %s", path, cli_reason(errno));

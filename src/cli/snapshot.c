@@ -47,19 +47,11 @@ static const struct column freed_columns[] = {
 
 /* ---- what is named ---- */
 
-static int find_place(const char *path, struct place *place)
-{
-	struct stat st;
-
-	return stat(path, &st) < 0 && errno == ENOENT ? place_find_new(path, place) :
-							place_find(path, place);
-}
-
 /* Adds the paths of files, all of one mount: *mountpoint, owned by the caller. */
 static int add_paths(json_t *request, int count, char **typed, char **mountpoint)
 {
 	json_t *paths = json_array();
-	int r = places_gather(count, typed, find_place, paths, mountpoint);
+	int r = places_gather(count, typed, place_find_gone, paths, mountpoint);
 
 	json_object_set_new(request, "paths", paths);
 	return r;
@@ -71,7 +63,7 @@ static json_t *ask(json_t *request, const char *path)
 	struct place place;
 	json_t *reply = NULL;
 
-	if (find_place(path, &place) == EXIT_DONE) {
+	if (place_find_gone(path, &place) == EXIT_DONE) {
 		json_object_set_new(request, "path", client_path(place.path));
 		reply = client_call(place.mountpoint, json_incref(request));
 		place_release(&place);

@@ -4,8 +4,8 @@
  *
  * Everything is read and checked first: the source (a file that the caller may read), each target's
  * folder (search and write) and what stands at its name. Then fs_clone() makes all of them or none,
- * asking once more what may be replaced when nobody can change it any more (judge()), and fs_sync_others()
- * makes that durable, so that a reply of 0 survives a power loss. When another image takes the
+ * asking once more what may be replaced when nobody can change it any more (judge()), and fs_sync_soon()
+ * has that made durable. When another image takes the
  * source's name on the way, all is looked at again.
  *
  * Owner and permissions are what cp would give: the caller's uid, his gid or that of a set-group-ID
@@ -413,7 +413,7 @@ static int explain(struct request *rq, const struct clone *clone, int err,
 
 static int made(struct request *rq, uint64_t count)
 {
-	int r = fs_sync_others(rq->service->fs);
+	int r = fs_sync_soon(rq->service->fs);
 
 	if (r < 0)
 		return request_fail(rq, r,

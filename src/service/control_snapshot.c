@@ -316,8 +316,7 @@ static int create(struct request *rq, const struct subject *list, size_t count, 
 	r = fs_snapshot_create(rq->service->fs, inos, count, name, &failed);
 	if (r < 0)
 		return explain_create(rq, r, &list[failed], name);
-	for (size_t i = 0; i < count && !r; i++)
-		r = sync_file(rq, inos[i]);
+	r = fs_sync_soon(rq->service->fs);
 	if (r < 0)
 		return request_fail(rq, r,
 			"the snapshot is made, but may not survive a power loss: %s", strerror(-r));
@@ -412,7 +411,7 @@ static int went(struct request *rq, const struct subject *s, uint64_t kept)
 	const char *name = "";
 	bool automatic = false;
 	size_t count = 0;
-	int r = s->file.held ? fs_sync_file(rq->service->fs, s->file.attr.ino) : 0;
+	int r = fs_sync_soon(rq->service->fs);
 
 	if (r < 0)
 		return request_fail(rq, r,
