@@ -735,7 +735,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT :
 		inode->kind == GF_KIND_PROMOTED ? FS_KIND_GOLDEN : FS_KIND_CLONE;
 	info->snapshots = group ? group->child_count : 0;
-	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode_name(inode->copy_mode);
+	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode(inode);
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
 	file_figures(fs, inode, NULL, &info->figures);

@@ -103,7 +103,7 @@ struct inode {
 	int64_t golden_mtime_ns;
 	struct image *golden_image; /* lock; open while opens > 0 */
 
-	uint32_t copy_mode; /* tree; enum gf_mode */
+	_Atomic uint32_t copy_mode; /* enum gf_mode; changed with tree held exclusively */
 
 	/* A copy by which this file grows (clone.c); changed with io held exclusively. */
 	_Atomic uint64_t copy_task; /* thread that makes it, 0: none */

@@ -519,6 +519,8 @@ int recast_work(struct recast *rc)
 		r = -EINTR;
 	else if (r && r != -EINTR)
 		give_up(rc);
+	if (!r && rc->kind == GF_RECAST_FOLD)
+		recast_place_again(rc->fs, rc->layer);
 	if (!r && (rc->kind == GF_RECAST_REBASE || rc->kind == GF_RECAST_FOLD)) {
 		/* What is left of its own may be found elsewhere, in the new image for one. Only
 		 * space is lost when this does not come to its end. */

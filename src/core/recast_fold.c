@@ -110,11 +110,6 @@ int fs_fold(struct fs *fs, const struct fs_recast_options *options)
 
 /* ---- what was begun ---- */
 
-const char *recast_mode_name(uint32_t mode)
-{
-	return mode == GF_MODE_FULL ? "full" : mode == GF_MODE_THIN ? "thin" : "snapshot";
-}
-
 const char *recast_state(struct inode *inode)
 {
 	const struct layer *layer = atomic_load(&inode->layer);

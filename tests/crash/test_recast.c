@@ -695,6 +695,54 @@ static void test_full(void **state)
 	assert_int_equal(allocated(), unique(ino));
 	assert_true(unique(ino) < SIZE);
 	assert_shows(ino, SIZE);
+	assert_int_equal(fs_convert(fs, ino, FS_MODE_FULL, 0, NULL), 0);
+	set_size(ino, 0);
+	set_size(ino, SIZE);
+	assert_is(ino, "full", "");
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(allocated(), SIZE);
+}
+
+static void assert_mode(uint64_t ino, const char *mode)
+{
+	struct fs_info info;
+
+	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_string_equal(info.mode, mode);
+	fs_info_release(&info);
+}
+
+/* One that shares its blocks with a clone has places for none, and says so, until it stands alone. */
+static void test_full_that_was_cloned(void **state)
+{
+	struct simdisk *before, *after;
+	uint64_t ino = a_clone();
+
+	assert_int_equal(fs_convert(fs, ino, FS_MODE_FULL, 0, NULL), 0);
+	assert_mode(ino, "full");
+	clone_of(ino, "b");
+	assert_mode(ino, "thin");
+	fill(ino, 0, 300, 0x33);
+	reopen(simdisk_clone(disk));
+	assert_mode(ino, "thin");
+	assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "b"), 0);
+	discard(ino);
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_mode(ino, "full");
+	before = disk;
+	after = disk = simdisk_crash(before, SIMDISK_DROP, 11);
+	assert_true(allocated() >= SIZE);
+	disk = before;
+	reopen(after);
+	assert_mode(ino, "full");
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(allocated(), SIZE);
+	assert_int_equal(unique(ino), SIZE);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 10));
+	assert_mode(ino, "full");
+	assert_int_equal(allocated(), SIZE);
+	assert_shows(ino, SIZE);
 }
 
 /* In the middle of it, and when it has grown, a crash takes no place away. */
@@ -781,6 +829,7 @@ int main(void)
 		T(test_snapshots_in_the_middle),
 		T(test_fold_between_snapshots),
 		T(test_full),
+		T(test_full_that_was_cloned),
 		T(test_full_after_a_crash),
 		cmocka_unit_test_setup_teardown(test_full_disk, setup_small, teardown),
 	};
