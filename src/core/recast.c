@@ -465,7 +465,7 @@ static void give_up(struct recast *rc)
 	if (rc->kind == GF_RECAST_FULL)
 		recast_unplace(rc->layer, 0);
 	rc->options = &quiet;
-	rc->rate = 0;
+	rc->pace.rate = 0;
 	if (!fs_writable(rc->fs))
 		recast_drop(rc);
 }
@@ -506,7 +506,7 @@ int recast_work(struct recast *rc)
 {
 	int r;
 
-	rc->started_ns = times_now(CLOCK_MONOTONIC);
+	pace_init(&rc->pace, rc->fs, rc->rate);
 	take_equal(rc);
 	r = rc->kind == GF_RECAST_FULL ? place_all(rc) : 0;
 	if (!r)
@@ -674,6 +674,7 @@ static int try_layer(struct recast *rc, struct inode *inode)
 {
 	int r;
 
+	pace_init(&rc->pace, rc->fs, 0);
 	pthread_rwlock_rdlock(&rc->fs->tree);
 	rc->layer = atomic_load(&inode->layer);
 	atomic_fetch_add(&rc->layer->users, 1);

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "core/fs_internal.h"
+#include "core/pace.h"
 
 struct recast_equal;
 
@@ -27,10 +28,9 @@ struct recast {
 	struct recast_equal *equal; /* what two images are known to have in common; may be NULL */
 	const struct fs_recast_options *options;
 	uint64_t done, total; /* bytes, of the pass that runs */
-	uint64_t moved;	      /* bytes that were stored, since started_ns */
-	uint64_t rate;	      /* of those at most in a second, 0: no limit */
-	int64_t started_ns;
-	uint64_t requests; /* of clients, when it was looked last */
+	uint64_t rate;	      /* bytes that are stored in a second at most, 0: no limit */
+	struct pace pace;
+	uint64_t unsynced; /* bytes stored since the last sync */
 };
 
 /* ---- recast.c ---- */

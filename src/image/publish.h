@@ -42,6 +42,8 @@ int publish_begin(struct publish *p, struct folder *folder, const char *path, in
 /* Offsets ascend; what is in neither call reads as zeros only if no earlier attempt wrote there. */
 int publish_put(struct publish *p, const void *buf, size_t len, uint64_t off);
 int publish_hole(struct publish *p, uint64_t off, uint64_t end);
+/* Waits until what was put stands on the disk, which makes nothing durable. */
+int publish_write_back(struct publish *p);
 /* Makes it size bytes long, durable, and gives it its name. -EEXIST: that is taken by now. */
 int publish_finish(struct publish *p, uint64_t size, uint32_t mode, int64_t mtime_ns);
 void publish_release(struct publish *p);
