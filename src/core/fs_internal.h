@@ -571,6 +571,9 @@ int name_check(const char *name);
 int op_add_unlink(struct opbuf *buf, struct inode *inode);
 /* The op that gives a file, whose layer this is or will be, a new size in bytes. */
 int op_add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size);
+/* The op that gives an inode an extended attribute, or takes it away. */
+int op_add_xattr(struct opbuf *buf, uint64_t ino, const char *name, const void *value, size_t size,
+	bool remove);
 /* Ops that make an inode of a new file. */
 int op_add_inode(struct opbuf *buf, const struct fs_attr *attr, uint64_t parent, uint64_t layer,
 	const char *name, const char *target, enum gf_inode_kind kind);

@@ -41,6 +41,7 @@ static bool is_told_to_stop(void *arg)
 {
 	struct writing *w = arg;
 
+	w->pace.rate = promote_rate(w->fs, w->inode->ino);
 	return w->progress && w->progress(w->arg, w->done, w->size);
 }
 
@@ -154,7 +155,7 @@ static struct inode *take(struct fs *fs, uint64_t ino, char **path)
 	return *path ? inode : NULL;
 }
 
-int fs_promote_write(struct fs *fs, uint64_t ino, uint64_t rate,
+int fs_promote_write(struct fs *fs, uint64_t ino,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
 	struct writing w = {.fs = fs, .publish = PUBLISH_INIT, .progress = progress, .arg = arg};
@@ -165,7 +166,7 @@ int fs_promote_write(struct fs *fs, uint64_t ino, uint64_t rate,
 	if (r || !buf)
 		return r ? r : -ENOMEM;
 	w.buf = buf;
-	pace_init(&w.pace, fs, rate);
+	pace_init(&w.pace, fs, promote_rate(fs, ino));
 	w.inode = take(fs, ino, &path);
 	if (!w.inode)
 		return -ENOENT;

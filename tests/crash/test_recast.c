@@ -19,7 +19,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
-#include "core/fs.h"
+#include "core/promote.h"
 #include "goldfs/format.h"
 #include "image/image.h"
 #include "simdisk.h"
@@ -440,6 +440,27 @@ static void test_put_off(void **state)
 	assert_shows(ino, SIZE);
 }
 
+/* ---- promotions ---- */
+
+/* How fast it is to be written is known to whoever goes on with it, and can be changed. */
+static void test_rate_of_a_promotion(void **state)
+{
+	uint64_t ino = a_clone(), promoted;
+
+	assert_int_equal(fs_promote(fs, ino, "new.img", 3 * MIB, &promoted), 0);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 12));
+	assert_int_equal(promote_rate(fs, promoted), 3 * MIB);
+	assert_int_equal(fs_promote_set_rate(fs, promoted, 5 * MIB), 0);
+	assert_int_equal(fs_close(steal_pointer(&fs)), 0);
+	assert_int_equal(open_store(), 0);
+	assert_int_equal(promote_rate(fs, promoted), 5 * MIB);
+	assert_int_equal(fs_promote_undo(fs, promoted), 0);
+	assert_int_equal(fs_promote_set_rate(fs, promoted, 6 * MIB), -ENOENT);
+	assert_int_equal(fs_promote_set_rate(fs, ino, 6 * MIB), -ENOENT);
+	assert_int_equal(fs_promote(fs, ino, "other.img", 0, &promoted), 0);
+	assert_int_equal(promote_rate(fs, promoted), 0);
+}
+
 /* ---- chains ---- */
 
 static void test_fold(void **state)
@@ -823,6 +844,7 @@ int main(void)
 		T(test_removed_in_the_middle),
 		T(test_given_up),
 		T(test_put_off),
+		T(test_rate_of_a_promotion),
 		T(test_fold),
 		T(test_fold_in_a_fold),
 		T(test_snapshots_stay),
