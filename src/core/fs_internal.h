@@ -883,6 +883,8 @@ void io_stats_release(struct inode *inode);
 /* ---- flush.c ---- */
 /* Makes large writes of the layer, which is held, durable and committed. */
 int flush_layer(struct fs *fs, struct layer *layer);
+/* The same of all layers below one that is held. -ESTALE: it is gone. */
+int flush_below(struct fs *fs, struct layer *layer);
 /* Makes durable what recovery found in place of uncommitted large writes to the file's layer. What
  * was read after a power loss must not be lost to the next one because something newer that went
  * over it was torn. */

@@ -10,7 +10,8 @@
  *      is not PARENT shows the same over anything, and only becomes more.
  *   2. Pull (recast_blocks.c): every block that is PARENT and would show something else over C
  *      becomes L's own, by a record as of a client's write.
- *   3. L is flushed: a commit record covers what stands in place. The journal is synced.
+ *   3. L is flushed, and what is below it: commit records cover what stands in place. The journal is
+ *      synced.
  *   4. BASE is recorded, with no write or destage of L under way. It changes what is below L and
  *      nothing else; all records before it are in the journal, and what they say of blocks does not
  *      depend on the base (PARENT before RECAST was said: 2 looked at it).
@@ -416,8 +417,11 @@ static int switch_base(struct recast *rc)
 	int64_t room;
 	int r;
 
-	/* What was pulled is there before it is needed; as a client's fsync. */
+	/* What was pulled is there before it is needed; as a client's fsync. What is below comes with it, as
+	 * from then on an fsync of the file does not reach what its snapshots stand on. */
 	r = SITE("recast: commit what was pulled", flush_layer(fs, rc->layer));
+	if (!r)
+		r = SITE("recast: commit what is left behind", flush_below(fs, rc->layer));
 	if (r)
 		return r;
 	room = record_reserve(fs, SWITCH_ROOM);

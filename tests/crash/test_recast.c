@@ -629,6 +629,28 @@ static void test_snapshots_stay(void **state)
 	assert_all_show(ino);
 }
 
+/* What was written before a snapshot is there when the file is synced, whatever it stands on by then. */
+static void test_fsync_reaches_snapshots_left_behind(void **state)
+{
+	static const enum fs_mode modes[] = {FS_MODE_SNAPSHOT, FS_MODE_THIN, FS_MODE_FULL};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		uint64_t ino = a_clone();
+
+		assert_int_equal(fs_settle(fs), 0);
+		fill(ino, 300, 40, 0xb0 + (int)i);
+		take(ino, 0);
+		assert_int_equal(fs_convert(fs, ino, modes[i],
+					 modes[i] == FS_MODE_SNAPSHOT ? golden(2) : 0, NULL),
+			0);
+		assert_int_equal(sync_file(fs, ino), 0);
+		reopen(simdisk_crash(disk, SIMDISK_DROP, 13));
+		assert_all_show(ino);
+		drop(ino, 0);
+		assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "a"), 0);
+	}
+}
+
 static void go_back(uint64_t ino)
 {
 	roll_back(ino, 1);
@@ -848,6 +870,7 @@ int main(void)
 		T(test_fold),
 		T(test_fold_in_a_fold),
 		T(test_snapshots_stay),
+		T(test_fsync_reaches_snapshots_left_behind),
 		T(test_snapshots_in_the_middle),
 		T(test_fold_between_snapshots),
 		T(test_full),
