@@ -21,6 +21,14 @@
  * RECAST stands in the catalog, so whoever mounts next goes on with 2, which passes over what is
  * done. When it is given up, RECAST NONE is recorded, and 5 makes of L over B what it was.
  *
+ * RECAST is not synced, and need not be: whatever was done under it stands in records behind it, recovery
+ * takes no record without all that are before, and no map page or catalog contains more than the journal
+ * was synced up to. So who loses RECAST with the power loses all of the work with it, and L is on B what
+ * it was. What came into its data file stands where L is PARENT, which nobody reads; that, and the places
+ * of a full copy, are given back as after any write that was lost. A pin that only RECAST held is one to
+ * which nothing refers. The same goes for RECAST NONE and the PARENT records behind it. BASE is synced
+ * since whoever asked is told then that it is done.
+ *
  * No layer is made and no byte that L owns is moved. (A new layer beside L was the first design: it
  * would have copied all that L owns, needed a freeze of L, grown the chain by it, and could be an
  * orphan.) Readers: layer_resolve() takes states and base at one moment. Who found B before 4 may

@@ -440,6 +440,35 @@ static void test_put_off(void **state)
 	assert_shows(ino, SIZE);
 }
 
+/* The record that it begins is lost with the power: so is all that came after it. (Of the
+ * first piece: from the second on there are intent marks, with which the journal is synced.) */
+static void test_begin_is_lost(void **state)
+{
+	static const enum fs_mode modes[] = {FS_MODE_THIN, FS_MODE_FULL};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		uint64_t ino = clone_of(golden(1), "a"), owed, space;
+		struct moment m = {.calls = 1, .ino = ino, .put_off = true};
+		struct fs_recast_options options = at(&m);
+		const char *kind;
+
+		memcpy(want, bytes[0], SIZE);
+		assert_int_equal(fs_settle(fs), 0);
+		space = allocated();
+		assert_int_equal(fs_convert(fs, ino, modes[i], 0, &options), -EINTR);
+		assert_true(allocated() > space);
+		reopen(simdisk_crash(disk, SIMDISK_DROP, 14));
+		assert_int_equal(fs_recast_owed(fs, &owed, &kind), 0);
+		assert_is(ino, "snapshot", "golden/1");
+		assert_shows(ino, SIZE);
+		assert_int_equal(fs_settle(fs), 0);
+		assert_int_equal(allocated(), space);
+		assert_shows(ino, SIZE);
+		assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "a"), 0);
+		assert_int_equal(fs_settle(fs), 0);
+	}
+}
+
 /* ---- promotions ---- */
 
 /* How fast it is to be written is known to whoever goes on with it, and can be changed. */
@@ -867,6 +896,7 @@ int main(void)
 		T(test_removed_in_the_middle),
 		T(test_given_up),
 		T(test_put_off),
+		T(test_begin_is_lost),
 		T(test_rate_of_a_promotion),
 		T(test_fold),
 		T(test_fold_in_a_fold),
