@@ -243,6 +243,7 @@ struct fs {
 	atomic_uint domain_count; /* inodes that say something of dedup; changed with tree exclusively */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
+	atomic_bool examine_asked; /* somebody's fs_dedup() is under way */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
 	uint64_t examine_layer;	 /* checkpoint_lock; from here on */
 	uint32_t examine_region; /* checkpoint_lock; of that layer */
