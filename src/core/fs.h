@@ -321,6 +321,8 @@ int fs_sync_file(struct fs *fs, uint64_t ino);
  * or the source is an image.
  */
 int fs_promote(struct fs *fs, uint64_t ino, const char *path, uint64_t rate, uint64_t *promoted);
+/* Whether it is one that is not written yet. */
+bool fs_is_promotion(struct fs *fs, uint64_t ino);
 /* Another rate, also while it is being written. */
 int fs_promote_set_rate(struct fs *fs, uint64_t ino, uint64_t rate);
 /* The next one above *ino that is not written yet, with its path (malloc'ed). -ENOENT: none. */
@@ -334,6 +336,11 @@ int fs_promote_write(struct fs *fs, uint64_t ino,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Gives it up. Clones of it stay. Nobody writes it just now. */
 int fs_promote_undo(struct fs *fs, uint64_t ino);
+
+/* Whether the content of a clone is looked for elsewhere, or why not: the mount has it off; its folder
+ * does, or the clone; it is a copy of its own. */
+enum fs_sharing { FS_SHARES, FS_SHARES_NOWHERE, FS_SHARES_OFF, FS_SHARES_APART };
+enum fs_sharing fs_sharing(struct fs *fs, uint64_t ino);
 
 /* ---- figures ---- */
 

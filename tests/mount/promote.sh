@@ -99,6 +99,12 @@ errno_of EROFS rm -f "$slow"
 errno_of EROFS mv "$slow" "$mnt/mine"
 errno_of EROFS chmod 600 "$slow"
 refused 'already' "$vm" sub/slow.img
+for verb in refresh rebase; do
+	if "$goldfs" $verb "$mnt/of-slow" --onto "$slow" 2>err; then
+		fail "$verb onto an image that is not written"
+	fi
+	grep -q "golden/sub/slow.img\" is being written, wait for its job" err || fail "$verb says: $(cat err)"
+done
 
 # The worker dies, then all of it; somebody goes on each time.
 kill_worker
@@ -113,6 +119,14 @@ umount_goldfs
 "$goldfs" check "$store" >/dev/null || fail 'the store is damaged'
 mount_goldfs ro
 cmp "$slow" slow || fail 'a read-only mount does not show it'
+for verb in "convert $vm --mode thin" "rebase $vm $mnt/of-slow --onto $mnt/golden/base.img" \
+	"upgrade-base $mnt/golden/base.img $mnt/golden/new.img" "dedup $vm"; do
+	# shellcheck disable=SC2086
+	if "$goldfs" $verb 2>err; then
+		fail "$verb on a read-only mount"
+	fi
+	grep -q "\"$mnt[^\"]*\": read-only file system" err || fail "$verb says: $(cat err)"
+done
 umount_goldfs
 mount_goldfs
 cmp "$slow" slow || fail 'it changed over a remount'
