@@ -255,7 +255,8 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
  */
 static bool may_forget(const struct forgotten *list, struct layer *layer)
 {
-	if (atomic_load(&layer->recast_busy))
+	if (atomic_load(&layer->recast_busy) &&
+		!MUTATED("what nobody sees is given up by a layer that gets another base"))
 		return false;
 	if (atomic_load(&layer->large_seq) >= list->tail &&
 		!MUTATED("forget what the ring says to be in place"))

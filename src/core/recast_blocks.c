@@ -72,7 +72,8 @@ struct recast_equal *recast_equal_new(uint64_t from, uint64_t to, uint64_t block
 
 bool recast_equal_is_of(const struct recast_equal *e, uint64_t from, uint64_t to)
 {
-	return e && e->from == from && e->to == to;
+	return e && ((e->from == from && e->to == to) ||
+			    MUTATED("what two images have in common is what any two have"));
 }
 
 void recast_equal_free(struct recast_equal *e)

@@ -25,7 +25,7 @@
 #include "simdisk.h"
 #include "workload.h"
 
-enum { BLOCK = 4096, BLOCKS = 1024, SIZE = BLOCKS * BLOCK, IMAGES = 2 };
+enum { BLOCK = 4096, BLOCKS = 1024, SIZE = BLOCKS * BLOCK, IMAGES = 3 };
 
 static struct simdisk *disk;
 static struct fs *fs;
@@ -54,13 +54,16 @@ static void reopen(struct simdisk *other)
 	assert_int_equal(open_store(), 0);
 }
 
-/* All of the two images is data; every fourth block of the second is another one. */
+/* All of the images is data; every fourth block of the second is another one, and every third of the
+ * last. */
 static int setup_with(uint64_t capacity)
 {
 	for (size_t i = 0; i < SIZE; i++)
-		bytes[0][i] = bytes[1][i] = (uint8_t)(1 + i % 251 + i / BLOCK);
+		bytes[0][i] = bytes[1][i] = bytes[2][i] = (uint8_t)(1 + i % 251 + i / BLOCK);
 	for (size_t b = 0; b < BLOCKS; b += 4)
 		memset(bytes[1] + b * BLOCK, (int)(1 + b % 200), BLOCK);
+	for (size_t b = 0; b < BLOCKS; b += 3)
+		memset(bytes[2] + b * BLOCK, (int)(1 + b % 100), BLOCK);
 	for (int i = 0; i < IMAGES; i++)
 		assert_int_equal(image_memory_new(&images[i], bytes[i], SIZE), 0);
 	disk = simdisk_new(capacity);
@@ -271,6 +274,18 @@ static void test_rebase_is_durable(void **state)
 	assert_int_equal(fs_settle(fs), 0);
 	assert_int_equal(unique(ino), (2 + 40 + 25) * BLOCK);
 	assert_shows(ino, SIZE);
+}
+
+/* What was found of two images is remembered, and says nothing of others. */
+static void test_rebase_onto_several(void **state)
+{
+	uint64_t a = clone_of(golden(1), "a"), b = clone_of(golden(1), "b");
+
+	assert_int_equal(fs_rebase(fs, a, golden(2), NULL), 0);
+	assert_int_equal(fs_rebase(fs, b, golden(3), NULL), 0);
+	memcpy(want, bytes[0], SIZE);
+	assert_shows(a, SIZE);
+	assert_shows(b, SIZE);
 }
 
 static void test_modes_are_durable(void **state)
@@ -738,6 +753,40 @@ static void test_fold_between_snapshots(void **state)
 	assert_all_show(ino);
 }
 
+/* None of the file's has any block of its own. */
+static void assert_own_nothing(uint64_t ino)
+{
+	struct fs_snapshot *list;
+	size_t count;
+
+	assert_int_equal(fs_snapshot_list(fs, ino, &list, &count), 0);
+	for (size_t i = 0; i < count; i++) {
+		struct layer *layer = atomic_load(&tree_find(fs, list[i].ino)->layer);
+
+		assert_int_equal(layer_next_region(layer, 0), LAYER_NO_REGION);
+	}
+	free(list);
+}
+
+/* A snapshot is what it stands on: going back to it, or cloning it, begins with that. */
+static void test_fold_below_a_snapshot(void **state)
+{
+	uint64_t ino = with_snapshots(), clone;
+
+	roll_back(ino, 0);
+	for (int i = 1; i < SNAPSHOTS; i += 2)
+		drop(ino, i);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_all_show(ino);
+	assert_own_nothing(ino);
+	assert_int_equal(fs_settle(fs), 0);
+	clone = clone_of(snapshot(ino, 4), "b");
+	memcpy(want, kept[4], SIZE);
+	assert_shows(clone, SIZE);
+	roll_back(ino, 4);
+	assert_all_show(ino);
+}
+
 /* ---- a place for each block ---- */
 
 static void test_full(void **state)
@@ -890,6 +939,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_rebase_is_durable),
+		T(test_rebase_onto_several),
 		T(test_modes_are_durable),
 		T(test_anything_in_the_middle),
 		T(test_thin_in_the_middle),
@@ -904,6 +954,7 @@ int main(void)
 		T(test_fsync_reaches_snapshots_left_behind),
 		T(test_snapshots_in_the_middle),
 		T(test_fold_between_snapshots),
+		T(test_fold_below_a_snapshot),
 		T(test_full),
 		T(test_full_that_was_cloned),
 		T(test_full_after_a_crash),
