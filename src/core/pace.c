@@ -9,7 +9,6 @@
 #include "core/fs_internal.h"
 
 #define SLICE_NS INT64_C(100000000) /* of a rest, until it is looked again */
-#define SYNC_BYTES (8 * MIB)
 
 int64_t pace_rest_ns(const struct pace_step *step)
 {
@@ -49,9 +48,9 @@ void pace_init(struct pace *pace, struct fs *fs, uint64_t rate)
 	*pace = (struct pace){.fs = fs, .rate = rate, .requests = guest_requests(fs)};
 }
 
-bool pace_is_sync_due(const struct pace *pace, uint64_t unsynced)
+bool pace_gives_way(const struct pace *pace)
 {
-	return unsynced >= SYNC_BYTES && pace->asked_ns &&
+	return pace->asked_ns &&
 	       times_now(CLOCK_MONOTONIC) - pace->asked_ns < PACE_QUIET_NS + PACE_REST_MAX_NS;
 }
 

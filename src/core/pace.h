@@ -7,7 +7,7 @@
  *   - Guests come first. While they ask anything of the mount, a step is followed by a rest three times
  *     as long as the step took, so that the work has a quarter of the time. A step takes longer the
  *     busier the disk is, and the rest with it; so one that writes has to wait for the disk once in a
- *     while (pace_is_sync_due()), or its time says nothing.
+ *     while (pace_gives_way()), or its time says nothing.
  *   - A guest that waits for one answer before it asks the next is asking still: what was asked a moment
  *     ago (PACE_QUIET_NS) counts.
  *   - The work is never starved: a rest that guests are the reason for has a longest time.
@@ -23,6 +23,7 @@
 #define PACE_SHARE 3			 /* the rest, in steps */
 #define PACE_REST_MAX_NS INT64_C(200000000) /* for guests, after one step */
 #define PACE_QUIET_NS INT64_C(20000000)
+#define PACE_SYNC_BYTES (UINT64_C(8) << 20)
 
 struct fs;
 
@@ -45,9 +46,9 @@ struct pace_step {
 int64_t pace_rest_ns(const struct pace_step *step);
 
 void pace_init(struct pace *pace, struct fs *fs, uint64_t rate);
-/* Whether so many bytes that were written since the last time are to be waited for now, until they stand
- * on the disk: while guests ask. */
-bool pace_is_sync_due(const struct pace *pace, uint64_t unsynced);
+/* Whether guests asked something lately, so that what was written is to be waited for whenever it comes
+ * to PACE_SYNC_BYTES. */
+bool pace_gives_way(const struct pace *pace);
 
 /*
  * Rests after a step that began at start_ns (CLOCK_MONOTONIC) and moved so many bytes. true: it is to be

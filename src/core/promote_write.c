@@ -86,9 +86,9 @@ static int copy_piece(struct writing *w, uint64_t *off, uint64_t end)
 	if (!r)
 		r = put_piece(w, *off, len);
 	w->unsynced += len;
-	if (!r && pace_is_sync_due(&w->pace, w->unsynced)) {
+	if (!r && w->unsynced >= PACE_SYNC_BYTES) {
 		w->unsynced = 0;
-		r = publish_write_back(&w->publish);
+		r = publish_write_back(&w->publish, pace_gives_way(&w->pace));
 	}
 	if (r)
 		return r;

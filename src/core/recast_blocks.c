@@ -502,7 +502,7 @@ static void count_trial(struct recast *rc, const struct piece *p)
 static int sync_some(struct recast *rc, const struct piece *p)
 {
 	rc->unsynced += (uint64_t)p->stored * GF_BLOCK_SIZE;
-	if (!pace_is_sync_due(&rc->pace, rc->unsynced))
+	if (rc->unsynced < PACE_SYNC_BYTES || !pace_gives_way(&rc->pace))
 		return 0;
 	rc->unsynced = 0;
 	return flush_layer(rc->fs, rc->layer);
