@@ -180,11 +180,12 @@ static const struct verb verbs[] = {
 		"mount; goldfs list -t folder -o path,limit,unique shows limits.\n",
 		{"goldfs limit /mnt/vms/tenant1 200G", "goldfs limit /mnt/vms/web1.img none"}},
 	{"promote", verb_promote, "make a golden image of a clone",
-		"promote [--background] [--rate SIZE] CLONE NAME\npromote --resume|--cancel IMAGE",
+		"promote [--background] [--rate SIZE] CLONE NAME\n"
+		"promote --resume [--background] [--rate SIZE] IMAGE\npromote --cancel IMAGE",
 		"Makes golden/NAME of what the clone is now. It can be cloned at once, and is written into\n"
 		"the folder of images in the background. For root and the owner of the mount.\n"
 		"      --background    print the id of the job that writes it and do not wait for it\n"
-		"      --rate SIZE     write so many bytes per second at most\n"
+		"      --rate SIZE     write so many bytes per second at most, from now on\n"
 		"      --resume        go on with one that could not be written\n"
 		"      --cancel        give it up; clones that were made of it stay\n",
 		{"goldfs promote /mnt/vms/web1.img debian-13-web.img",

@@ -364,6 +364,8 @@ ssize_t fs_listxattr(struct fs *fs, uint64_t ino, char *list, size_t size)
 		for (const struct xattr *x = inode->xattrs; x; x = x->next) {
 			size_t n = strlen(x->name) + 1;
 
+			if (strncmp(x->name, OWN_PREFIX, strlen(OWN_PREFIX)) == 0)
+				continue; /* of a promoted file */
 			if (size && len + n <= size)
 				memcpy(list + len, x->name, n);
 			len += n;
@@ -402,11 +404,28 @@ static int check_set(struct inode *inode, const char *name, size_t size, int fla
 	return names > XATTR_LIST_MAX || names + values > GF_XATTR_SPACE_MAX ? -ENOSPC : 0;
 }
 
+int op_add_xattr(struct opbuf *buf, uint64_t ino, const char *name, const void *value, size_t size,
+	bool remove)
+{
+	size_t name_len = strlen(name);
+	struct gf_op_xattr *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_XATTR, remove, op, name_len + size))
+		return -ENOMEM;
+	op->ino = ino;
+	op->time_ns = now_ns();
+	op->name_len = name_len;
+	op->value_len = size;
+	memcpy(op + 1, name, name_len);
+	if (size)
+		memcpy((char *)(op + 1) + name_len, value, size);
+	return 0;
+}
+
 static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const void *value,
 	size_t size, int flags, bool remove)
 {
 	size_t name_len = strlen(name);
-	struct gf_op_xattr *op;
 	struct inode *inode;
 	struct opbuf buf;
 	uint64_t done;
@@ -419,7 +438,7 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 		return -EPERM;
 	if (size > GF_XATTR_VALUE_MAX)
 		return -E2BIG;
-	room = record_reserve(fs, sizeof(*op) + name_len + size + 8 + sizeof(struct gf_op_request));
+	room = record_reserve(fs, sizeof(struct gf_op_xattr) + name_len + size + 8 + sizeof(struct gf_op_request));
 	if (room < 0)
 		return room;
 	opbuf_init(&buf);
@@ -427,15 +446,8 @@ static int change_xattr(struct fs *fs, uint64_t ino, const char *name, const voi
 	inode = tree_find(fs, ino);
 	r = !inode ? (ino < FS_INO_FIRST ? -EPERM : -ESTALE) :
 		inode->kind != GF_KIND_USER ? -EROFS : check_set(inode, name, size, flags, remove);
-	if (!r && OPBUF_ADD(&buf, GF_OP_XATTR, remove, op, name_len + size)) {
-		op->ino = ino;
-		op->time_ns = now_ns();
-		op->name_len = name_len;
-		op->value_len = size;
-		memcpy(op + 1, name, name_len);
-		if (size)
-			memcpy((char *)(op + 1) + name_len, value, size);
-	}
+	if (!r)
+		r = op_add_xattr(&buf, ino, name, value, size, remove);
 	if (!r && (flags || remove))
 		r = request_add(&buf, 0);
 	if (!r)

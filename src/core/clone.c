@@ -85,6 +85,7 @@ struct batch {
 	size_t *failed;
 	size_t bound; /* bytes that the record has */
 	enum gf_inode_kind kind;
+	uint64_t rate; /* of a promoted one: see promote_add_rate() */
 };
 
 /* What stands at the target's name, if anything, may be replaced in its folder by who asks. */
@@ -134,6 +135,8 @@ static int add_clone(struct fs *fs, struct opbuf *buf, struct source *src, const
 		r = add_replace(fs, buf, t, src, snaps);
 	if (!r)
 		r = op_add_inode(buf, &attr, t->parent, layer, t->name, "", b->kind);
+	if (!r && b->rate)
+		r = promote_add_rate(buf, attr.ino, b->rate);
 	if (!r && (i == 0 || b->targets[i - 1].parent != t->parent))
 		r = names_add_folder_times(fs, buf, t->parent, time_ns);
 	return r;
@@ -191,7 +194,7 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	const struct fs_clone_judge *judge, size_t *failed)
 {
 	struct batch b = {targets, count, owner, mode, replace, judge, failed, SOURCE_OPS_BOUND,
-		GF_KIND_USER};
+		GF_KIND_USER, 0};
 	int r = 0;
 
 	*failed = 0;
@@ -214,13 +217,13 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	return r;
 }
 
-int clone_promoted(
-	struct fs *fs, uint64_t ino, const struct fs_clone_target *target, uint32_t mode)
+int clone_promoted(struct fs *fs, uint64_t ino, const struct fs_clone_target *target, uint32_t mode,
+	uint64_t rate)
 {
 	size_t failed;
 	struct batch b = {.targets = target, .count = 1, .owner = {geteuid(), getegid()},
 		.mode = mode, .failed = &failed, .bound = SOURCE_OPS_BOUND + 1024,
-		.kind = GF_KIND_PROMOTED};
+		.kind = GF_KIND_PROMOTED, .rate = rate};
 	int r;
 
 	do {

@@ -778,7 +778,8 @@ void dedup_drop_dead(struct fs *fs)
 	if (!dead_share(fs, &upto))
 		return;
 	/* Who came upon them while they were somebody's may still be on the way to their blocks. */
-	drain_wait(&fs->readers);
+	if (!MUTATED("places of a dead layer are given up while readers are there"))
+		drain_wait(&fs->readers);
 	drop_dead(fs, upto);
 }
 

@@ -37,6 +37,7 @@
 #define SAMPLES 16
 #define MAX_DEPTH 32 /* of folders of images */
 #define INDEX_POLL_US 20000
+#define TURN_POLL_US 100000
 #define RINGS_AT_ONCE 4 /* as many bytes as so many journals have; with little room, a 16th of that */
 
 /* ---- one run of blocks ---- */
@@ -190,7 +191,7 @@ static bool is_enough(const struct examined *e)
 /* What was shared so far gives room to share the rest of the region, once it is durable. */
 static void put_off(struct examined *e, uint32_t region, uint64_t asked)
 {
-	layer_set_unexamined(e->layer, region, 1, asked);
+	layer_put_unexamined(e->layer, region, asked);
 	if (e->shared)
 		break_off(e, region);
 	else if (e->fs->examine_progress)
@@ -207,7 +208,7 @@ static int examine_layer(struct examined *e, uint32_t from, uint64_t tail)
 		e->full = false;
 		r = examine_region(e, from, tail);
 		if (r)
-			layer_set_unexamined(e->layer, from, 1, asked);
+			layer_put_unexamined(e->layer, from, asked);
 		else if (e->full)
 			put_off(e, from, asked);
 		else if (is_enough(e))
@@ -412,12 +413,23 @@ static uint64_t want(struct fs *fs, const uint64_t *inos, size_t count)
 		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
 
 		for (; layer; layer = layer->parent) {
-			layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
+			layer_wish_examined(layer);
 			blocks += atomic_load(&layer->owned_blocks);
 		}
 	}
 	pthread_rwlock_unlock(&fs->tree);
 	return blocks * GF_BLOCK_SIZE;
+}
+
+/* Who does not want any more leaves nothing behind for the next settling. */
+static void want_no_more(struct fs *fs)
+{
+	const struct layer_entry *entry;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	for (entry = fs->layers; entry; entry = entry->hh.next)
+		layer_unwish_examined(entry->layer);
+	pthread_rwlock_unlock(&fs->tree);
 }
 
 /* The whole store's checksums are read before anything is done that counts. */
@@ -432,6 +444,24 @@ static void set_progress(struct fs *fs, struct examine_progress *progress)
 	fs->examine_progress = progress;
 }
 
+static int examine_all(
+	struct fs *fs, const uint64_t *inos, size_t count, struct examine_progress *p)
+{
+	int r = 0;
+
+	p->total = want(fs, inos, count);
+	dedup_fill_table(fs, is_stopped, p);
+	if (!p->stopped) {
+		set_progress(fs, p);
+		r = fs_settle(fs);
+		set_progress(fs, NULL);
+	}
+	if (!p->stopped)
+		return r;
+	want_no_more(fs);
+	return r ? r : -ECANCELED;
+}
+
 int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
@@ -442,16 +472,17 @@ int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 		return r;
 	if (fs->options.dedup == FS_DEDUP_OFF)
 		return -EOPNOTSUPP;
-	p.total = want(fs, inos, count);
-	dedup_fill_table(fs, is_stopped, &p);
-	if (p.stopped)
-		return -ECANCELED;
-	set_progress(fs, &p);
-	r = fs_settle(fs);
-	set_progress(fs, NULL);
+	/* One after the other: there is one pass over the store at a time. */
+	while (atomic_exchange(&fs->examine_asked, true)) {
+		if (is_stopped(&p))
+			return -ECANCELED;
+		usleep(TURN_POLL_US);
+	}
+	r = examine_all(fs, inos, count, &p);
+	atomic_store(&fs->examine_asked, false);
 	if (!r && p.full)
 		r = log_error(-ENOSPC,
 			"there is no space to share blocks that are stored twice; make some in "
 			"the file system of the store, and run \"goldfs dedup\" again");
-	return !r && p.stopped ? -ECANCELED : r;
+	return r;
 }

@@ -127,6 +127,27 @@ int domain_info(struct fs *fs, struct inode *inode, struct fs_info *info)
 	return asprintf(&info->dedup_domain, "/%s", path) < 0 ? -ENOMEM : 0;
 }
 
+enum fs_sharing fs_sharing(struct fs *fs, uint64_t ino)
+{
+	enum fs_sharing is = FS_SHARES;
+	struct domain_view view;
+	struct inode *inode;
+
+	if (fs->options.dedup == FS_DEDUP_OFF)
+		return FS_SHARES_NOWHERE;
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	if (inode && inode_is_file(inode)) {
+		domain_of(fs, inode, &view);
+		if (view.dedup == FS_DEDUP_OFF)
+			is = FS_SHARES_OFF;
+		else if (atomic_load(&atomic_load(&inode->layer)->apart))
+			is = FS_SHARES_APART;
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	return is;
+}
+
 /* ---- layers ---- */
 
 /* What the layer is for others, when files of this view alone stand on it. */

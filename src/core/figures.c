@@ -256,7 +256,8 @@ static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
  */
 static bool may_forget(const struct forgotten *list, struct layer *layer)
 {
-	if (atomic_load(&layer->recast_busy))
+	if (atomic_load(&layer->recast_busy) &&
+		!MUTATED("what nobody sees is given up by a layer that gets another base"))
 		return false;
 	if (atomic_load(&layer->large_seq) >= list->tail &&
 		!MUTATED("forget what the ring says to be in place"))
@@ -826,7 +827,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT :
 		inode->kind == GF_KIND_PROMOTED ? FS_KIND_GOLDEN : FS_KIND_CLONE;
 	info->snapshots = group ? group->child_count : 0;
-	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode_name(inode->copy_mode);
+	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode(inode);
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
 	file_figures(fs, inode, NULL, &info->figures);

@@ -195,6 +195,22 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 		journal_sync_async(fs->journal, journal_last_seq(fs->journal), done, arg);
 }
 
+int flush_below(struct fs *fs, struct layer *layer)
+{
+	struct chain chain;
+	int r;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	/* What is below one that is gone may be gone as well. */
+	r = layer->refs ? hold(&chain, layer->parent) : -ESTALE;
+	pthread_rwlock_unlock(&fs->tree);
+	if (r)
+		return r;
+	r = flush_chain(fs, &chain);
+	hold_end(&chain);
+	return r;
+}
+
 int fs_sync_file(struct fs *fs, uint64_t ino)
 {
 	struct layer *layer = NULL;

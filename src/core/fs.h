@@ -324,23 +324,32 @@ int fs_sync_file(struct fs *fs, uint64_t ino);
 
 /*
  * Makes a golden image of what a clone or a snapshot is now, with this path below IMAGES: durable and
- * to be cloned when it returns. *promoted is its number until fs_promote_write() is done with it.
+ * to be cloned when it returns. rate: so many bytes a second are written at most, whoever does so; 0: no
+ * limit. *promoted is its number until fs_promote_write() is done with it.
  * -EEXIST: there is something. -ENOENT, -ENOTDIR: its folder is not there. -EINVAL: no path of an image,
  * or the source is an image.
  */
-int fs_promote(struct fs *fs, uint64_t ino, const char *path, uint64_t *promoted);
+int fs_promote(struct fs *fs, uint64_t ino, const char *path, uint64_t rate, uint64_t *promoted);
+/* Whether it is one that is not written yet. */
+bool fs_is_promotion(struct fs *fs, uint64_t ino);
+/* Another rate, also while it is being written. */
+int fs_promote_set_rate(struct fs *fs, uint64_t ino, uint64_t rate);
 /* The next one above *ino that is not written yet, with its path (malloc'ed). -ENOENT: none. */
 int fs_promotion_next(struct fs *fs, uint64_t *ino, char **path);
 /*
  * Writes it into the folder of images as a sparse file, and lets go of it; to be called again after any
  * error, by this process or another, and then goes on where it was. progress is told bytes and stops it
- * by true: -ECANCELED. rate: bytes per second at most, 0: as fast as guests let it. -EEXIST: somebody
- * else put a file there.
+ * by true: -ECANCELED. -EEXIST: somebody else put a file there.
  */
-int fs_promote_write(struct fs *fs, uint64_t ino, uint64_t rate,
+int fs_promote_write(struct fs *fs, uint64_t ino,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Gives it up. Clones of it stay. Nobody writes it just now. */
 int fs_promote_undo(struct fs *fs, uint64_t ino);
+
+/* Whether the content of a clone is looked for elsewhere, or why not: the mount has it off; its folder
+ * does, or the clone; it is a copy of its own. */
+enum fs_sharing { FS_SHARES, FS_SHARES_NOWHERE, FS_SHARES_OFF, FS_SHARES_APART };
+enum fs_sharing fs_sharing(struct fs *fs, uint64_t ino);
 
 /* ---- figures ---- */
 

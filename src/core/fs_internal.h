@@ -103,7 +103,7 @@ struct inode {
 	int64_t golden_mtime_ns;
 	struct image *golden_image; /* lock; open while opens > 0 */
 
-	uint32_t copy_mode; /* tree; enum gf_mode */
+	_Atomic uint32_t copy_mode; /* enum gf_mode; changed with tree held exclusively */
 
 	/* A copy by which this file grows (clone.c); changed with io held exclusively. */
 	_Atomic uint64_t copy_task; /* thread that makes it, 0: none */
@@ -244,6 +244,7 @@ struct fs {
 	atomic_uint domain_count; /* inodes that say something of dedup; changed with tree exclusively */
 	struct dying *dying; /* checkpoint_lock; slots that wait for the tail, the newest first */
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
+	atomic_bool examine_asked; /* somebody's fs_dedup() is under way */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
 	uint64_t examine_layer;	 /* checkpoint_lock; from here on */
 	uint32_t examine_region; /* checkpoint_lock; of that layer */
@@ -586,6 +587,9 @@ int name_check(const char *name);
 int op_add_unlink(struct opbuf *buf, struct inode *inode);
 /* The op that gives a file, whose layer this is or will be, a new size in bytes. */
 int op_add_size(struct opbuf *buf, uint64_t ino, uint64_t layer, uint64_t size);
+/* The op that gives an inode an extended attribute, or takes it away. */
+int op_add_xattr(struct opbuf *buf, uint64_t ino, const char *name, const void *value, size_t size,
+	bool remove);
 /* Ops that make an inode of a new file. */
 int op_add_inode(struct opbuf *buf, const struct fs_attr *attr, uint64_t parent, uint64_t layer,
 	const char *name, const char *target, enum gf_inode_kind kind);
@@ -906,6 +910,8 @@ int syncer_start(struct fs *fs);
 void syncer_stop(struct fs *fs);
 /* Makes large writes of the layer, which is held, durable and committed. */
 int flush_layer(struct fs *fs, struct layer *layer);
+/* The same of all layers below one that is held. -ESTALE: it is gone. */
+int flush_below(struct fs *fs, struct layer *layer);
 /* Makes durable what recovery found in place of uncommitted large writes to the file's layer. What
  * was read after a power loss must not be lost to the next one because something newer that went
  * over it was torn. */

@@ -22,8 +22,13 @@ int promote_end(struct fs *fs, uint64_t ino);
 /* What was begun in the store for promotions that are no more. Nothing else runs yet. */
 void promote_sweep(struct fs *fs);
 
+/* The op that says how many bytes a second are written of it at most; 0: as many as can be. */
+int promote_add_rate(struct opbuf *buf, uint64_t ino, uint64_t rate);
+/* What was said last. */
+uint64_t promote_rate(struct fs *fs, uint64_t ino);
+
 /* clone.c: a clone, of the promoted kind, owned by who serves the mount. */
-int clone_promoted(
-	struct fs *fs, uint64_t ino, const struct fs_clone_target *target, uint32_t mode);
+int clone_promoted(struct fs *fs, uint64_t ino, const struct fs_clone_target *target, uint32_t mode,
+	uint64_t rate);
 
 #endif

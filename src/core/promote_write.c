@@ -2,9 +2,8 @@
 /*
  * Writing promoted clones into the folder of images, in the background.
  *
- * Guests come first: whenever one asked something of the mount while a piece was copied, the next piece
- * waits three times as long as that one took. Space comes before that: what clones may not take because
- * of the reserve is not taken here either.
+ * Guests come first (pace.h). Space comes before that: what clones may not take because of the reserve is
+ * not taken here either.
  *
  * What is there of an earlier attempt is gone on with (image/publish.h). A crash at any moment leaves
  * the promoted file in the store, the image in its folder, or both; then the next attempt finds that
@@ -15,71 +14,35 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/pace.h"
 #include "image/publish.h"
 
 #define PIECE (1 * MIB)
 #define HOLE (64 * KIB)		 /* zeros that become a hole, aligned */
-#define PAUSE_MAX_NS 200000000LL /* for guests, per piece */
 
 struct writing {
 	struct fs *fs;
 	struct inode *inode; /* referenced */
 	struct publish publish;
 	uint64_t size;
-	uint64_t rate;
-	int64_t start_ns;
-	uint64_t copied; /* bytes, for the rate */
-	uint8_t *buf;	 /* PIECE bytes */
+	struct pace pace;
+	uint64_t done, unsynced;
+	uint8_t *buf; /* PIECE bytes */
 	bool (*progress)(void *arg, uint64_t done, uint64_t total);
 	void *arg;
 };
 
-static void pause_for(int64_t ns)
+static bool is_told_to_stop(void *arg)
 {
-	struct timespec pause = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+	struct writing *w = arg;
 
-	nanosleep(&pause, NULL);
-}
-
-static uint64_t guest_requests(struct fs *fs)
-{
-	return atomic_load(&fs->counters.read_ops) + atomic_load(&fs->counters.write_ops) +
-	       atomic_load(&fs->counters.flushes);
-}
-
-/* How long to wait after a piece that took so long. */
-static int64_t pause_after(struct writing *w, int64_t took_ns, uint64_t requests)
-{
-	int64_t pause = 0;
-
-	if (guest_requests(w->fs) != requests)
-		pause = 3 * took_ns > PAUSE_MAX_NS ? PAUSE_MAX_NS : 3 * took_ns;
-	if (w->rate) {
-		double due = (double)w->copied / (double)w->rate * 1e9;
-		int64_t spent = times_now(CLOCK_MONOTONIC) - w->start_ns;
-
-		if (due > (double)(spent + pause))
-			pause = (int64_t)due - spent;
-	}
-	return pause;
-}
-
-/* Waits so that it can be stopped. */
-static int give_way(struct writing *w, int64_t pause, uint64_t done)
-{
-	while (pause > 0) {
-		pause_for(pause > PAUSE_MAX_NS ? PAUSE_MAX_NS : pause);
-		pause -= PAUSE_MAX_NS;
-		if (w->progress && w->progress(w->arg, done, w->size))
-			return -ECANCELED;
-	}
-	return 0;
+	w->pace.rate = promote_rate(w->fs, w->inode->ino);
+	return w->progress && w->progress(w->arg, w->done, w->size);
 }
 
 static int read_piece(struct writing *w, uint64_t off, size_t len)
@@ -110,24 +73,28 @@ static int put_piece(struct writing *w, uint64_t off, size_t len)
 /* Up to a whole piece from off on; *off moves. */
 static int copy_piece(struct writing *w, uint64_t *off, uint64_t end)
 {
-	uint64_t requests = guest_requests(w->fs), at = *off;
-	size_t len = min_u64(end - at, PIECE - at % PIECE);
+	size_t len = min_u64(end - *off, PIECE - *off % PIECE);
 	int64_t start = times_now(CLOCK_MONOTONIC);
 	int r;
 
-	if (w->progress && w->progress(w->arg, at, w->size))
+	w->done = *off;
+	if (is_told_to_stop(w))
 		return -ECANCELED;
 	r = w->publish.staged ? space_check(w->fs, len) : 0;
 	if (!r)
-		r = read_piece(w, at, len);
+		r = read_piece(w, *off, len);
 	if (!r)
-		r = put_piece(w, at, len);
+		r = put_piece(w, *off, len);
+	w->unsynced += len;
+	if (!r && w->unsynced >= PACE_SYNC_BYTES) {
+		w->unsynced = 0;
+		r = publish_write_back(&w->publish, pace_gives_way(&w->pace));
+	}
 	if (r)
 		return r;
 	*off += len;
-	w->copied += len;
-	return give_way(w,
-		pause_after(w, times_now(CLOCK_MONOTONIC) - start, requests), *off);
+	w->done = *off;
+	return pace_after(&w->pace, start, len, is_told_to_stop, w) ? -ECANCELED : 0;
 }
 
 static int copy_all(struct writing *w)
@@ -188,11 +155,10 @@ static struct inode *take(struct fs *fs, uint64_t ino, char **path)
 	return *path ? inode : NULL;
 }
 
-int fs_promote_write(struct fs *fs, uint64_t ino, uint64_t rate,
+int fs_promote_write(struct fs *fs, uint64_t ino,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg)
 {
-	struct writing w = {.fs = fs, .publish = PUBLISH_INIT, .rate = rate, .progress = progress,
-		.arg = arg, .start_ns = times_now(CLOCK_MONOTONIC)};
+	struct writing w = {.fs = fs, .publish = PUBLISH_INIT, .progress = progress, .arg = arg};
 	CLEANUP_FREE char *path = NULL;
 	CLEANUP_FREE uint8_t *buf = malloc(PIECE);
 	int r = fs_writable(fs);
@@ -200,6 +166,7 @@ int fs_promote_write(struct fs *fs, uint64_t ino, uint64_t rate,
 	if (r || !buf)
 		return r ? r : -ENOMEM;
 	w.buf = buf;
+	pace_init(&w.pace, fs, promote_rate(fs, ino));
 	w.inode = take(fs, ino, &path);
 	if (!w.inode)
 		return -ENOENT;

@@ -10,7 +10,8 @@
  *      is not PARENT shows the same over anything, and only becomes more.
  *   2. Pull (recast_blocks.c): every block that is PARENT and would show something else over C
  *      becomes L's own, by a record as of a client's write.
- *   3. L is flushed: a commit record covers what stands in place. The journal is synced.
+ *   3. L is flushed, and what is below it: commit records cover what stands in place. The journal is
+ *      synced.
  *   4. BASE is recorded, with no write or destage of L under way. It changes what is below L and
  *      nothing else; all records before it are in the journal, and what they say of blocks does not
  *      depend on the base (PARENT before RECAST was said: 2 looked at it).
@@ -19,6 +20,14 @@
  * A crash before 4 leaves L on B, with some blocks of its own that it need not have; after 4 on C.
  * RECAST stands in the catalog, so whoever mounts next goes on with 2, which passes over what is
  * done. When it is given up, RECAST NONE is recorded, and 5 makes of L over B what it was.
+ *
+ * RECAST is not synced, and need not be: whatever was done under it stands in records behind it, recovery
+ * takes no record without all that are before, and no map page or catalog contains more than the journal
+ * was synced up to. So who loses RECAST with the power loses all of the work with it, and L is on B what
+ * it was. What came into its data file stands where L is PARENT, which nobody reads; that, and the places
+ * of a full copy, are given back as after any write that was lost. A pin that only RECAST held is one to
+ * which nothing refers. The same goes for RECAST NONE and the PARENT records behind it. BASE is synced
+ * since whoever asked is told then that it is done.
  *
  * No layer is made and no byte that L owns is moved. (A new layer beside L was the first design: it
  * would have copied all that L owns, needed a freeze of L, grown the chain by it, and could be an
@@ -416,8 +425,11 @@ static int switch_base(struct recast *rc)
 	int64_t room;
 	int r;
 
-	/* What was pulled is there before it is needed; as a client's fsync. */
+	/* What was pulled is there before it is needed; as a client's fsync. What is below comes with it, as
+	 * from then on an fsync of the file does not reach what its snapshots stand on. */
 	r = SITE("recast: commit what was pulled", flush_layer(fs, rc->layer));
+	if (!r)
+		r = SITE("recast: commit what is left behind", flush_below(fs, rc->layer));
 	if (r)
 		return r;
 	room = record_reserve(fs, SWITCH_ROOM);
@@ -465,7 +477,7 @@ static void give_up(struct recast *rc)
 	if (rc->kind == GF_RECAST_FULL)
 		recast_unplace(rc->layer, 0);
 	rc->options = &quiet;
-	rc->rate = 0;
+	rc->pace.rate = 0;
 	if (!fs_writable(rc->fs))
 		recast_drop(rc);
 }
@@ -506,7 +518,7 @@ int recast_work(struct recast *rc)
 {
 	int r;
 
-	rc->started_ns = times_now(CLOCK_MONOTONIC);
+	pace_init(&rc->pace, rc->fs, rc->rate);
 	take_equal(rc);
 	r = rc->kind == GF_RECAST_FULL ? place_all(rc) : 0;
 	if (!r)
@@ -519,6 +531,8 @@ int recast_work(struct recast *rc)
 		r = -EINTR;
 	else if (r && r != -EINTR)
 		give_up(rc);
+	if (!r && rc->kind == GF_RECAST_FOLD)
+		recast_place_again(rc->fs, rc->layer);
 	if (!r && (rc->kind == GF_RECAST_REBASE || rc->kind == GF_RECAST_FOLD)) {
 		/* What is left of its own may be found elsewhere, in the new image for one. Only
 		 * space is lost when this does not come to its end. */
@@ -672,6 +686,7 @@ static int try_layer(struct recast *rc, struct inode *inode)
 {
 	int r;
 
+	pace_init(&rc->pace, rc->fs, 0);
 	pthread_rwlock_rdlock(&rc->fs->tree);
 	rc->layer = atomic_load(&inode->layer);
 	atomic_fetch_add(&rc->layer->users, 1);

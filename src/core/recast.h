@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "core/fs_internal.h"
+#include "core/pace.h"
 
 struct recast_equal;
 
@@ -27,10 +28,9 @@ struct recast {
 	struct recast_equal *equal; /* what two images are known to have in common; may be NULL */
 	const struct fs_recast_options *options;
 	uint64_t done, total; /* bytes, of the pass that runs */
-	uint64_t moved;	      /* bytes that were stored, since started_ns */
-	uint64_t rate;	      /* of those at most in a second, 0: no limit */
-	int64_t started_ns;
-	uint64_t requests; /* of clients, when it was looked last */
+	uint64_t rate;	      /* bytes that are stored in a second at most, 0: no limit */
+	struct pace pace;
+	uint64_t unsynced; /* bytes stored since the last sync */
 };
 
 /* ---- recast.c ---- */
@@ -41,7 +41,6 @@ int recast_begin_fold(struct recast *rc, struct layer *layer);
 int recast_resume(struct recast *rc, struct layer *layer);
 /* All that is to be done with a layer that has begun. */
 int recast_work(struct recast *rc);
-const char *recast_mode_name(uint32_t mode);
 /* What is told as the state of a file: "copying", "rebasing" or "ok". tree held. */
 const char *recast_state(struct inode *inode);
 bool recast_is_stopped(const struct fs_recast_options *options);
@@ -53,6 +52,11 @@ int recast_place(struct fs *fs, struct layer *layer, uint64_t end);
 /* Before a file of mode full ends there; nothing else has to be done for others. No lock is held.
  */
 int recast_grow(struct fs *fs, struct inode *inode, uint64_t end);
+/* A layer that came to stand on nothing: its file, if it is of mode full, has places again as far as
+ * there is space; the log says when not. No lock is held. */
+void recast_place_again(struct fs *fs, struct layer *layer);
+/* What is told as the mode of a file: what it is, whatever it is to be. tree held. */
+const char *recast_mode(struct inode *inode);
 /* Blocks from this one on are given back, as far as they are not used. */
 void recast_unplace(struct layer *layer, uint64_t from);
 /* After recovery: which layers have a place for each block. */

@@ -30,8 +30,6 @@
 #define KEEP 0xff /* a kind: nothing is to be done */
 /* In the journal: every other block may be a record of its own. */
 #define ROOM (volume_rewrite_room(PIECE) + PIECE / 2 * 128)
-#define NAP_NS INT64_C(50000000)    /* at most, for clients' sake */
-#define SLEEP_NS INT64_C(100000000) /* at a time, for the rate's */
 
 struct piece {
 	uint64_t block;
@@ -74,7 +72,8 @@ struct recast_equal *recast_equal_new(uint64_t from, uint64_t to, uint64_t block
 
 bool recast_equal_is_of(const struct recast_equal *e, uint64_t from, uint64_t to)
 {
-	return e && e->from == from && e->to == to;
+	return e && ((e->from == from && e->to == to) ||
+			    MUTATED("what two images have in common is what any two have"));
 }
 
 void recast_equal_free(struct recast_equal *e)
@@ -483,36 +482,12 @@ static int get_space(struct recast *rc, const struct piece *p)
 		(uint64_t)p->stored * GF_BLOCK_SIZE);
 }
 
-static bool is_told_to_stop(struct recast *rc)
+static bool is_told_to_stop(void *arg)
 {
+	const struct recast *rc = arg;
 	const struct fs_recast_options *o = rc->options;
 
 	return o && o->progress && o->progress(o->arg, rc->done, rc->total);
-}
-
-/* Sleeps as long as it takes to stay below the rate, and lets clients go first. */
-static int pace(struct recast *rc, int64_t took_ns)
-{
-	uint64_t requests =
-		atomic_load(&rc->fs->counters.read_ops) + atomic_load(&rc->fs->counters.write_ops);
-	bool busy = requests != rc->requests;
-	int64_t now, due;
-
-	rc->requests = requests;
-	if (!rc->fs->worker_runs)
-		return 0;
-	if (busy)
-		usleep((useconds_t)((took_ns < NAP_NS ? took_ns : NAP_NS) / 1000));
-	while (rc->rate) {
-		now = times_now(CLOCK_MONOTONIC);
-		due = rc->started_ns + (int64_t)((double)rc->moved * 1e9 / (double)rc->rate);
-		if (due <= now)
-			break;
-		if (is_told_to_stop(rc))
-			return -ECANCELED;
-		usleep((useconds_t)((due - now < SLEEP_NS ? due - now : SLEEP_NS) / 1000));
-	}
-	return 0;
 }
 
 static void count_trial(struct recast *rc, const struct piece *p)
@@ -522,19 +497,23 @@ static void count_trial(struct recast *rc, const struct piece *p)
 		rc->would_drop += p->kinds[i] == GF_PARENT && is_at_rest(p, i, GF_OVERLAY);
 }
 
-static int change_piece(struct recast *rc, struct piece *p, look_fn fn)
+/* While guests ask, what was stored goes to the disk as it comes, so that a step takes the time that it
+ * costs them, and none of them has to wait for all of it. */
+static int sync_some(struct recast *rc, const struct piece *p)
 {
-	int64_t start = times_now(CLOCK_MONOTONIC);
-	int64_t room;
-	int r;
+	rc->unsynced += (uint64_t)p->stored * GF_BLOCK_SIZE;
+	if (rc->unsynced < PACE_SYNC_BYTES || !pace_gives_way(&rc->pace))
+		return 0;
+	rc->unsynced = 0;
+	return flush_layer(rc->fs, rc->layer);
+}
 
-	p->held = false;
-	r = look(rc, p, fn);
-	if (!r && rc->trial)
-		count_trial(rc, p);
-	if (r || !p->changes || rc->trial)
-		return r;
-	r = get_space(rc, p);
+/* What look() found in the piece. */
+static int change(struct recast *rc, struct piece *p, look_fn fn)
+{
+	int64_t room;
+	int r = get_space(rc, p);
+
 	if (!r && atomic_load(&rc->layer->recovered))
 		r = flush_recovered_layer(rc->fs, rc->layer);
 	if (r)
@@ -544,8 +523,25 @@ static int change_piece(struct recast *rc, struct piece *p, look_fn fn)
 		return (int)room;
 	r = change_held(rc, p, fn);
 	journal_unreserve(rc->fs->journal, room);
-	rc->moved += (uint64_t)p->stored * GF_BLOCK_SIZE;
-	return r ? r : pace(rc, times_now(CLOCK_MONOTONIC) - start);
+	return r ? r : sync_some(rc, p);
+}
+
+static int work_at_piece(struct recast *rc, struct piece *p, look_fn fn)
+{
+	int64_t start = times_now(CLOCK_MONOTONIC);
+	int r;
+
+	p->held = false;
+	p->stored = 0;
+	r = look(rc, p, fn);
+	if (!r && rc->trial)
+		count_trial(rc, p);
+	else if (!r && p->changes)
+		r = change(rc, p, fn);
+	if (!r && pace_after(&rc->pace, start, rc->trial ? 0 : (uint64_t)p->stored * GF_BLOCK_SIZE,
+			  is_told_to_stop, rc))
+		r = -ECANCELED;
+	return r;
 }
 
 /* ---- passes ---- */
@@ -603,7 +599,7 @@ static int pass(struct recast *rc, look_fn fn, bool own_only)
 			n = min_u64(PIECE, min_u64(left, end - block));
 			p->block = block;
 			p->count = n;
-			r = change_piece(rc, p, fn);
+			r = work_at_piece(rc, p, fn);
 		}
 		block += n;
 	}

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/mutation.h"
 #include "base/sizes.h"
 #include "core/recast.h"
 #include "core/snapshot.h"
@@ -40,7 +41,8 @@ static bool is_foldable(struct fs *fs, const struct layer *upper)
 {
 	struct layer *lower = upper->parent;
 
-	return lower && lower->refs == 1 && !lower->head_of && !is_of_snapshot(fs, upper) &&
+	return lower && lower->refs == 1 && !lower->head_of &&
+	       (!is_of_snapshot(fs, upper) || MUTATED("a snapshot is folded with what it stands on")) &&
 	       lower->recast.kind == GF_RECAST_NONE && upper->recast.kind == GF_RECAST_NONE &&
 	       !atomic_load(&lower->recast_busy) && !atomic_load(&upper->recast_busy) &&
 	       !failing_layer(upper);
@@ -109,11 +111,6 @@ int fs_fold(struct fs *fs, const struct fs_recast_options *options)
 }
 
 /* ---- what was begun ---- */
-
-const char *recast_mode_name(uint32_t mode)
-{
-	return mode == GF_MODE_FULL ? "full" : mode == GF_MODE_THIN ? "thin" : "snapshot";
-}
 
 const char *recast_state(struct inode *inode)
 {

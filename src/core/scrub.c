@@ -28,7 +28,6 @@
 #include "store/pool.h"
 #include "store/runs.h"
 
-#define MAX_PAUSE_NS 50000000
 #define MAX_PATHS 1000
 
 static const char lost_advice[] =
@@ -206,24 +205,19 @@ static void be_idle(void)
 	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
 }
 
-int scrub_progress(struct scrub *s, uint64_t bytes, int64_t took_ns)
+static bool is_told_to_stop(void *arg)
 {
-	uint64_t ops = atomic_load(&s->fs->counters.read_ops) +
-		       atomic_load(&s->fs->counters.write_ops);
+	struct scrub *s = arg;
 
+	return s->options->progress && s->options->progress(s->options->arg, s->done, s->total);
+}
+
+int scrub_progress(struct scrub *s, uint64_t bytes, int64_t start_ns)
+{
 	s->done += bytes;
 	s->report->bytes_read += bytes;
-	/* While clients are at work it takes no more than a third of the time. */
-	if (ops != s->seen_ops && !s->fs->options.no_background) {
-		int64_t pause = min_u64(2 * (uint64_t)took_ns, MAX_PAUSE_NS);
-		struct timespec ts = {.tv_nsec = pause};
-
-		nanosleep(&ts, NULL);
-	}
-	s->seen_ops = ops;
-	if (s->options->progress && s->options->progress(s->options->arg, s->done, s->total))
-		return -ECANCELED;
-	return 0;
+	return pace_after(&s->pace, start_ns, bytes, is_told_to_stop, s) || is_told_to_stop(s) ?
+		       -ECANCELED : 0;
 }
 
 /* ---- superblock and catalogs ---- */
@@ -526,6 +520,7 @@ int scrub_run(struct fs *fs, const struct scrub_options *options, struct check_r
 	int r;
 
 	memset(report, 0, sizeof(*report));
+	pace_init(&s.pace, fs, 0);
 	s.check.report = report;
 	s.checkpoints = atomic_load(&fs->counters.checkpoints);
 	if (atomic_exchange(&fs->scrubbing, true))

@@ -192,8 +192,7 @@ static int scrub_piece(struct walk *w, uint64_t block, uint64_t count)
 		}
 	}
 	w->s->report->blocks += count;
-	return r ? r : scrub_progress(w->s, count * GF_BLOCK_SIZE,
-			       times_now(CLOCK_MONOTONIC) - start);
+	return r ? r : scrub_progress(w->s, count * GF_BLOCK_SIZE, start);
 }
 
 static bool is_lost(struct walk *w, const struct region_view *view, uint64_t base, uint32_t i)
@@ -422,7 +421,7 @@ static int scrub_chunks(struct scrub *s, struct golden *g, const struct pin_sums
 				"golden image \"%s\" is not what it was", g->path);
 		}
 		if (!r)
-			r = scrub_progress(s, len, times_now(CLOCK_MONOTONIC) - start);
+			r = scrub_progress(s, len, start);
 	}
 	return r;
 }

@@ -4,6 +4,7 @@
 #define GOLDFS_CORE_SCRUB_INTERNAL_H
 
 #include "core/check_internal.h"
+#include "core/pace.h"
 #include "core/scrub.h"
 
 struct scrub {
@@ -12,7 +13,7 @@ struct scrub {
 	struct check_report *report;
 	struct check check;  /* for check_find(), which here looks no files up */
 	uint64_t done, total; /* bytes */
-	uint64_t seen_ops;    /* requests of clients, when it was looked last */
+	struct pace pace;
 	uint64_t checkpoints; /* made by this process before */
 	struct slot_set bad_slots;
 	bool rewrite; /* something that the next checkpoints write anew is damaged on the disk */
@@ -38,8 +39,8 @@ int scrub_find(struct scrub *s, const struct about *about, const char *fmt, ...)
 /* The same for damage that was made whole. */
 int scrub_repaired(struct scrub *s, const struct about *about, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
-/* Says how far it is and steps back when clients are busy. took_ns: how long the last piece took. */
-int scrub_progress(struct scrub *s, uint64_t bytes, int64_t took_ns);
+/* Says how far it is and steps back when clients are busy. start_ns: when the last piece began. */
+int scrub_progress(struct scrub *s, uint64_t bytes, int64_t start_ns);
 
 /* Before the layers, which tell whom it concerns. */
 int scrub_pool(struct scrub *s);

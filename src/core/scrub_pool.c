@@ -161,8 +161,7 @@ static int scrub_piece(struct pool_walk *w, uint64_t slot, uint64_t count)
 			read = read_piece(w, slot, count) == 0;
 	}
 	w->s->report->blocks += count;
-	return r ? r : scrub_progress(w->s, count * GF_BLOCK_SIZE,
-			       times_now(CLOCK_MONOTONIC) - start);
+	return r ? r : scrub_progress(w->s, count * GF_BLOCK_SIZE, start);
 }
 
 int scrub_pool(struct scrub *s)

@@ -125,6 +125,17 @@ int publish_hole(struct publish *p, uint64_t off, uint64_t end)
 	return errno == EOPNOTSUPP ? write_zeros(p, off, end) : -errno;
 }
 
+int publish_write_back(struct publish *p, bool wait)
+{
+	const unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+			     SYNC_FILE_RANGE_WAIT_AFTER;
+
+	/* Some file systems cannot. */
+	if (sync_file_range(p->fd, 0, 0, wait ? all : SYNC_FILE_RANGE_WRITE) == 0 || errno == ENOSYS || errno == EINVAL)
+		return 0;
+	return -errno;
+}
+
 static int give_name(struct publish *p)
 {
 	char name[40];

@@ -42,6 +42,9 @@ int publish_begin(struct publish *p, struct folder *folder, const char *path, in
 /* Offsets ascend; what is in neither call reads as zeros only if no earlier attempt wrote there. */
 int publish_put(struct publish *p, const void *buf, size_t len, uint64_t off);
 int publish_hole(struct publish *p, uint64_t off, uint64_t end);
+/* Has what was put go to the disk from now on, or waits until it stands there, which makes nothing
+ * durable. So there never is much of it that others would have to wait for. */
+int publish_write_back(struct publish *p, bool wait);
 /* Makes it size bytes long, durable, and gives it its name. -EEXIST: that is taken by now. */
 int publish_finish(struct publish *p, uint64_t size, uint32_t mode, int64_t mtime_ns);
 void publish_release(struct publish *p);

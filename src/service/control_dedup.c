@@ -58,6 +58,81 @@ static int run_dedup(void *arg, struct job *job)
 	return r;
 }
 
+/* Why the content of none of these files is looked for; FS_SHARES: that of some is. */
+static enum fs_sharing judge_files(const struct wanted *w)
+{
+	enum fs_sharing why = FS_SHARES_OFF;
+
+	for (size_t i = 0; i < w->count; i++) {
+		enum fs_sharing is = fs_sharing(w->service->fs, w->inos[i]);
+
+		if (is == FS_SHARES)
+			return is;
+		if (is != FS_SHARES_OFF)
+			why = is;
+	}
+	return why;
+}
+
+static bool is_clone(struct fs *fs, uint64_t ino)
+{
+	struct fs_info info;
+	bool is;
+
+	if (fs_info(fs, ino, &info) < 0)
+		return false;
+	is = info.kind == FS_KIND_CLONE;
+	fs_info_release(&info);
+	return is;
+}
+
+/* Looking at nothing, and saying that it is done, would leave him who asked wondering. */
+static int refuse_nothing(
+	struct request *rq, const struct wanted *w, const struct node *node, const char *path)
+{
+	CLEANUP_FREE char *name = request_name(rq, path);
+	const char *text = name ? name : "";
+
+	if (S_ISREG(node->attr.mode) && !is_clone(w->service->fs, node->attr.ino))
+		return request_fail(rq, -EINVAL, "\"%s\" is no clone: what it holds is found by clones "
+			"already, name these or their folder", text);
+	if (!w->count)
+		return request_fail(rq, -ENOENT, "there is no clone in \"%s\"", text);
+	switch (judge_files(w)) {
+	case FS_SHARES_NOWHERE:
+		return request_fail(rq, -EOPNOTSUPP, "\"%s\" is mounted with dedup=off",
+			rq->service->info.mountpoint);
+	case FS_SHARES_OFF:
+		return request_fail(rq, -EOPNOTSUPP, "dedup of \"%s\" is off; goldfs dedup --set all, "
+			"or inherit, changes that", text);
+	case FS_SHARES_APART:
+		return request_fail(rq, -EOPNOTSUPP, "\"%s\" holds copies of mode thin or full, which "
+			"share nothing; goldfs convert --mode snapshot changes that", text);
+	default:
+		return 0;
+	}
+}
+
+static int gather_path(struct request *rq, const char *path, struct wanted *w)
+{
+	struct wanted here = {.service = w->service};
+	struct node node;
+	int r;
+
+	if (request_walk(rq, path, &node) < 0)
+		return rq->error;
+	r = walk(rq->service->fs, &rq->access, &node, path, WALK_CLONE | WALK_BARE, add_file, &here);
+	r = r < 0 ? request_fail_path(rq, r, "cannot look at", path) :
+		    refuse_nothing(rq, &here, &node, path);
+	for (size_t i = 0; i < here.count && !r; i++)
+		r = add_file(w, path, &(struct fs_attr){.ino = here.inos[i]}, NULL);
+	if (r == -ENOMEM)
+		request_fail(rq, r, "out of memory");
+	node_release(rq->service->fs, &node);
+	free(here.inos);
+	return r < 0 ? rq->error : 0;
+}
+
 static int gather(struct request *rq, json_t *paths, struct wanted *w)
 {
 	json_t *value;
@@ -65,16 +140,10 @@ static int gather(struct request *rq, json_t *paths, struct wanted *w)
 
 	json_array_foreach(paths, i, value) {
 		CLEANUP_FREE char *path = NULL;
-		struct node node;
-		int r;
 
 		if (request_path_value(rq, "paths", value, &path) < 0 ||
-			request_walk(rq, path, &node) < 0)
+			gather_path(rq, path, w) < 0)
 			return rq->error;
-		r = walk(rq->service->fs, &rq->access, &node, path, WALK_CLONE | WALK_BARE, add_file, w);
-		node_release(rq->service->fs, &node);
-		if (r < 0)
-			return request_fail_path(rq, r, "cannot look at", path);
 	}
 	return 0;
 }
@@ -90,7 +159,9 @@ int control_dedup(struct request *rq)
 	if (!w)
 		return request_fail(rq, -ENOMEM, "out of memory");
 	w->service = rq->service;
-	if (request_owner_only(rq) < 0 || request_list(rq, "paths", &paths) < 0 ||
+	if (rq->service->info.read_only)
+		request_fail_path(rq, -EROFS, "cannot change", "");
+	if (rq->error || request_owner_only(rq) < 0 || request_list(rq, "paths", &paths) < 0 ||
 		gather(rq, paths, w) < 0) {
 		wanted_free(w);
 		return rq->error;

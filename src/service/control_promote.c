@@ -5,6 +5,8 @@
  *	{"source": path, "name": path below golden}	begins it
  *	{"path": path of the image, "action": "resume" | "cancel"}	goes on with it, or gives it up
  *
+ * "rate", bytes per second, stays with it until another one is named.
+ *
  * Golden images are there for all users of the mount, so only root and the owner of the mount do so.
  */
 #include <errno.h>
@@ -48,7 +50,12 @@ static int resume(struct request *rq, const char *path, uint64_t rate)
 
 	if (find(rq, path, &ino, &name) < 0)
 		return rq->error;
-	r = promoting_start(rq->service, ino, name, rate, rq->access.uid, rq->access.gid, &job);
+	if (rate) {
+		r = fs_promote_set_rate(rq->service->fs, ino, rate);
+		if (r)
+			return request_fail_path(rq, r, "cannot set the rate of", path);
+	}
+	r = promoting_start(rq->service, ino, name, rq->access.uid, rq->access.gid, &job);
 	if (r)
 		return request_fail(rq, r, "too many jobs run already, wait for one of them");
 	return reply_job(rq, job);
@@ -82,7 +89,7 @@ static int begin(struct request *rq, const char *source, const char *name, uint6
 		node_release(s->fs, &node);
 		return request_fail_path(rq, r, "cannot promote", source);
 	}
-	r = fs_promote(s->fs, node.attr.ino, name, &ino);
+	r = fs_promote(s->fs, node.attr.ino, name, rate, &ino);
 	node_release(s->fs, &node);
 	if (r == -EINVAL)
 		return request_fail(rq, r, "\"%s\" is no name of a new golden image, or the source is one",
@@ -94,7 +101,7 @@ static int begin(struct request *rq, const char *source, const char *name, uint6
 			name);
 	if (r)
 		return request_fail_path(rq, r, "cannot promote", source);
-	r = promoting_start(s, ino, name, rate, rq->access.uid, rq->access.gid, &job);
+	r = promoting_start(s, ino, name, rq->access.uid, rq->access.gid, &job);
 	/* Otherwise it begins when one of the others has ended. */
 	return reply_job(rq, r ? 0 : job);
 }

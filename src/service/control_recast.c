@@ -206,6 +206,9 @@ static int take_clone(struct request *rq, struct work *w, const char *path)
 	struct node node;
 	int r;
 
+	/* Before there is a job, which would name the mount alone where there are several. */
+	if (rq->service->info.read_only)
+		return request_fail_path(rq, -EROFS, "cannot change", path);
 	if (request_walk(rq, path, &node) < 0)
 		return rq->error;
 	r = judge_clone(rq, &node.attr);
@@ -260,7 +263,7 @@ static int judge_image(struct request *rq, const struct work *w, const char *pat
 	if (r)
 		return request_fail_path(rq, r, "cannot put clones on", path);
 	golden = info.kind == FS_KIND_GOLDEN;
-	written = strcmp(info.state, "copying") != 0;
+	written = !fs_is_promotion(rq->service->fs, w->onto.attr.ino);
 	fs_info_release(&info);
 	if (!golden)
 		return request_fail(rq, -EINVAL, "\"%s\" is no golden image", name ? name : "");
@@ -451,6 +454,11 @@ int control_upgrade_base(struct request *rq)
 	}
 	if (dry_run)
 		w->what = TRY;
+	if (!dry_run && rq->service->info.read_only) {
+		request_fail_path(rq, -EROFS, "cannot change the clones of", w->base);
+		work_free(w);
+		return rq->error;
+	}
 	return start(rq, w, "upgrade-base");
 }
 

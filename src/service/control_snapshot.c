@@ -704,12 +704,43 @@ static int explain_refresh(struct request *rq, int err, const struct subject *s,
 	case -EMEDIUMTYPE:
 		return request_fail(rq, err, "\"%s\" is no raw image (--opaque takes its bytes as they "
 			"are)", name ? name : "");
-	case -EINVAL:
-		return request_fail(rq, err, "\"%s\" is no golden image, or a clone is named twice",
-			name ? name : "");
 	default:
 		return refuse(rq, err, "cannot refresh", s);
 	}
+}
+
+/* Whether it is an image, and all of it is in its folder. */
+static int judge_image(struct request *rq, const struct node *node, const char *path)
+{
+	CLEANUP_FREE char *name = request_name(rq, path);
+	struct fs_info info;
+	bool golden, written;
+	int r = fs_info(rq->service->fs, node->attr.ino, &info);
+
+	if (r)
+		return request_fail_path(rq, r, "cannot use", path);
+	golden = info.kind == FS_KIND_GOLDEN;
+	written = !fs_is_promotion(rq->service->fs, node->attr.ino);
+	fs_info_release(&info);
+	if (!golden)
+		return request_fail(rq, -EINVAL,
+			"\"%s\" is no golden image; goldfs snapshot rollback goes to a snapshot",
+			name ? name : "");
+	if (!written)
+		return request_fail(rq, -EBUSY,
+			"\"%s\" is being written, wait for its job: goldfs job list",
+			name ? name : "");
+	return 0;
+}
+
+static int judge_distinct(struct request *rq, const struct subject *list, size_t count)
+{
+	for (size_t i = 1; i < count; i++)
+		for (size_t k = 0; k < i; k++)
+			if (list[i].file.attr.ino == list[k].file.attr.ino && list[i].file.held)
+				return request_fail_path(
+					rq, -EINVAL, "named twice, name it once:", list[i].path);
+	return 0;
 }
 
 static int refreshed(struct request *rq, uint64_t count)
@@ -733,6 +764,8 @@ static int refresh(struct request *rq, const struct subject *list, size_t count,
 		return request_fail_path(rq, -EINVAL, "cannot use", image);
 	if (!access_may(&rq->access, &golden->attr, R_OK))
 		return request_fail_path(rq, -EACCES, "cannot read", image);
+	if (judge_image(rq, golden, image) < 0 || judge_distinct(rq, list, count) < 0)
+		return rq->error;
 	for (size_t i = 0; i < count; i++) {
 		inos[i] = list[i].file.attr.ino;
 		if (need_file(rq, &list[i]) < 0)

@@ -20,7 +20,6 @@ struct promoting {
 	struct service *service;
 	uint64_t ino;
 	char *path; /* below IMAGES */
-	uint64_t rate;
 	uint64_t job;
 	bool running;
 	bool undo; /* asked for, when it is to stop */
@@ -52,7 +51,7 @@ static int run(void *arg, struct job *job)
 {
 	struct promoting *p = arg;
 	struct service *s = p->service;
-	int r = fs_promote_write(s->fs, p->ino, p->rate, progress, job), undone = 0;
+	int r = fs_promote_write(s->fs, p->ino, progress, job), undone = 0;
 	bool undo;
 
 	pthread_mutex_lock(&s->promote_lock);
@@ -116,8 +115,8 @@ static int start_locked(struct promoting *p, uint32_t uid, uint32_t gid)
 	return r;
 }
 
-int promoting_start(struct service *s, uint64_t ino, const char *path, uint64_t rate, uint32_t uid,
-	uint32_t gid, uint64_t *job)
+int promoting_start(struct service *s, uint64_t ino, const char *path, uint32_t uid, uint32_t gid,
+	uint64_t *job)
 {
 	struct promoting *p;
 	int r;
@@ -126,8 +125,6 @@ int promoting_start(struct service *s, uint64_t ino, const char *path, uint64_t 
 	p = make_locked(s, ino, path);
 	if (!p)
 		return -ENOMEM;
-	if (!p->running)
-		p->rate = rate;
 	r = start_locked(p, uid, gid);
 	*job = p->job;
 	return r;

@@ -15,10 +15,10 @@
 struct service;
 struct promoting;
 
-/* Has it written: *job is the number of the job that does, which may run already. rate: bytes per
- * second at most, 0 for none. 0, or -EAGAIN: as many jobs run as may. */
-int promoting_start(struct service *service, uint64_t ino, const char *path, uint64_t rate,
-	uint32_t uid, uint32_t gid, uint64_t *job);
+/* Has it written: *job is the number of the job that does, which may run already. 0, or -EAGAIN: as
+ * many jobs run as may. */
+int promoting_start(struct service *service, uint64_t ino, const char *path, uint32_t uid,
+	uint32_t gid, uint64_t *job);
 /* Gives it up, after its job has stopped when one runs. */
 int promoting_undo(struct service *service, uint64_t ino);
 /* Starts what is due. */

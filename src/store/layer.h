@@ -375,6 +375,11 @@ bool layer_lost_places(struct layer *layer);
  * what the caller knew when they were looked for last; the lowest of all counts.
  */
 void layer_set_unexamined(struct layer *layer, uint32_t region, uint32_t count, uint64_t asked);
+/* The same of all of them, as somebody wishes it, until he does not any more. */
+void layer_wish_examined(struct layer *layer);
+void layer_unwish_examined(struct layer *layer);
+/* One that was taken is to be taken again, for the same reason. */
+void layer_put_unexamined(struct layer *layer, uint32_t region, uint64_t asked);
 bool layer_has_unexamined(struct layer *layer);
 /* Takes the first of them from region `from` on. false: there is none. */
 bool layer_take_unexamined(

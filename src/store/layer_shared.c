@@ -384,6 +384,13 @@ int layer_set_shared(struct layer *l, uint64_t block, uint64_t count, const uint
 
 /* ---- to be looked at once more ---- */
 
+static void mark_locked(struct layer *l, struct region *r, uint64_t asked)
+{
+	r->unexamined = true;
+	l->asked = l->unexamined ? min_u64(l->asked, asked) : asked;
+	l->unexamined = true;
+}
+
 void layer_set_unexamined(struct layer *l, uint32_t region, uint32_t count, uint64_t asked)
 {
 	uint64_t end;
@@ -395,9 +402,42 @@ void layer_set_unexamined(struct layer *l, uint32_t region, uint32_t count, uint
 
 		if (!r)
 			continue;
-		r->unexamined = true;
-		l->asked = l->unexamined ? min_u64(l->asked, asked) : asked;
-		l->unexamined = true;
+		r->wished = false;
+		mark_locked(l, r, asked);
+	}
+}
+
+void layer_put_unexamined(struct layer *l, uint32_t region, uint64_t asked)
+{
+	struct region *r;
+
+	MUTEX_GUARD(&l->lock);
+	r = layer_find_region_locked(l, region);
+	if (r)
+		mark_locked(l, r, asked);
+}
+
+void layer_wish_examined(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS; n++) {
+		struct region *r = layer_find_region_locked(l, n);
+
+		if (!r)
+			continue;
+		r->wished |= !r->unexamined;
+		mark_locked(l, r, 0);
+	}
+}
+
+void layer_unwish_examined(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t n = 0; n < l->leaf_count * LEAF_REGIONS; n++) {
+		struct region *r = layer_find_region_locked(l, n);
+
+		if (r && r->wished)
+			r->unexamined = r->wished = false;
 	}
 }
 

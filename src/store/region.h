@@ -26,6 +26,7 @@ struct region {
 	bool lost; /* its page could not be used: all blocks were GF_SHARED when it was loaded */
 	bool runs_lost; /* its list of runs could not be used: SHARED blocks are lost */
 	bool unexamined; /* something was stored in it that may stand elsewhere, too */
+	bool wished;	 /* unexamined: no, somebody asked for it */
 	bool uncounted;	 /* the references of its SHARED blocks are not counted yet */
 };
 

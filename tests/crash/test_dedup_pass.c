@@ -4,6 +4,7 @@
  * room for little, does not keep the ring from being emptied, and ends when somebody wants it to.
  */
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -152,7 +153,66 @@ static void test_stopped(void **state)
 	assert_int_equal(fs_dedup(fs, files, 2, watch, &w), -ECANCELED);
 	assert_int_equal(w.done, w.stop_at);
 	assert_true(unique(files[0]) >= (REGIONS - 6) * COUNT * BLOCK);
+	/* Nor does anybody else go on with it. */
+	assert_int_equal(fs_settle(fs), 0);
+	assert_true(unique(files[0]) >= (REGIONS - 6) * COUNT * BLOCK);
 	assert_int_equal(fs_dedup(fs, files, 2, NULL, NULL), 0);
+	assert_true(unique(files[0]) + unique(files[1]) < REGIONS * COUNT * BLOCK / 50);
+}
+
+/* ---- two at once ---- */
+
+struct second {
+	pthread_t thread;
+	atomic_uint asked; /* how often it could have been stopped */
+	const uint64_t *files;
+	bool started;
+	uint64_t done; /* by the first */
+};
+
+static bool note_second(void *arg, uint64_t done, uint64_t total)
+{
+	struct second *s = arg;
+
+	atomic_fetch_add(&s->asked, 1);
+	return false;
+}
+
+static void *run_second(void *arg)
+{
+	struct second *s = arg;
+
+	assert_int_equal(fs_dedup(fs, s->files, 2, note_second, s), 0);
+	return NULL;
+}
+
+/* Called within a checkpoint of the first. */
+static bool start_second(void *arg, uint64_t done, uint64_t total)
+{
+	struct second *s = arg;
+
+	if (!s->started && done) {
+		s->started = true;
+		assert_int_equal(pthread_create(&s->thread, NULL, run_second, s), 0);
+		while (!atomic_load(&s->asked))
+			sched_yield();
+	}
+	s->done = done;
+	return false;
+}
+
+/* The second waits, and the first is told of all that it does. */
+static void test_two_at_once(void **state)
+{
+	const uint64_t files[] = {file("one", 1), file("two", 1)};
+	struct second s = {.files = files};
+
+	assert_int_equal(fs_settle(fs), 0);
+	remount(FS_DEDUP_ALL, 0);
+	assert_int_equal(fs_dedup(fs, files, 2, start_second, &s), 0);
+	assert_true(s.started);
+	assert_true(s.done >= REGIONS * COUNT * BLOCK);
+	pthread_join(s.thread, NULL);
 	assert_true(unique(files[0]) + unique(files[1]) < REGIONS * COUNT * BLOCK / 50);
 }
 
@@ -178,6 +238,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_little_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_in_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stopped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_two_at_once, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_little_space, setup, teardown),
 	};
 

@@ -23,13 +23,14 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "core/check.h"
-#include "core/fs.h"
+#include "core/fs_internal.h"
 #include "core/scrub.h"
 #include "simdisk.h"
 #include "workload.h"
 
 enum { PATIENCE_MS = 400, LARGE = 128 * KIB, FDS = 1024, BLOCK = 4096 };
 
+static enum fs_dedup dedup;
 static struct simdisk *disk;
 static struct fs *fs;
 static struct io_ops ops;
@@ -204,7 +205,7 @@ static int front_punch(struct io *io, int fd, uint64_t off, uint64_t len)
 static void open_store(void)
 {
 	struct fs_options options = {.journal_size = MIB, .reserve = 64 * KIB,
-		.no_background = true, .store_fd = -1};
+		.no_background = true, .dedup = dedup, .store_fd = -1};
 	struct io *io = simdisk_io(disk);
 
 	below = io->ops;
@@ -232,6 +233,7 @@ static void crash(bool power)
 static int setup(void **state)
 {
 	disk = simdisk_new(TIB);
+	dedup = FS_DEDUP_OFF;
 	open_store();
 	return 0;
 }
@@ -322,6 +324,58 @@ static void test_ring_waits_for_readers(void **state)
 	arm(SIMDISK_PREAD, "journal/0", false, 1, fill_ring);
 	assert_reads(a, BLOCK, 0, "A");
 	part();
+}
+
+/* Whoever found places of a layer before it was dead may be on the way to them. */
+static void *give_a_up(void *arg)
+{
+	if (fs_unlink(fs, FS_INO_ROOT, "a"))
+		abort();
+	fs_forget(fs, a, 1);
+	settle();
+	pthread_mutex_lock(&meeting.lock);
+	meeting.ended = true;
+	pthread_cond_broadcast(&meeting.cond);
+	pthread_mutex_unlock(&meeting.lock);
+	return NULL;
+}
+
+static void test_places_of_the_dead_wait_for_readers(void **state)
+{
+	struct timespec until;
+	struct layer *layer;
+	uint64_t places[1];
+	pthread_t remover;
+	unsigned token;
+
+	dedup = FS_DEDUP_ALL;
+	crash(false);
+	a = make("a");
+	b = make("b");
+	put(b, 'X', LARGE, 0);
+	settle();
+	put(a, 'X', LARGE, 0);
+	settle();
+	layer = atomic_load(&tree_find(fs, a)->layer);
+	assert_int_equal(layer_read_places(layer, 0, places, 1), 0);
+	assert_true(places[0] != 0);
+	atomic_fetch_add(&layer->users, 1);
+	token = drain_enter(&fs->readers);
+	meeting.ended = false;
+	pthread_create(&remover, NULL, give_a_up, NULL);
+	until = in_ms(PATIENCE_MS);
+	pthread_mutex_lock(&meeting.lock);
+	while (!meeting.ended &&
+		pthread_cond_timedwait(&meeting.cond, &meeting.lock, &until) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&meeting.lock);
+	assert_int_equal(layer_read_places(layer, 0, places, 1), 0);
+	drain_leave(&fs->readers, token);
+	pthread_join(remover, NULL);
+	assert_true(places[0] != 0);
+	atomic_fetch_sub(&layer->users, 1);
+	settle();
+	assert_reads(b, LARGE, 0, "X");
 }
 
 static void read_b(void)
@@ -852,6 +906,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_ring_waits_for_readers),
+		T(test_places_of_the_dead_wait_for_readers),
 		T(test_large_write_is_not_seen_early),
 		T(test_punch_waits_for_writers),
 		T(test_destage_waits_for_writers),

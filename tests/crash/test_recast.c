@@ -19,13 +19,13 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
-#include "core/fs.h"
+#include "core/promote.h"
 #include "goldfs/format.h"
 #include "image/image.h"
 #include "simdisk.h"
 #include "workload.h"
 
-enum { BLOCK = 4096, BLOCKS = 1024, SIZE = BLOCKS * BLOCK, IMAGES = 2 };
+enum { BLOCK = 4096, BLOCKS = 1024, SIZE = BLOCKS * BLOCK, IMAGES = 3 };
 
 static struct simdisk *disk;
 static struct fs *fs;
@@ -54,13 +54,16 @@ static void reopen(struct simdisk *other)
 	assert_int_equal(open_store(), 0);
 }
 
-/* All of the two images is data; every fourth block of the second is another one. */
+/* All of the images is data; every fourth block of the second is another one, and every third of the
+ * last. */
 static int setup_with(uint64_t capacity)
 {
 	for (size_t i = 0; i < SIZE; i++)
-		bytes[0][i] = bytes[1][i] = (uint8_t)(1 + i % 251 + i / BLOCK);
+		bytes[0][i] = bytes[1][i] = bytes[2][i] = (uint8_t)(1 + i % 251 + i / BLOCK);
 	for (size_t b = 0; b < BLOCKS; b += 4)
 		memset(bytes[1] + b * BLOCK, (int)(1 + b % 200), BLOCK);
+	for (size_t b = 0; b < BLOCKS; b += 3)
+		memset(bytes[2] + b * BLOCK, (int)(1 + b % 100), BLOCK);
 	for (int i = 0; i < IMAGES; i++)
 		assert_int_equal(image_memory_new(&images[i], bytes[i], SIZE), 0);
 	disk = simdisk_new(capacity);
@@ -273,6 +276,18 @@ static void test_rebase_is_durable(void **state)
 	assert_shows(ino, SIZE);
 }
 
+/* What was found of two images is remembered, and says nothing of others. */
+static void test_rebase_onto_several(void **state)
+{
+	uint64_t a = clone_of(golden(1), "a"), b = clone_of(golden(1), "b");
+
+	assert_int_equal(fs_rebase(fs, a, golden(2), NULL), 0);
+	assert_int_equal(fs_rebase(fs, b, golden(3), NULL), 0);
+	memcpy(want, bytes[0], SIZE);
+	assert_shows(a, SIZE);
+	assert_shows(b, SIZE);
+}
+
 static void test_modes_are_durable(void **state)
 {
 	uint64_t ino = a_clone();
@@ -438,6 +453,56 @@ static void test_put_off(void **state)
 	assert_int_equal(fs_recast_owed(fs, &owed, &kind), 0);
 	assert_is(ino, "snapshot", "golden/2");
 	assert_shows(ino, SIZE);
+}
+
+/* The record that it begins is lost with the power: so is all that came after it. (Of the
+ * first piece: from the second on there are intent marks, with which the journal is synced.) */
+static void test_begin_is_lost(void **state)
+{
+	static const enum fs_mode modes[] = {FS_MODE_THIN, FS_MODE_FULL};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		uint64_t ino = clone_of(golden(1), "a"), owed, space;
+		struct moment m = {.calls = 1, .ino = ino, .put_off = true};
+		struct fs_recast_options options = at(&m);
+		const char *kind;
+
+		memcpy(want, bytes[0], SIZE);
+		assert_int_equal(fs_settle(fs), 0);
+		space = allocated();
+		assert_int_equal(fs_convert(fs, ino, modes[i], 0, &options), -EINTR);
+		assert_true(allocated() > space);
+		reopen(simdisk_crash(disk, SIMDISK_DROP, 14));
+		assert_int_equal(fs_recast_owed(fs, &owed, &kind), 0);
+		assert_is(ino, "snapshot", "golden/1");
+		assert_shows(ino, SIZE);
+		assert_int_equal(fs_settle(fs), 0);
+		assert_int_equal(allocated(), space);
+		assert_shows(ino, SIZE);
+		assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "a"), 0);
+		assert_int_equal(fs_settle(fs), 0);
+	}
+}
+
+/* ---- promotions ---- */
+
+/* How fast it is to be written is known to whoever goes on with it, and can be changed. */
+static void test_rate_of_a_promotion(void **state)
+{
+	uint64_t ino = a_clone(), promoted;
+
+	assert_int_equal(fs_promote(fs, ino, "new.img", 3 * MIB, &promoted), 0);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 12));
+	assert_int_equal(promote_rate(fs, promoted), 3 * MIB);
+	assert_int_equal(fs_promote_set_rate(fs, promoted, 5 * MIB), 0);
+	assert_int_equal(fs_close(steal_pointer(&fs)), 0);
+	assert_int_equal(open_store(), 0);
+	assert_int_equal(promote_rate(fs, promoted), 5 * MIB);
+	assert_int_equal(fs_promote_undo(fs, promoted), 0);
+	assert_int_equal(fs_promote_set_rate(fs, promoted, 6 * MIB), -ENOENT);
+	assert_int_equal(fs_promote_set_rate(fs, ino, 6 * MIB), -ENOENT);
+	assert_int_equal(fs_promote(fs, ino, "other.img", 0, &promoted), 0);
+	assert_int_equal(promote_rate(fs, promoted), 0);
 }
 
 /* ---- chains ---- */
@@ -608,6 +673,28 @@ static void test_snapshots_stay(void **state)
 	assert_all_show(ino);
 }
 
+/* What was written before a snapshot is there when the file is synced, whatever it stands on by then. */
+static void test_fsync_reaches_snapshots_left_behind(void **state)
+{
+	static const enum fs_mode modes[] = {FS_MODE_SNAPSHOT, FS_MODE_THIN, FS_MODE_FULL};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		uint64_t ino = a_clone();
+
+		assert_int_equal(fs_settle(fs), 0);
+		fill(ino, 300, 40, 0xb0 + (int)i);
+		take(ino, 0);
+		assert_int_equal(fs_convert(fs, ino, modes[i],
+					 modes[i] == FS_MODE_SNAPSHOT ? golden(2) : 0, NULL),
+			0);
+		assert_int_equal(sync_file(fs, ino), 0);
+		reopen(simdisk_crash(disk, SIMDISK_DROP, 13));
+		assert_all_show(ino);
+		drop(ino, 0);
+		assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "a"), 0);
+	}
+}
+
 static void go_back(uint64_t ino)
 {
 	roll_back(ino, 1);
@@ -666,6 +753,40 @@ static void test_fold_between_snapshots(void **state)
 	assert_all_show(ino);
 }
 
+/* None of the file's has any block of its own. */
+static void assert_own_nothing(uint64_t ino)
+{
+	struct fs_snapshot *list;
+	size_t count;
+
+	assert_int_equal(fs_snapshot_list(fs, ino, &list, &count), 0);
+	for (size_t i = 0; i < count; i++) {
+		struct layer *layer = atomic_load(&tree_find(fs, list[i].ino)->layer);
+
+		assert_int_equal(layer_next_region(layer, 0), LAYER_NO_REGION);
+	}
+	free(list);
+}
+
+/* A snapshot is what it stands on: going back to it, or cloning it, begins with that. */
+static void test_fold_below_a_snapshot(void **state)
+{
+	uint64_t ino = with_snapshots(), clone;
+
+	roll_back(ino, 0);
+	for (int i = 1; i < SNAPSHOTS; i += 2)
+		drop(ino, i);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_all_show(ino);
+	assert_own_nothing(ino);
+	assert_int_equal(fs_settle(fs), 0);
+	clone = clone_of(snapshot(ino, 4), "b");
+	memcpy(want, kept[4], SIZE);
+	assert_shows(clone, SIZE);
+	roll_back(ino, 4);
+	assert_all_show(ino);
+}
+
 /* ---- a place for each block ---- */
 
 static void test_full(void **state)
@@ -694,6 +815,55 @@ static void test_full(void **state)
 	assert_int_equal(fs_settle(fs), 0);
 	assert_int_equal(allocated(), unique(ino));
 	assert_true(unique(ino) < SIZE);
+	assert_shows(ino, SIZE);
+	assert_int_equal(fs_convert(fs, ino, FS_MODE_FULL, 0, NULL), 0);
+	set_size(ino, 0);
+	set_size(ino, SIZE);
+	assert_is(ino, "full", "");
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(allocated(), SIZE);
+}
+
+static void assert_mode(uint64_t ino, const char *mode)
+{
+	struct fs_info info;
+
+	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_string_equal(info.mode, mode);
+	fs_info_release(&info);
+}
+
+/* One that shares its blocks with a clone has places for none, and says so, until it stands alone. */
+static void test_full_that_was_cloned(void **state)
+{
+	struct simdisk *before, *after;
+	uint64_t ino = a_clone();
+
+	assert_int_equal(fs_convert(fs, ino, FS_MODE_FULL, 0, NULL), 0);
+	assert_mode(ino, "full");
+	clone_of(ino, "b");
+	assert_mode(ino, "thin");
+	fill(ino, 0, 300, 0x33);
+	reopen(simdisk_clone(disk));
+	assert_mode(ino, "thin");
+	assert_int_equal(fs_unlink(fs, FS_INO_ROOT, "b"), 0);
+	discard(ino);
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_fold(fs, NULL), 0);
+	assert_mode(ino, "full");
+	before = disk;
+	after = disk = simdisk_crash(before, SIMDISK_DROP, 11);
+	/* And the layer that went, which is given back by a checkpoint. */
+	assert_int_equal(allocated(), 2 * SIZE);
+	disk = before;
+	reopen(after);
+	assert_mode(ino, "full");
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(allocated(), SIZE);
+	assert_int_equal(unique(ino), SIZE);
+	reopen(simdisk_crash(disk, SIMDISK_DROP, 10));
+	assert_mode(ino, "full");
+	assert_int_equal(allocated(), SIZE);
 	assert_shows(ino, SIZE);
 }
 
@@ -769,18 +939,24 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_rebase_is_durable),
+		T(test_rebase_onto_several),
 		T(test_modes_are_durable),
 		T(test_anything_in_the_middle),
 		T(test_thin_in_the_middle),
 		T(test_removed_in_the_middle),
 		T(test_given_up),
 		T(test_put_off),
+		T(test_begin_is_lost),
+		T(test_rate_of_a_promotion),
 		T(test_fold),
 		T(test_fold_in_a_fold),
 		T(test_snapshots_stay),
+		T(test_fsync_reaches_snapshots_left_behind),
 		T(test_snapshots_in_the_middle),
 		T(test_fold_between_snapshots),
+		T(test_fold_below_a_snapshot),
 		T(test_full),
+		T(test_full_that_was_cloned),
 		T(test_full_after_a_crash),
 		cmocka_unit_test_setup_teardown(test_full_disk, setup_small, teardown),
 	};

@@ -254,7 +254,7 @@ int op_promote(struct run *run)
 	model_add_clone(run->model, path, source);
 	/* Who may read the source may read it. */
 	model_set_xattr(run->model, path, mode_mark(MODEL_FILE, 0600 | (attr.mode & 0044)));
-	r = fs_promote(run->fs, source->ino, name, &ino);
+	r = fs_promote(run->fs, source->ino, name, 0, &ino);
 	model_tree_end(run->model, !r);
 	if (r)
 		return verdict(run, r);
@@ -280,7 +280,7 @@ int op_promote_end(struct run *run)
 	model_tree_begin(run->model);
 	model_remove(run->model, path);
 	if (below(run, 2))
-		r = fs_promote_write(run->fs, ino, 0, NULL, NULL);
+		r = fs_promote_write(run->fs, ino, NULL, NULL);
 	else
 		r = fs_promote_undo(run->fs, ino);
 	model_tree_end(run->model, !r);

@@ -132,6 +132,27 @@ await_state "$mnt/back.img" copying
 [ "$(word "$mnt/back.img" mode)" = snapshot ] || fail "a cancelled conversion changes the mode"
 [ "$(figure "$mnt/back.img" unique_bytes)" -le "$unique" ] || fail "a cancelled conversion leaves copies"
 
+# ---- a rate, which a worker takes over: others overtake it ----
+"$goldfs" clone "$mnt/golden/base.img" "$mnt/slow.img"
+"$goldfs" clone "$mnt/golden/base.img" "$mnt/quick.img"
+"$goldfs" convert --background --mode thin --rate 4K "$mnt/slow.img" >/dev/null
+await_state "$mnt/slow.img" copying
+kill_worker
+running()
+{
+	"$goldfs" job list -j "$mnt" | jq -r '.jobs[] | select(.target == "slow.img" and .state == "running").id'
+}
+until [ -n "$(running)" ]; do
+	sleep 0.05
+done
+"$goldfs" convert "$mnt/quick.img" --mode thin || fail "convert beside another"
+[ "$(word "$mnt/slow.img" state)" = copying ] || fail "the rate is lost with the worker"
+id=$(running)
+"$goldfs" job cancel "$id" "$mnt" || fail "job cancel"
+"$goldfs" job wait "$id" "$mnt" 2>/dev/null && fail "a cancelled job is done"
+[ "$(word "$mnt/slow.img" mode)" = snapshot ] || fail "a cancelled conversion changes the mode"
+rm "$mnt/slow.img" "$mnt/quick.img"
+
 # ---- and back again ----
 sha256sum <"$mnt/back.img" >back.want
 "$goldfs" convert "$mnt/back.img" --mode thin || fail "convert --mode thin"

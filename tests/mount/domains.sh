@@ -100,6 +100,11 @@ put "$mnt/off/1.img"
 "$goldfs" settle "$mnt"
 grew "not looked for" "$before" 5
 [ "$(shows "$mnt/off/1.img" dedup)" = off ] || fail "stat does not show the policy"
+# Where there is nothing to be done that is said.
+! "$goldfs" dedup "$mnt/off" 2>err.txt || fail "what is not looked for is"
+grep -q 'is off; goldfs dedup --set' err.txt || fail "says: $(cat err.txt)"
+! "$goldfs" dedup "$mnt/golden/base.img" 2>err.txt || fail "an image is looked at"
+grep -q 'base.img" is no clone' err.txt || fail "says: $(cat err.txt)"
 "$goldfs" dedup --set all --domain shared "$mnt/off"
 "$goldfs" dedup "$mnt/off" "$mnt/2.img" 2>/dev/null
 [ "$(shows "$mnt/off/1.img" dedup)" = all ] || fail "the policy did not change"

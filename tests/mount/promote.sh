@@ -82,7 +82,7 @@ cmp "$mnt/of-new" first || fail 'a clone of the new image differs'
 fio --name=writer --filename="$vm" --rw=randwrite --bs=4k --size=16m --direct=1 --ioengine=psync \
 	--rate_iops=200 --time_based --runtime=600 --output=/dev/null &
 pids+=($!)
-job=$("$goldfs" promote --background --rate 2M "$vm" sub/slow.img)
+job=$("$goldfs" promote --background --rate 4K "$vm" sub/slow.img)
 [ -n "$job" ] || fail 'no job'
 slow=$mnt/golden/sub/slow.img
 shown "$slow" golden copying
@@ -99,6 +99,12 @@ errno_of EROFS rm -f "$slow"
 errno_of EROFS mv "$slow" "$mnt/mine"
 errno_of EROFS chmod 600 "$slow"
 refused 'already' "$vm" sub/slow.img
+for verb in refresh rebase; do
+	if "$goldfs" $verb "$mnt/of-slow" --onto "$slow" 2>err; then
+		fail "$verb onto an image that is not written"
+	fi
+	grep -q "golden/sub/slow.img\" is being written, wait for its job" err || fail "$verb says: $(cat err)"
+done
 
 # The worker dies, then all of it; somebody goes on each time.
 kill_worker
@@ -113,11 +119,25 @@ umount_goldfs
 "$goldfs" check "$store" >/dev/null || fail 'the store is damaged'
 mount_goldfs ro
 cmp "$slow" slow || fail 'a read-only mount does not show it'
+for verb in "convert $vm --mode thin" "rebase $vm $mnt/of-slow --onto $mnt/golden/base.img" \
+	"upgrade-base $mnt/golden/base.img $mnt/golden/new.img" "dedup $vm"; do
+	# shellcheck disable=SC2086
+	if "$goldfs" $verb 2>err; then
+		fail "$verb on a read-only mount"
+	fi
+	grep -q "\"$mnt[^\"]*\": read-only file system" err || fail "$verb says: $(cat err)"
+done
 umount_goldfs
 mount_goldfs
 cmp "$slow" slow || fail 'it changed over a remount'
-"$goldfs" promote --resume "$slow" 2>err || grep -q 'nothing is being promoted' err ||
-	fail "it does not go on: $(cat err)"
+# The rate is its own still, so others overtake it; until another one is named.
+until "$goldfs" job list -n -o target,state "$mnt" | grep -q 'golden/sub/slow.img *running'; do
+	sleep 0.05
+done
+"$goldfs" promote "$mnt/of-slow" quick.img
+shown "$slow" golden copying
+"$goldfs" promote --resume --rate 1G "$slow" || fail "it does not go on"
+written quick.img slow
 written sub/slow.img slow
 cmp "$mnt/of-slow" slow || fail 'a clone of it changed when it was written'
 
@@ -129,7 +149,8 @@ done
 umount_goldfs
 dd if=/dev/urandom of="$(echo "$store"/promoted/*)" bs=64k count=40 conv=notrunc status=none
 mount_goldfs
-"$goldfs" promote --resume "$mnt/golden/again.img" 2>err || grep -q 'nothing is being' err || fail "$(cat err)"
+"$goldfs" promote --resume --rate 1G "$mnt/golden/again.img" 2>err || grep -q 'nothing is being' err ||
+	fail "$(cat err)"
 written again.img slow
 
 # Given up: by its verb, and by cancelling its job. Clones stay.
@@ -162,7 +183,7 @@ if "$goldfs" job wait "$job" "$mnt" 2>err; then
 fi
 [ "$(cat "$images/taken.img")" = his ] || fail 'a file of somebody else is gone'
 rm "$images/taken.img"
-"$goldfs" promote --resume "$mnt/golden/taken.img"
+"$goldfs" promote --resume --rate 1G "$mnt/golden/taken.img"
 written taken.img slow
 
 # A folder that nobody may write to: a clear error, and on it goes when that is over.

@@ -292,6 +292,7 @@ refused 's a directory' "$goldfs" snapshot create "$mnt/e" x
 refused 'ead-only' "$goldfs" snapshot create "$mnt/golden/base.img" x
 refused 'ead-only' "$goldfs" snapshot create "$snaps/a.img/zero" x
 refused 'no golden image' "$goldfs" refresh "$a" --onto "$b"
+refused 'named twice' "$goldfs" refresh "$a" "$a" --onto "$mnt/golden/two.img"
 refused 'has no snapshot' "$goldfs" snapshot rollback "$a" "../b.img/at1"
 refused 'o such file|has no snapshot' "$goldfs" snapshot rollback "$mnt/nothing" x
 
