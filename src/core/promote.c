@@ -137,7 +137,7 @@ int fs_promote_set_rate(struct fs *fs, uint64_t ino, uint64_t rate)
 	if (room < 0)
 		return (int)room;
 	opbuf_init(&buf);
-	pthread_rwlock_wrlock(&fs->tree);
+	tree_lock(fs);
 	inode = tree_find(fs, ino);
 	if (inode && inode->parent == FS_INO_PROMOTED)
 		r = promote_add_rate(&buf, ino, rate);

@@ -20,6 +20,7 @@
 #define WORTH_WALKS 16	/* so many walks cost about what looking at all of a region does */
 #define WORD_BLOCKS 32u /* of region_owned() */
 #define WORDS (GF_REGION_BLOCKS / WORD_BLOCKS)
+#define GROUP_BLOCKS 64u /* looking for a run begins at that of the group's first block */
 
 struct chain_key {
 	uint64_t layer; /* id */
@@ -44,6 +45,7 @@ struct chain_region {
 	size_t bytes;	/* that all this takes */
 	bool used;	/* part's lock; since it was last looked at for being dropped */
 	uint32_t run_count;
+	uint16_t group_runs[GF_REGION_BLOCKS / GROUP_BLOCKS]; /* where each group begins */
 	struct owner_run *runs;
 	struct owner *owners;
 	UT_hash_handle hh;
@@ -116,17 +118,11 @@ static struct part *part_of(struct chain_cache *c, const struct chain_key *key)
 /* The run that block i of the region is in. */
 static uint32_t find_run(const struct chain_region *r, uint32_t i)
 {
-	uint32_t low = 0, high = r->run_count;
+	uint32_t run = r->group_runs[i / GROUP_BLOCKS];
 
-	while (high - low > 1) {
-		uint32_t mid = (low + high) / 2;
-
-		if (r->runs[mid].first <= i)
-			low = mid;
-		else
-			high = mid;
-	}
-	return low;
+	while (run + 1 < r->run_count && r->runs[run + 1].first <= i)
+		run++;
+	return run;
 }
 
 static void hop_of(const struct chain_region *r, uint32_t i, uint64_t max, struct chain_hop *hop)
@@ -279,9 +275,12 @@ static struct chain_region *make_region(
 		free(r);
 		return NULL;
 	}
-	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++)
+	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++) {
 		if (i == 0 || b->owner[i] != b->owner[i - 1])
 			r->runs[r->run_count++] = (struct owner_run){(uint16_t)i, b->owner[i]};
+		if (i % GROUP_BLOCKS == 0)
+			r->group_runs[i / GROUP_BLOCKS] = (uint16_t)(r->run_count - 1);
+	}
 	r->key = *key;
 	r->epoch = epoch;
 	r->owners = steal_pointer(&b->owners);
