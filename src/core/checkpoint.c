@@ -7,7 +7,7 @@
  *   1. T is the journal's head while no record is being applied; the journal is synced up to T
  *   2. every journaled block up to T goes to its place (or becomes ZERO or PARENT), sorted
  *   3. with the gate closed: a picture of changed map pages and of the catalog, S is the head now;
- *      intent marks are cleared
+ *      intent marks are cleared but for those in use, which were recorded again behind T
  *   4. the journal is synced up to S, so that nothing in the picture is newer than the journal
  *   5. data files, checksums and new names are synced: what the pages call OVERLAY is durable
  *   6. the pages are written to their other slots and synced
@@ -41,6 +41,7 @@
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define LEAST_LAP (32 * MIB)  /* of the ring: below that its fixed cost is most of a checkpoint */
+#define KEPT_MARKS 256	      /* runs of regions; more are marked anew when they are written */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
 #define RETRY_SECONDS 2	     /* after a failure */
 #define CARRY_PAUSE_US 50000 /* before a lap that carries records on */
@@ -342,16 +343,20 @@ struct picture {
 	struct journal_mark tail; /* T */
 	uint64_t upto;		  /* S */
 	uint64_t given_up;	  /* punches and dead in it */
+	bool marks_kept; /* those in use have a record that the tail does not pass */
 };
 
-static int picture_layer(struct layer_picture *lp, struct layer *layer)
+static int picture_layer(const struct picture *p, struct layer_picture *lp, struct layer *layer)
 {
 	lp->layer = layer;
 	atomic_fetch_add(&layer->users, 1);
 	if (layer->left_out)
 		return 0;
 	lp->punches = layer_take_punches(layer);
-	layer_clear_marks(layer);
+	if (p->marks_kept)
+		layer_clear_old_marks(layer);
+	else
+		layer_clear_marks(layer);
 	return layer_take_pages(layer, &lp->pages);
 }
 
@@ -378,7 +383,7 @@ static int picture_take_locked(struct picture *p)
 		return -ENOMEM;
 	HASH_ITER (hh, fs->layers, entry, next)
 		if (!r)
-			r = picture_layer(&p->layers[p->count++], entry->layer);
+			r = picture_layer(p, &p->layers[p->count++], entry->layer);
 	p->dying = pool_take_dying(fs->pool);
 	if (!r)
 		r = catalog_serialize(fs, &p->catalog);
@@ -705,6 +710,55 @@ static struct journal_mark settled_part(struct fs *fs)
 	return head;
 }
 
+struct mark_list {
+	struct opbuf buf;
+	uint64_t layer;
+	unsigned count;
+};
+
+static int keep_mark(void *arg, uint32_t region, uint32_t count)
+{
+	struct mark_list *list = arg;
+	struct gf_op_intent *op;
+
+	if (list->count++ == KEPT_MARKS || !OPBUF_ADD(&list->buf, GF_OP_INTENT, 0, op, 0))
+		return -ENOSPC;
+	op->layer = list->layer;
+	op->region = region;
+	op->count = count;
+	return 0;
+}
+
+/*
+ * Between settled_head() and the picture: intent marks that large writes relied on lately are recorded
+ * again, since the tail is about to pass their records. A guest that overwrites goes on without a sync of
+ * its own then, which would wait behind that of the data. False: all marks go.
+ */
+static bool keep_marks(struct fs *fs)
+{
+	struct mark_list list = {.count = 0};
+	struct layer_entry *entry, *next;
+	int64_t room;
+	int r = 0;
+
+	opbuf_init(&list.buf);
+	pthread_rwlock_rdlock(&fs->tree);
+	HASH_ITER (hh, fs->layers, entry, next) {
+		list.layer = entry->layer->id;
+		layer_age_marks(entry->layer, keep_mark, &list);
+	}
+	pthread_rwlock_unlock(&fs->tree);
+	if (list.buf.len && !MUTATED("intent marks are kept and their records passed")) {
+		room = list.count > KEPT_MARKS ? -ENOSPC :
+			journal_try_reserve(fs->journal, list.buf.len, JOURNAL_URGENT);
+		r = room < 0 ? (int)room : record_commit(fs, &list.buf, NULL);
+		if (room >= 0)
+			journal_unreserve(fs->journal, room);
+	}
+	opbuf_release(&list.buf);
+	return r == 0;
+}
+
 /* What came of a checkpoint beside its error. */
 struct outcome {
 	bool in_part; /* asked for: the tail need not come as far as it could */
@@ -770,6 +824,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 			return r;
 		p.tail = settled_head(fs);
 	}
+	p.marks_kept = keep_marks(fs);
 	r = SITE("checkpoint: sync the journal before destaging",
 		journal_sync(fs->journal, p.tail.seq - 1));
 	if (!r)
@@ -836,6 +891,7 @@ static int forget_unseen(struct fs *fs)
 	pthread_mutex_lock(&fs->checkpoint_lock);
 	opbuf_init(&p.catalog);
 	p.tail = fs->tail;
+	p.marks_kept = true; /* it does not move */
 	forgotten.tail = p.tail.seq;
 	r = failing_recall(fs);
 	/* What hides a block may never become durable then. */

@@ -675,9 +675,11 @@ static int job_commit_locked(struct job *job)
 	INVARIANT(3, !job->inode || job->layer->head_of == job->inode->ino);
 	INVARIANT(2, rangelock_covers(&job->layer->ranges, job->first, job->end - 1));
 	INVARIANT(2, !large || is_marked_or_fresh(job));
-	if (large)
+	if (large) {
+		layer_use_marks(job->layer, job->large_first, job->large_last - job->large_first);
 		layer_large_begin(
 			job->layer, &ticket, journal_last_seq(job->fs->journal) + 1);
+	}
 	if (large && MUTATED("bytes of a large write before its announcement"))
 		place_large(job);
 	if (large && MUTATED("blocks of a large write OVERLAY before the bytes"))

@@ -89,6 +89,8 @@ void layer_free(struct layer *l)
 	free(l->leaves);
 	layer_forget_large_failures(l, UINT64_MAX);
 	free(l->marks);
+	free(l->used_marks);
+	free(l->old_marks);
 	free(l->uses);
 	free(l->suspects);
 	while (l->punches) {
@@ -714,10 +716,60 @@ static int set_bits(uint8_t **bits, uint32_t *room, uint32_t first, uint32_t cou
 	return 0;
 }
 
+/* The others grow with the marks, so that all have room for the same regions. */
 int layer_mark(struct layer *l, uint32_t region, uint32_t count)
 {
+	uint32_t room;
+	int e;
+
 	MUTEX_GUARD(&l->lock);
-	return set_bits(&l->marks, &l->mark_count, region, count);
+	room = l->mark_count;
+	e = set_bits(&l->used_marks, &room, region + count, 0);
+	room = l->mark_count;
+	if (!e)
+		e = set_bits(&l->old_marks, &room, region + count, 0);
+	if (!e)
+		e = set_bits(&l->marks, &l->mark_count, region, count);
+	for (uint32_t i = region; !e && i < region + count; i++)
+		l->old_marks[i / 8] &= ~(1u << (i % 8));
+	return e;
+}
+
+void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
+{
+	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
+
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t i = block / GF_REGION_BLOCKS; i <= last; i++)
+		if (bit_is_set(l->marks, l->mark_count, i))
+			l->used_marks[i / 8] |= 1u << (i % 8);
+}
+
+void layer_age_marks(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
+{
+	uint32_t bytes, n;
+	bool kept = true;
+
+	MUTEX_GUARD(&l->lock);
+	bytes = l->mark_count / 8;
+	for (uint32_t i = 0; i < l->mark_count && kept; i += n + 1) {
+		for (n = 0; bit_is_set(l->used_marks, l->mark_count, i + n); n++)
+			;
+		kept = !n || keep(arg, i, n) == 0;
+	}
+	for (uint32_t i = 0; i < bytes; i++)
+		l->old_marks[i] = l->marks[i] & (kept ? ~l->used_marks[i] : 0xff);
+	if (bytes)
+		memset(l->used_marks, 0, bytes);
+}
+
+void layer_clear_old_marks(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	for (uint32_t i = 0; i < l->mark_count / 8; i++)
+		l->marks[i] &= ~l->old_marks[i];
+	if (l->old_marks)
+		memset(l->old_marks, 0, l->mark_count / 8);
 }
 
 uint32_t layer_count_marks(struct layer *l)

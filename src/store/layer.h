@@ -191,7 +191,9 @@ struct layer {
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
-	uint32_t mark_count;	     /* lock; regions that `marks` has room for */
+	uint32_t mark_count;	     /* lock; regions that `marks` has room for, and the next two */
+	uint8_t *used_marks;	     /* lock; those on which a large write relied since they were aged */
+	uint8_t *old_marks;	     /* lock; those that go with the next picture */
 	uint8_t *suspects;	     /* lock; bit per region in which a block may be old or new */
 	uint32_t suspect_room;	     /* lock; regions that `suspects` has room for */
 	_Atomic uint32_t suspect_count; /* changed under lock; bits that are set */
@@ -391,6 +393,14 @@ void layer_drop_shared(struct layer *layer);
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
 int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
 uint32_t layer_count_marks(struct layer *layer); /* regions */
+/* A large write relies on the marks of these blocks, as far as there are any. */
+void layer_use_marks(struct layer *layer, uint64_t block, uint64_t count);
+/*
+ * Marks on which nobody relied since the last time are old; for runs of others keep() is told, which
+ * returns non-zero when it cannot have them kept: then all are old.
+ */
+void layer_age_marks(struct layer *layer, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg);
+void layer_clear_old_marks(struct layer *layer);
 void layer_clear_marks(struct layer *layer);
 
 /*

@@ -898,6 +898,55 @@ static void marks_cover_whole_regions(void **state)
 	layer_free(layer);
 }
 
+static int note_kept(void *arg, uint32_t region, uint32_t count)
+{
+	uint32_t *kept = arg;
+
+	for (uint32_t i = region; i < region + count; i++)
+		kept[0] |= UINT32_C(1) << i;
+	return (int)kept[1];
+}
+
+/* Marks go when nobody relied on them for as long as from one checkpoint to the next, or when they cannot
+ * be kept; one that is made anew in between stays. */
+static void marks_in_use_are_kept(void **state)
+{
+	struct bench *b = *state;
+	struct layer *layer = new_layer(b, 9);
+	const uint64_t region = GF_REGION_BLOCKS;
+	uint32_t kept[2] = {0};
+
+	layer_age_marks(layer, note_kept, kept);
+	layer_clear_old_marks(layer);
+	assert_int_equal(layer_mark(layer, 2, 6), 0);
+	layer_use_marks(layer, 3 * region + 5, 2 * region);
+	layer_use_marks(layer, 20 * region, 1);
+	assert_false(layer_is_marked(layer, 20 * region, 1));
+	layer_age_marks(layer, note_kept, kept);
+	assert_int_equal(kept[0], 7 << 3);
+	assert_true(layer_is_marked(layer, 2 * region, 6 * region));
+	assert_int_equal(layer_mark(layer, 7, 1), 0);
+	layer_clear_old_marks(layer);
+	assert_true(layer_is_marked(layer, 3 * region, 3 * region));
+	assert_true(layer_is_marked(layer, 7 * region, region));
+	assert_false(layer_is_marked(layer, 2 * region, 1));
+	assert_false(layer_is_marked(layer, 6 * region, 1));
+	/* Nobody relied on any since. */
+	kept[0] = 0;
+	layer_age_marks(layer, note_kept, kept);
+	assert_int_equal(kept[0], 0);
+	layer_clear_old_marks(layer);
+	assert_int_equal(layer_count_marks(layer), 0);
+	/* What cannot be kept goes. */
+	assert_int_equal(layer_mark(layer, 1, 1), 0);
+	layer_use_marks(layer, region, 1);
+	kept[1] = 1;
+	layer_age_marks(layer, note_kept, kept);
+	layer_clear_old_marks(layer);
+	assert_false(layer_is_marked(layer, region, 1));
+	layer_free(layer);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -918,6 +967,7 @@ int main(void)
 		TEST(commits_do_not_pass_what_is_in_flight),
 		TEST(commits_wait_for_what_began_earlier),
 		TEST(marks_cover_whole_regions),
+		TEST(marks_in_use_are_kept),
 	};
 
 	alarm(120);
