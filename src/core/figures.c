@@ -843,7 +843,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 		r = fenced_state(fenced, info);
 	if (r || !g)
 		return r;
-	if (!fenced && g->pin == GF_PIN_COPYING && !info->damaged_bytes)
+	if (!fenced && g->pin == GF_PIN_COPYING && !info->damaged_bytes && !info->reason)
 		info->state = "copying";
 	free(info->base);
 	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;

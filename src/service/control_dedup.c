@@ -100,7 +100,7 @@ static int refuse_nothing(
 		return request_fail(rq, -ENOENT, "there is no clone in \"%s\"", text);
 	switch (judge_files(w)) {
 	case FS_SHARES_NOWHERE:
-		return request_fail(rq, -EOPNOTSUPP, "\"%s\" is mounted with dedup=off",
+		return request_fail(rq, -EOPNOTSUPP, "\"%s\" is mounted with dedup=off, mount it without to share",
 			rq->service->info.mountpoint);
 	case FS_SHARES_OFF:
 		return request_fail(rq, -EOPNOTSUPP, "dedup of \"%s\" is off; goldfs dedup --set all, "

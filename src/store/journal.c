@@ -65,7 +65,8 @@ struct journal {
 	pthread_mutex_t lock;
 	pthread_cond_t room;
 	struct journal_mark head; /* append_lock and lock; either is enough to read it */
-	uint64_t tail_pos;	  /* lock */
+	_Atomic uint64_t tail_pos; /* changed under lock */
+	_Atomic uint64_t used;	   /* from the tail to the head; changed under lock */
 	uint64_t prepared; /* append_lock; pages before it are in the page cache, or were */
 	uint64_t whole_until; /* records below were found whole; recovery only */
 	uint64_t reserved;	  /* lock; bytes promised to appenders */
@@ -608,10 +609,12 @@ int64_t journal_pause(struct journal *j, size_t len)
 {
 	uint64_t used;
 
+	/* Every write asks; the lock and the clock cost more than the rest. */
+	if (atomic_load(&j->used) <= j->size / 2)
+		return 0;
 	MUTEX_GUARD(&j->lock);
 	used = j->head.pos - j->tail_pos + j->reserved;
-	/* The clock costs more than the rest. */
-	if (!j->pressure || j->stuck || used <= j->size / 2)
+	if (!j->pressure || j->stuck)
 		return 0;
 	return throttle_wait(&j->throttle, times_now(CLOCK_MONOTONIC), used, j->size,
 		record_length(len));
@@ -690,6 +693,7 @@ static void advance_head(struct journal *j, const struct gf_disk_record *rec)
 	j->head.prev = rec->sum;
 	j->counts.records++;
 	j->counts.bytes += rec->length;
+	atomic_store(&j->used, j->head.pos - j->tail_pos);
 	remember_mark(j, j->head.pos - rec->length, &j->head);
 	if (j->writer_runs && j->head.pos - j->written_back >= WRITE_BACK_BYTES)
 		pthread_cond_signal(&j->appended);
@@ -749,9 +753,10 @@ static int append_failed(struct journal *j, int r)
  * at the tail. append_lock held. */
 static int check_room(struct journal *j, uint64_t length, uint64_t *tail_end)
 {
-	MUTEX_GUARD(&j->lock);
-	*tail_end = j->tail_pos + j->size;
-	if (j->head.pos - j->tail_pos + length <= j->size)
+	uint64_t tail = atomic_load(&j->tail_pos);
+
+	*tail_end = tail + j->size;
+	if (j->head.pos - tail + length <= j->size)
 		return 0;
 	return log_error(-EIO, "a record of %llu bytes would overtake the journal's tail",
 		(unsigned long long)length);
@@ -1051,6 +1056,7 @@ void journal_set_tail(struct journal *j, struct journal_mark mark)
 {
 	MUTEX_GUARD(&j->lock);
 	j->tail_pos = mark.pos;
+	atomic_store(&j->used, j->head.pos - mark.pos);
 	j->stuck = 0;
 	assert_locked(j);
 	pthread_cond_broadcast(&j->room);
