@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/snapshot.h"
 #include "store/region.h"
 
@@ -281,6 +282,8 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 				f->nodes[i].next =
 					layer_next_region(f->nodes[i].layer, f->region + 1);
 		if (!r && walk->gives_way && atomic_load(&f->fs->tree_wanted) != wanted)
+			r = -EAGAIN;
+		if (!r && walk->until_ns && times_now(CLOCK_MONOTONIC) > walk->until_ns)
 			r = -EAGAIN;
 	}
 	return r;

@@ -64,8 +64,10 @@ struct family_walk {
 	/* Called for each region in which some layer of the family has something. */
 	int (*region)(void *arg, struct family *family);
 	void *arg;
-	/* Ends with -EAGAIN when somebody wants to change the tree: everybody else would wait, too. */
+	/* Ends with -EAGAIN when somebody wants to change the tree: everybody else would wait, too; and at
+	 * that time of CLOCK_MONOTONIC, 0: never. */
 	bool gives_way;
+	int64_t until_ns;
 };
 
 int family_walk(struct fs *fs, const struct family_walk *walk);

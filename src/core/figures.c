@@ -350,16 +350,18 @@ static void publish(struct fs *fs)
 			inode->fig = inode->counting;
 }
 
-/* walk_lock and tree (shared) held. -EAGAIN: it gave way. */
-static int walk_all(struct fs *fs, bool gives_way)
+/* walk_lock and tree (shared) held. -EAGAIN: it gave way, or took longer than most_ns (0: as long as it takes). */
+static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 {
 	struct account account = {.pool = pool_needs_walk(fs)};
 	struct family_walk walk = {.begin = begin_family, .region = account_region,
 		.singles = account.pool, .arg = &account, .gives_way = gives_way};
 	uint64_t now_count = atomic_load(&fs->change_count);
 	int64_t start = times_now(CLOCK_MONOTONIC);
-	int r = family_walk(fs, &walk);
+	int r;
 
+	walk.until_ns = most_ns ? start + most_ns : 0;
+	r = family_walk(fs, &walk);
 	if (r == 0 && account.pool)
 		slot_list_account(fs, &account.slots);
 	slot_list_release(&account.slots);
@@ -385,6 +387,7 @@ static int walk_all(struct fs *fs, bool gives_way)
 static void refresh(struct fs *fs, bool exact)
 {
 	bool old, later;
+	int64_t most_ns;
 
 	pthread_mutex_lock(&fs->figures_lock);
 	old = is_old_locked(fs, exact);
@@ -397,9 +400,15 @@ static void refresh(struct fs *fs, bool exact)
 	pthread_mutex_lock(&fs->walk_lock);
 	pthread_mutex_lock(&fs->figures_lock);
 	old = is_old_locked(fs, exact);
+	most_ns = exact || !fs->figures_valid || !fs->worker_runs ? 0 : INLINE_NS;
 	pthread_mutex_unlock(&fs->figures_lock);
-	if (old)
-		walk_all(fs, false);
+	/* It takes longer than the last one let expect. */
+	if (old && walk_all(fs, most_ns != 0, most_ns) == -EAGAIN) {
+		pthread_mutex_lock(&fs->figures_lock);
+		fs->figures_wanted = true;
+		fs->figures_cost_ns = max_u64((uint64_t)fs->figures_cost_ns, INLINE_NS + 1);
+		pthread_mutex_unlock(&fs->figures_lock);
+	}
 	pthread_mutex_unlock(&fs->walk_lock);
 }
 
@@ -414,7 +423,7 @@ void figures_tick(struct fs *fs)
 		return;
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_mutex_lock(&fs->walk_lock);
-	if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY) == -EAGAIN) {
+	if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN) {
 		fs->gave_way++;
 	} else {
 		fs->gave_way = 0;
