@@ -1150,6 +1150,6 @@ int fs_settle(struct fs *fs)
 	/* What a layer's end or a move gave up is free with the next one. */
 	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
 		r = checkpoint_run(fs);
-	figures_expire(fs);
+	figures_renew(fs);
 	return r;
 }

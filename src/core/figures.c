@@ -318,12 +318,6 @@ void figures_changed(struct fs *fs)
 	atomic_fetch_add(&fs->change_count, 1);
 }
 
-void figures_expire(struct fs *fs)
-{
-	MUTEX_GUARD(&fs->figures_lock);
-	fs->figures_valid = false;
-}
-
 /* ---- when it is counted anew ---- */
 
 #define INLINE_NS 4000000 /* a walk that somebody who only looks may be made to wait for */
@@ -410,6 +404,13 @@ static void refresh(struct fs *fs, bool exact)
 		pthread_mutex_unlock(&fs->figures_lock);
 	}
 	pthread_mutex_unlock(&fs->walk_lock);
+}
+
+void figures_renew(struct fs *fs)
+{
+	pthread_rwlock_rdlock(&fs->tree);
+	refresh(fs, true);
+	pthread_rwlock_unlock(&fs->tree);
 }
 
 void figures_tick(struct fs *fs)

@@ -847,7 +847,7 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode);
 /* Blocks went elsewhere, without a record that says so: what was kept is not right any more. */
 void figures_changed(struct fs *fs);
 /* From now on even those who take what was kept a moment ago get the truth. */
-void figures_expire(struct fs *fs);
+void figures_renew(struct fs *fs);
 /* Makes them new when somebody was content with old ones; now and then. */
 void figures_tick(struct fs *fs);
 /* Gives up blocks of frozen layers that no file sees any more, in memory. tree is held shared,
