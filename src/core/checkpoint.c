@@ -824,7 +824,8 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 			return r;
 		p.tail = settled_head(fs);
 	}
-	p.marks_kept = keep_marks(fs);
+	/* At a clean end nothing is left to be replayed. */
+	p.marks_kept = !fs->closing && keep_marks(fs);
 	r = SITE("checkpoint: sync the journal before destaging",
 		journal_sync(fs->journal, p.tail.seq - 1));
 	if (!r)

@@ -136,7 +136,7 @@ static bool put_off(struct fuse_server *server, fuse_req_t req, int64_t n)
 {
 	int64_t ns = fs_write_pause(server->fs, (size_t)n);
 
-	return ns > 0 && later_add(server->later, req, n, ns) == 0;
+	return (ns > 0 || later_owes(server->later)) && later_add(server->later, req, n, ns) == 0;
 }
 
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,

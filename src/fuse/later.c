@@ -4,7 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
@@ -24,6 +24,7 @@ struct later {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
+	atomic_uint owed;
 	struct answer *first; /* lock */
 	struct answer **last; /* lock; where the next one goes */
 	bool stopping;	      /* lock */
@@ -62,6 +63,7 @@ static void *later_main(void *arg)
 
 	while ((a = take(l)) != NULL) {
 		l->answer(a->req, a->n);
+		atomic_fetch_sub(&l->owed, 1);
 		free(a);
 	}
 	return NULL;
@@ -107,6 +109,11 @@ void later_free(struct later *l)
 	free(l);
 }
 
+bool later_owes(const struct later *l)
+{
+	return atomic_load(&l->owed) != 0;
+}
+
 int later_add(struct later *l, void *req, int64_t n, int64_t ns)
 {
 	struct answer *a = malloc(sizeof(*a));
@@ -119,6 +126,7 @@ int later_add(struct later *l, void *req, int64_t n, int64_t ns)
 	MUTEX_GUARD(&l->lock);
 	/* One that is due earlier than the last one waits for it: they were put off in this order. */
 	wake = !l->first;
+	atomic_fetch_add(&l->owed, 1);
 	*l->last = a;
 	l->last = &a->next;
 	if (wake)

@@ -135,10 +135,12 @@ static void test_answers_come_in_order(void **state)
 
 	answered = 0;
 	assert_int_equal(later_new(&later, note_answer), 0);
+	assert_false(later_owes(later));
 	assert_int_equal(later_add(later, &answered, 1, 2000000), 0);
 	assert_int_equal(later_add(later, &answered, 2, 0), 0);
 	assert_int_equal(later_add(later, &answered, 3, 3600 * TIMES_NS_PER_SECOND), 0);
 	assert_int_equal(later_add(later, &answered, 4, 1), 0);
+	assert_true(later_owes(later));
 	later_free(later);
 	assert_int_equal(answered, 4);
 	for (int i = 0; i < 4; i++)
