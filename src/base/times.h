@@ -3,6 +3,7 @@
 #ifndef GOLDFS_BASE_TIMES_H
 #define GOLDFS_BASE_TIMES_H
 
+#include <pthread.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -38,6 +39,17 @@ static inline int64_t times_now(clockid_t clock)
 
 	clock_gettime(clock, &now);
 	return times_ns(now);
+}
+
+/* A condition for which pthread_cond_timedwait(3) takes times of CLOCK_MONOTONIC. */
+static inline void times_cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
 }
 
 #endif

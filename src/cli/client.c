@@ -264,28 +264,27 @@ static char *resolve(const char *path, dev_t *dev)
 	return strndup(target, (size_t)n);
 }
 
-int place_find(const char *path, struct place *place)
+/* gone: its last name may be. */
+static int find_any(const char *path, bool gone, struct place *place)
 {
 	CLEANUP_FREE char *resolved = NULL;
 	dev_t dev;
 
 	*place = (struct place){0};
 	resolved = resolve(path, &dev);
-	if (!resolved)
-		return unreachable(path, errno);
-	return place_of(path, resolved, dev, place);
+	if (!resolved && gone && errno == ENOENT)
+		return place_find_new(path, place);
+	return resolved ? place_of(path, resolved, dev, place) : unreachable(path, errno);
+}
+
+int place_find(const char *path, struct place *place)
+{
+	return find_any(path, false, place);
 }
 
 int place_find_gone(const char *path, struct place *place)
 {
-	CLEANUP_FREE char *resolved = NULL;
-	dev_t dev;
-
-	*place = (struct place){0};
-	resolved = resolve(path, &dev);
-	if (!resolved && errno == ENOENT)
-		return place_find_new(path, place);
-	return resolved ? place_of(path, resolved, dev, place) : unreachable(path, errno);
+	return find_any(path, true, place);
 }
 
 int place_find_new(const char *path, struct place *place)
@@ -338,18 +337,19 @@ int places_gather(int count, char **typed, int (*find)(const char *path, struct 
 
 bool place_working(struct place *place)
 {
-	CLEANUP_FREE char *resolved = realpath(".", NULL);
+	CLEANUP_FREE char *resolved = NULL;
 	struct mounts mounts;
 	const struct mount *mount;
-	struct stat st;
 	bool inside;
+	dev_t dev;
 
-	if (!resolved || stat(resolved, &st) < 0 || mounts_read(&mounts) != EXIT_DONE)
+	resolved = resolve(".", &dev);
+	if (!resolved || mounts_read(&mounts) != EXIT_DONE)
 		return false;
-	mount = mount_of(&mounts, resolved, st.st_dev);
+	mount = mount_of(&mounts, resolved, dev);
 	inside = mount && mount->goldfs && whole_mount(&mounts, mount);
 	mounts_release(&mounts);
-	return inside && place_of(".", resolved, st.st_dev, place) == EXIT_DONE;
+	return inside && place_of(".", resolved, dev, place) == EXIT_DONE;
 }
 
 int place_mount(const char *verb, const char *path, struct place *place)

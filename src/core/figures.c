@@ -333,18 +333,18 @@ static bool is_old_locked(struct fs *fs, bool exact)
 	return exact || times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
 }
 
-/* Shows what was counted. walk_lock and tree (shared) held. */
-static void publish(struct fs *fs)
+/* Shows what was counted. figures_lock, walk_lock and tree (shared) held. */
+static void publish_locked(struct fs *fs)
 {
 	struct inode *inode, *next;
 
-	MUTEX_GUARD(&fs->figures_lock);
 	HASH_ITER (by_ino, fs->inodes, inode, next)
 		if (inode->kind != GF_KIND_GOLDEN)
 			inode->fig = inode->counting;
 }
 
-/* walk_lock and tree (shared) held. -EAGAIN: it gave way, or took longer than most_ns (0: as long as it takes). */
+/* walk_lock and tree (shared) held. -EAGAIN: it gave way, or took longer than most_ns (0: as long as it
+ * takes). */
 static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 {
 	struct account account = {.pool = pool_needs_walk(fs)};
@@ -363,8 +363,8 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 		return r;
 	if (r)
 		log_warning("cannot compute what clones share");
-	publish(fs);
 	MUTEX_GUARD(&fs->figures_lock);
+	publish_locked(fs);
 	fs->figures_pool = account.pool;
 	fs->figures_valid = true;
 	fs->figures_count = now_count;

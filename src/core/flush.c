@@ -353,15 +353,11 @@ static void *syncer_main(void *arg)
 int syncer_start(struct fs *fs)
 {
 	struct syncer *s = &fs->syncer;
-	pthread_condattr_t attr;
 	int r;
 
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->work, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&s->done, &attr);
-	pthread_condattr_destroy(&attr);
+	times_cond_init(&s->done);
 	r = pthread_create(&s->thread, NULL, syncer_main, fs);
 	s->runs = r == 0;
 	return -r;
@@ -379,6 +375,9 @@ void syncer_stop(struct fs *fs)
 	pthread_mutex_unlock(&s->lock);
 	pthread_join(s->thread, NULL);
 	s->runs = false;
+	pthread_cond_destroy(&s->done);
+	pthread_cond_destroy(&s->work);
+	pthread_mutex_destroy(&s->lock);
 }
 
 int fs_sync_soon(struct fs *fs)

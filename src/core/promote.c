@@ -32,6 +32,12 @@
 #define RATE_NAME "user.goldfs.rate"
 #define LIST_FIRST (UINT64_C(3) << 61) /* places in a listing: behind those of all files */
 
+/* NULL is allowed. */
+static bool is_promoted(const struct inode *inode)
+{
+	return inode && inode->parent == FS_INO_PROMOTED;
+}
+
 int promote_name_check(const char *path)
 {
 	size_t len = strlen(path);
@@ -139,7 +145,7 @@ int fs_promote_set_rate(struct fs *fs, uint64_t ino, uint64_t rate)
 	opbuf_init(&buf);
 	tree_lock(fs);
 	inode = tree_find(fs, ino);
-	if (inode && inode->parent == FS_INO_PROMOTED)
+	if (is_promoted(inode))
 		r = promote_add_rate(&buf, ino, rate);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
@@ -272,7 +278,7 @@ bool fs_is_promotion(struct fs *fs, uint64_t ino)
 
 	pthread_rwlock_rdlock(&fs->tree);
 	inode = tree_find(fs, ino);
-	is = inode && inode->parent == FS_INO_PROMOTED;
+	is = is_promoted(inode);
 	pthread_rwlock_unlock(&fs->tree);
 	return is;
 }
@@ -290,7 +296,7 @@ static int remove_promoted(struct fs *fs, uint64_t ino)
 	opbuf_init(&buf);
 	tree_lock(fs);
 	inode = tree_find(fs, ino);
-	if (!inode || inode->parent != FS_INO_PROMOTED)
+	if (!is_promoted(inode))
 		r = -ENOENT;
 	else
 		r = op_add_unlink(&buf, inode);

@@ -3,8 +3,8 @@
  * What the files of src/fuse share: the server, its threads, and the operations table.
  *
  * Each request is served from start to end by one worker thread, which `me` names; only the answer
- * to an fsync may come from a thread of the core, and that to a write from later.c. All shared fields of struct fuse_server are
- * either set before the threads start, or have a lock of their own inside.
+ * to an fsync may come from a thread of the core, and that to a write from later.c. All shared fields of
+ * struct fuse_server are either set before the threads start, or have a lock of their own inside.
  */
 #ifndef GOLDFS_FUSE_INTERNAL_H
 #define GOLDFS_FUSE_INTERNAL_H

@@ -72,7 +72,6 @@ static void *later_main(void *arg)
 int later_new(struct later **later, void (*answer)(void *req, int64_t n))
 {
 	struct later *l = calloc(1, sizeof(*l));
-	pthread_condattr_t attr;
 	int r;
 
 	if (!l)
@@ -80,10 +79,7 @@ int later_new(struct later **later, void (*answer)(void *req, int64_t n))
 	l->answer = answer;
 	l->last = &l->first;
 	pthread_mutex_init(&l->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&l->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	times_cond_init(&l->changed);
 	r = pthread_create(&l->thread, NULL, later_main, l);
 	if (r) {
 		pthread_cond_destroy(&l->changed);

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/times.h"
 
 #define LOOKS 64      /* before going to sleep: some microseconds */
 /* When there is work for more than one. Taking a request is a quarter of serving it, and more than
@@ -30,13 +31,9 @@ void turn_release(struct turn *turn)
 
 void turn_waiter_init(struct turn_waiter *waiter)
 {
-	pthread_condattr_t attr;
 
 	*waiter = (struct turn_waiter){0};
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&waiter->cond, &attr);
-	pthread_condattr_destroy(&attr);
+	times_cond_init(&waiter->cond);
 }
 
 void turn_waiter_release(struct turn_waiter *waiter)

@@ -40,15 +40,11 @@ struct jobs {
 int jobs_new(struct jobs **jobs, _Atomic uint64_t *last_id)
 {
 	struct jobs *j = calloc(1, sizeof(*j));
-	pthread_condattr_t attr;
 
 	if (!j)
 		return -ENOMEM;
 	pthread_mutex_init(&j->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&j->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	times_cond_init(&j->changed);
 	for (size_t i = 0; i < JOBS_MAX; i++)
 		j->job[i].jobs = j;
 	j->shared_id = last_id;

@@ -697,20 +697,30 @@ bool layer_is_marked(struct layer *l, uint64_t block, uint64_t count)
 	return true;
 }
 
-/* Sets bits [first, first + count) of a bitmap that grows; *room counts its bits. */
+/* Has a bitmap have `count` bits at least, new ones 0; *room counts those that it has. */
+static int grow_bits(uint8_t **bits, uint32_t *room, uint64_t count)
+{
+	uint32_t need = round_up(count, 64);
+	uint8_t *more;
+
+	if (need <= *room)
+		return 0;
+	more = realloc(*bits, need / 8);
+	if (!more)
+		return -ENOMEM;
+	memset(more + *room / 8, 0, (need - *room) / 8);
+	*bits = more;
+	*room = need;
+	return 0;
+}
+
+/* Sets bits [first, first + count) of a bitmap that grows. */
 static int set_bits(uint8_t **bits, uint32_t *room, uint32_t first, uint32_t count)
 {
-	uint32_t need = round_up((uint64_t)first + count, 64);
+	int e = grow_bits(bits, room, (uint64_t)first + count);
 
-	if (need > *room) {
-		uint8_t *more = realloc(*bits, need / 8);
-
-		if (!more)
-			return -ENOMEM;
-		memset(more + *room / 8, 0, (need - *room) / 8);
-		*bits = more;
-		*room = need;
-	}
+	if (e)
+		return e;
 	for (uint32_t i = first; i < first + count; i++)
 		(*bits)[i / 8] |= 1u << (i % 8);
 	return 0;
@@ -724,10 +734,10 @@ int layer_mark(struct layer *l, uint32_t region, uint32_t count)
 
 	MUTEX_GUARD(&l->lock);
 	room = l->mark_count;
-	e = set_bits(&l->used_marks, &room, region + count, 0);
+	e = grow_bits(&l->used_marks, &room, (uint64_t)region + count);
 	room = l->mark_count;
 	if (!e)
-		e = set_bits(&l->old_marks, &room, region + count, 0);
+		e = grow_bits(&l->old_marks, &room, (uint64_t)region + count);
 	if (!e)
 		e = set_bits(&l->marks, &l->mark_count, region, count);
 	for (uint32_t i = region; !e && i < region + count; i++)
