@@ -802,11 +802,10 @@ static bool lap_ends_early(struct fs *fs, const struct outcome *out)
 
 static int checkpoint_locked(struct fs *fs, struct outcome *out)
 {
-	struct picture p = {.fs = fs};
-	int r;
-
 	const int64_t began = times_now(CLOCK_MONOTONIC);
 	const struct journal_mark before = fs->tail;
+	struct picture p = {.fs = fs};
+	int r;
 
 	*out = (struct outcome){.in_part = out->in_part, .copy_below = out->copy_below,
 		.copied = out->copied};
@@ -1095,8 +1094,10 @@ int checkpoint_start(struct fs *fs)
 		return r;
 	fs->worker_runs = true;
 	r = pthread_create(&fs->worker, NULL, worker_main, fs);
-	if (r)
+	if (r) {
 		fs->worker_runs = false;
+		syncer_stop(fs);
+	}
 	return -r;
 }
 
