@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/fd.h"
 #include "base/hash.h"
@@ -124,6 +125,36 @@ static void hashes_are_what_the_format_says(void **state)
 	hash = (struct hash128){.low = UINT64_C(0xabcd) << 48};
 	assert_int_equal(hash_sum(&hash), 1);
 	assert_int_equal(hash_tag(&hash), 1);
+}
+
+/* A store moves to a machine with other vectors. */
+static void hashes_are_the_same_on_every_processor(void **state)
+{
+	uint8_t secret[HASH_SECRET_LEN], bytes[3 * GF_BLOCK_SIZE];
+	struct hash_stream *stream = hash_stream_new();
+
+	assert_non_null(stream);
+	for (size_t i = 0; i < sizeof(secret); i++)
+		secret[i] = (uint8_t)(i * 37 + 11);
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(i * 151 >> 3);
+	for (size_t len = 0; len <= sizeof(bytes); len += 1 + len / 7) {
+		assert_true(hash_struct(bytes, len) == XXH3_64bits(bytes, len));
+		assert_true(hash_content(secret, bytes, len) ==
+			XXH3_64bits_withSecret(bytes, len, secret, sizeof(secret)));
+	}
+	for (size_t off = 0; off <= 2 * GF_BLOCK_SIZE; off += 509) {
+		const XXH128_hash_t plain = XXH3_128bits_withSecret(
+			bytes + off, GF_BLOCK_SIZE, secret, sizeof(secret));
+		const struct hash128 hash = hash_block128(secret, bytes + off);
+
+		assert_true(hash.low == plain.low64 && hash.high == plain.high64);
+	}
+	for (size_t off = 0; off < sizeof(bytes); off += 1000)
+		hash_stream_add(stream, bytes + off,
+			sizeof(bytes) - off < 1000 ? sizeof(bytes) - off : 1000);
+	assert_true(hash_stream_value(stream) == XXH3_64bits(bytes, sizeof(bytes)));
+	hash_stream_free(stream);
 }
 
 static void zeros_are_found(void **state)
@@ -359,6 +390,7 @@ int main(void)
 		cmocka_unit_test(sizes_are_parsed),
 		cmocka_unit_test(sizes_are_formatted),
 		cmocka_unit_test(hashes_are_what_the_format_says),
+		cmocka_unit_test(hashes_are_the_same_on_every_processor),
 		cmocka_unit_test(zeros_are_found),
 		cmocka_unit_test(log_lines_cannot_be_forged),
 		cmocka_unit_test(long_log_lines_are_cut),
