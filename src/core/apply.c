@@ -913,7 +913,7 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 				GF_BLOCK_SIZE);
 	case GF_OP_INTENT:
 		return layer_mark(layer, ((const struct gf_op_intent *)p)->region,
-			((const struct gf_op_intent *)p)->count);
+			((const struct gf_op_intent *)p)->count, how->seq);
 	default:
 		return 0;
 	}

@@ -509,13 +509,21 @@ static size_t ops_bound(size_t len)
 
 /* ---- writing: carrying out ---- */
 
-/* What a power loss may leave old or new is known to be so. */
+static bool has_marks(const struct job *job)
+{
+	return layer_is_marked(
+		job->layer, job->large_first, job->large_last - job->large_first);
+}
+
+/* What a power loss may leave old or new is known to be so. Somebody else's mark may not be durable yet. */
 static bool is_marked_or_fresh(const struct job *job)
 {
-	uint64_t count = job->large_last - job->large_first;
+	struct journal *journal = job->fs->journal;
 
-	return layer_is_marked(job->layer, job->large_first, count) ||
-	       !layer_may_be_in_place(job->layer, job->large_first, count);
+	return (has_marks(job) && (journal_is_durable(journal, atomic_load(&job->layer->mark_seq)) ||
+					  MUTATED("rely on a mark that is not durable"))) ||
+	       !layer_may_be_in_place(
+		       job->layer, job->large_first, job->large_last - job->large_first);
 }
 
 /* Whether blocks may be overwritten in place in a region without an intent mark. */
@@ -537,26 +545,34 @@ static uint32_t regions_to_mark(const struct job *job)
 	return max_u64(needed, min_u64(layer_count_marks(job->layer), MARK_REGIONS));
 }
 
-/* Step 1: intent marks, durable before the first overwrite in place. */
-static int mark_intent(struct job *job)
+static int record_marks(const struct job *job)
 {
 	struct gf_op_intent *op;
 	struct opbuf buf;
-	uint64_t seq;
 	int r;
 
-	if (!needs_mark(job))
-		return 0;
 	opbuf_init(&buf);
 	if (OPBUF_ADD(&buf, GF_OP_INTENT, 0, op, 0)) {
 		op->layer = job->layer->id;
 		op->region = job->large_first / GF_REGION_BLOCKS;
 		op->count = regions_to_mark(job);
 	}
-	r = record_commit(job->fs, &buf, &seq);
+	r = record_commit(job->fs, &buf, NULL);
 	opbuf_release(&buf);
+	return r;
+}
+
+/* Step 1: intent marks, durable before the first overwrite in place. */
+static int mark_intent(struct job *job)
+{
+	int r = 0;
+
+	if (!needs_mark(job))
+		return 0;
+	if (!has_marks(job))
+		r = record_marks(job);
 	return r ? r : SITE("intent mark: sync the journal",
-		journal_sync(job->fs->journal, seq));
+		journal_sync(job->fs->journal, atomic_load(&job->layer->mark_seq)));
 }
 
 /* Step 3 for one run of blocks that are to be OVERLAY. */

@@ -1052,6 +1052,11 @@ uint64_t journal_last_seq(struct journal *j)
 	return j->head.seq - 1;
 }
 
+bool journal_is_durable(struct journal *j, uint64_t seq)
+{
+	return (int64_t)(atomic_load(&j->durable_seq) - seq) >= 0;
+}
+
 void journal_set_tail(struct journal *j, struct journal_mark mark)
 {
 	MUTEX_GUARD(&j->lock);

@@ -157,6 +157,8 @@ bool journal_holds(struct journal *journal, uint64_t pos, uint64_t len);
 
 struct journal_mark journal_head(struct journal *journal);
 uint64_t journal_last_seq(struct journal *journal);
+/* Whether the record with that number, and all before it, survive a power loss. */
+bool journal_is_durable(struct journal *journal, uint64_t seq);
 /* A point between records at which no more than that many bytes lie behind the tail, to an eighth of
  * the ring; the head when it is nearer. */
 struct journal_mark journal_head_within(struct journal *journal, uint64_t bytes);

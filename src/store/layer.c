@@ -727,12 +727,16 @@ static int set_bits(uint8_t **bits, uint32_t *room, uint32_t first, uint32_t cou
 }
 
 /* The others grow with the marks, so that all have room for the same regions. */
-int layer_mark(struct layer *l, uint32_t region, uint32_t count)
+int layer_mark(struct layer *l, uint32_t region, uint32_t count, uint64_t seq)
 {
 	uint32_t room;
 	int e;
 
 	MUTEX_GUARD(&l->lock);
+	/* One that is recorded again counts all the time: the older record is not passed before. */
+	for (uint32_t i = region; i < region + count; i++)
+		if (!bit_is_set(l->marks, l->mark_count, i) && atomic_load(&l->mark_seq) < seq)
+			atomic_store(&l->mark_seq, seq);
 	room = l->mark_count;
 	e = grow_bits(&l->used_marks, &room, (uint64_t)region + count);
 	room = l->mark_count;

@@ -191,6 +191,7 @@ struct layer {
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
+	_Atomic uint64_t mark_seq;   /* changed under lock; newest record that marked a region anew */
 	uint32_t mark_count;	     /* lock; regions that `marks` has room for, and the next two */
 	uint8_t *used_marks;	     /* lock; those on which a large write relied since they were aged */
 	uint8_t *old_marks;	     /* lock; those that go with the next picture */
@@ -390,8 +391,10 @@ bool layer_take_unexamined(
 void layer_drop_shared(struct layer *layer);
 
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
+/* The marks count once record layer->mark_seq is durable. */
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
-int layer_mark(struct layer *layer, uint32_t region, uint32_t count);
+/* seq: of the record that says so. */
+int layer_mark(struct layer *layer, uint32_t region, uint32_t count, uint64_t seq);
 uint32_t layer_count_marks(struct layer *layer); /* regions */
 /* A large write relies on the marks of these blocks, as far as there are any. */
 void layer_use_marks(struct layer *layer, uint64_t block, uint64_t count);

@@ -593,6 +593,49 @@ static void test_picture_leaves_marks_in_use(void **state)
 	}
 }
 
+static void overwrite_behind_a(void)
+{
+	put(a, 'C', LARGE, LARGE);
+}
+
+/* In the middle of whatever the first call does, once the second one is through. */
+static void scrub_after_power_loss(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	struct fs_options options = {.no_background = true, .store_fd = -1};
+	struct scrub_options how = {0};
+
+	if (!meeting.ended || call->op == SIMDISK_PREAD || call->op == SIMDISK_OPEN)
+		return;
+	for (uint64_t seed = 1; seed <= 16; seed++) {
+		struct simdisk *crashed = simdisk_crash(busy, SIMDISK_SECTORS, seed);
+		struct check_report report;
+		struct fs *after;
+
+		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
+		assert_int_equal(scrub_run(after, &how, &report), 0);
+		assert_int_equal(report.damaged, 0);
+		check_report_release(&report);
+		fs_abandon(after);
+		simdisk_free(crashed);
+	}
+}
+
+/* Who finds the mark that another one has just recorded waits for its sync, too. */
+static void test_marks_count_when_durable(void **state)
+{
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	put(a, 'A', LARGE, LARGE);
+	settle();
+	simdisk_set_hook(disk, scrub_after_power_loss, NULL);
+	arm(SIMDISK_FDATASYNC, "journal/0", false, 1, overwrite_behind_a);
+	put(a, 'B', LARGE, 0);
+	part();
+	simdisk_set_hook(disk, NULL, NULL);
+	assert_reads(a, LARGE, 0, "B");
+	assert_reads(a, LARGE, LARGE, "C");
+}
+
 static void remove_a(void)
 {
 	if (fs_unlink(fs, FS_INO_ROOT, "a"))
@@ -915,6 +958,7 @@ int main(void)
 		T(test_picture_has_all_of_a_write),
 		T(test_picture_waits_for_a_record),
 		T(test_picture_leaves_marks_in_use),
+		T(test_marks_count_when_durable),
 		T(test_files_outlive_their_names),
 		T(test_space_outlives_its_blocks),
 		T(test_picture_is_not_ahead_of_the_journal),

@@ -884,11 +884,11 @@ static void marks_cover_whole_regions(void **state)
 	const uint64_t region = GF_REGION_BLOCKS;
 
 	assert_false(layer_is_marked(layer, 0, 1));
-	assert_int_equal(layer_mark(layer, 3, 2), 0);
+	assert_int_equal(layer_mark(layer, 3, 2, 1), 0);
 	assert_true(layer_is_marked(layer, 3 * region, 2 * region));
 	assert_false(layer_is_marked(layer, 3 * region - 1, 2));
 	assert_false(layer_is_marked(layer, 3 * region, 2 * region + 1));
-	assert_int_equal(layer_mark(layer, 200, 16), 0);
+	assert_int_equal(layer_mark(layer, 200, 16, 1), 0);
 	assert_true(layer_is_marked(layer, 215 * region + 8191, 1));
 	assert_false(layer_is_marked(layer, 216 * region, 1));
 	assert_true(layer_is_marked(layer, 4 * region, 1));
@@ -918,14 +918,14 @@ static void marks_in_use_are_kept(void **state)
 
 	layer_age_marks(layer, note_kept, kept);
 	layer_clear_old_marks(layer);
-	assert_int_equal(layer_mark(layer, 2, 6), 0);
+	assert_int_equal(layer_mark(layer, 2, 6, 1), 0);
 	layer_use_marks(layer, 3 * region + 5, 2 * region);
 	layer_use_marks(layer, 20 * region, 1);
 	assert_false(layer_is_marked(layer, 20 * region, 1));
 	layer_age_marks(layer, note_kept, kept);
 	assert_int_equal(kept[0], 7 << 3);
 	assert_true(layer_is_marked(layer, 2 * region, 6 * region));
-	assert_int_equal(layer_mark(layer, 7, 1), 0);
+	assert_int_equal(layer_mark(layer, 7, 1, 1), 0);
 	layer_clear_old_marks(layer);
 	assert_true(layer_is_marked(layer, 3 * region, 3 * region));
 	assert_true(layer_is_marked(layer, 7 * region, region));
@@ -938,7 +938,7 @@ static void marks_in_use_are_kept(void **state)
 	layer_clear_old_marks(layer);
 	assert_int_equal(layer_count_marks(layer), 0);
 	/* What cannot be kept goes. */
-	assert_int_equal(layer_mark(layer, 1, 1), 0);
+	assert_int_equal(layer_mark(layer, 1, 1, 1), 0);
 	layer_use_marks(layer, region, 1);
 	kept[1] = 1;
 	layer_age_marks(layer, note_kept, kept);

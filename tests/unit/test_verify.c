@@ -176,7 +176,7 @@ static void suspect_blocks_become_right(void **state)
 	place(b, far);
 	flip_data(b, far, 9);
 	flip_data(b, FIRST, 9);
-	assert_int_equal(layer_mark(b->layer, 2, 16), 0);
+	assert_int_equal(layer_mark(b->layer, 2, 16, 1), 0);
 	assert_int_equal(layer_suspect_marked(b->layer), 0);
 	/* Only what has anything in it. */
 	assert_int_equal(layer_next_suspect(b->layer, 0, &count), 3);
