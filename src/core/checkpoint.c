@@ -100,22 +100,21 @@ static int batch_classify(struct batch *b)
 	struct layer *layer = b->layer;
 	bool has_below = (layer->parent || layer->image) &&
 			 b->entries[0].block * GF_BLOCK_SIZE < layer->bound;
-	bool same = false, keeps = atomic_load(&layer->keeps);
-	unsigned token;
+	bool keeps = atomic_load(&layer->keeps);
+	bool may[DESTAGE_BLOCKS] = {false};
+	const struct below blocks = {.block = b->entries[0].block, .count = b->count,
+		.data = b->data, .hashes = b->hashes, .may = may};
 
-	if (has_below && !keeps) {
-		token = drain_enter(&b->fs->readers);
-		/* What cannot be read below costs sharing, not data. */
-		same = !volume_read_blocks(
-			b->fs, layer, b->below, b->entries[0].block, b->count, READ_BELOW);
-		drain_leave(&b->fs->readers, token);
-	}
+	/* What cannot be read below costs sharing, not data. */
+	if (has_below && !keeps && below_may_be_same(b->fs, layer, &blocks) &&
+		below_read(b->fs, layer, &blocks, b->below))
+		memset(may, 0, sizeof(may));
 	for (size_t i = 0; i < b->count; i++) {
 		const uint8_t *block = b->data + i * GF_BLOCK_SIZE;
 
 		if (!b->right[i])
 			b->kinds[i] = GF_OVERLAY;
-		else if (same && (memcmp(block, b->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
+		else if (may[i] && (memcmp(block, b->below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
 					 MUTATED("destage shares without comparing")))
 			b->kinds[i] = GF_PARENT;
 		else if (is_zero(block, GF_BLOCK_SIZE))
@@ -123,7 +122,7 @@ static int batch_classify(struct batch *b)
 		else
 			b->kinds[i] = GF_OVERLAY;
 		INVARIANT(5, b->kinds[i] != GF_PARENT ||
-			(has_below ? same && memcmp(block, b->below + i * GF_BLOCK_SIZE,
+			(has_below ? may[i] && memcmp(block, b->below + i * GF_BLOCK_SIZE,
 					     GF_BLOCK_SIZE) == 0 : is_zero(block, GF_BLOCK_SIZE)));
 	}
 	return 0;

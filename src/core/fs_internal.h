@@ -677,6 +677,8 @@ void golden_fence(struct fs *fs, struct golden *golden, int why);
  */
 int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
 	uint64_t *id, uint64_t *block);
+/* Whether the image has no block with this hash. false: there is none that knows. */
+bool golden_index_lacks(struct fs *fs, uint64_t id, const struct hash128 *hash);
 /* These are looked for next; see content_index_expect(). */
 void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t count);
 /* Makes those that are missing, where no thread does (tests). */
@@ -702,6 +704,21 @@ int golden_init(struct golden *golden);
 void golden_release(struct golden *golden);
 int golden_start(struct fs *fs);
 void golden_stop(struct fs *fs);
+
+/* ---- below.c ---- */
+
+/* Whole blocks [block, block + count) that are about to be stored. */
+struct below {
+	uint64_t block;
+	size_t count;
+	const uint8_t *data;
+	const struct hash128 *hashes; /* of those that are not zero */
+	bool *may; /* set: that block may be the same as what is below the layer */
+};
+/* Sets may[]. false: none may be the same. */
+bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *blocks);
+/* Reads what stands below those that may be the same; to: room for all. As volume_read_blocks(). */
+int below_read(struct fs *fs, struct layer *layer, const struct below *blocks, uint8_t *to);
 
 /* ---- volume.c ---- */
 enum {

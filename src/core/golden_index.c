@@ -211,6 +211,26 @@ int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct la
 	return g != NULL;
 }
 
+bool golden_index_lacks(struct fs *fs, uint64_t id, const struct hash128 *hash)
+{
+	struct hash128 cut = *hash;
+	bool lacks = false, bad = false;
+	uint64_t block;
+
+	hash_cut(&cut, fs->options.hash_bits);
+	pthread_rwlock_rdlock(&fs->index_lock);
+	for (struct golden *g = fs->indexed; g; g = g->index_next) {
+		if (g->id != id)
+			continue;
+		lacks = !ask(g, &cut, &block, &bad) && !atomic_load(&g->index_bad);
+		break;
+	}
+	pthread_rwlock_unlock(&fs->index_lock);
+	if (bad)
+		pin_work_want(fs);
+	return lacks;
+}
+
 /* ---- files ---- */
 
 void golden_index_remove(struct fs *fs, uint64_t id)

@@ -40,7 +40,7 @@
  * seconds until the next checkpoint, or in a minute when it is slow. Each sync stands in the way of who
  * writes: with 2 GiB overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
 #define LARGE_SYNC_BYTES (8 * GIB)
-#define MAX_WRITE (8 * MIB)
+#define MAX_PIECE MIB /* of a write, at once */
 #define READ_FAILURES_LOGGED 1000
 
 /* ---- reading ---- */
@@ -302,6 +302,27 @@ static int job_merge(struct job *job)
 	return r;
 }
 
+/* may: the blocks for which *below says what stands below; lent to the caller, who frees it. */
+static int job_read_below(struct job *job, bool *may, uint8_t **below)
+{
+	const struct below blocks = {.block = job->large_first,
+		.count = job->large_last - job->large_first,
+		.data = job_bytes(job, job->large_first * GF_BLOCK_SIZE), .hashes = job->hashes,
+		.may = may};
+	int r;
+
+	if (!below_may_be_same(job->fs, job->layer, &blocks))
+		return 0;
+	*below = malloc(blocks.count * GF_BLOCK_SIZE);
+	if (!*below)
+		return -ENOMEM;
+	r = below_read(job->fs, job->layer, &blocks, *below);
+	/* What is damaged below is shared with nobody. */
+	if (r)
+		memset(may, 0, blocks.count * sizeof(*may));
+	return r == -EUCLEAN ? 0 : r;
+}
+
 /* What the large part's blocks become: zeros and what equals the content below are not stored. */
 static int job_classify(struct job *job)
 {
@@ -310,8 +331,8 @@ static int job_classify(struct job *job)
 	const uint8_t *data = job_bytes(job, job->large_first * GF_BLOCK_SIZE);
 	struct layer *layer = job->layer;
 	CLEANUP_FREE uint8_t *below = NULL;
-	bool same = false, keeps = atomic_load(&layer->keeps);
-	unsigned token;
+	bool may[MAX_PIECE / GF_BLOCK_SIZE] = {false};
+	bool has_below, keeps = atomic_load(&layer->keeps);
 	int r;
 
 	job->sums = malloc(count * sizeof(*job->sums));
@@ -319,34 +340,32 @@ static int job_classify(struct job *job)
 	job->kinds = malloc(count);
 	if (!job->sums || !job->hashes || !job->kinds)
 		return -ENOMEM;
-	if ((layer->parent || layer->image) && job->large_first * GF_BLOCK_SIZE < layer->bound) {
-		below = malloc(count * GF_BLOCK_SIZE);
-		if (!below)
-			return -ENOMEM;
-		token = drain_enter(&job->fs->readers);
-		r = volume_read_blocks(job->fs, layer, below, job->large_first, count, READ_BELOW);
-		drain_leave(&job->fs->readers, token);
-		if (r && r != -EUCLEAN)
+	for (uint64_t i = 0; i < count; i++) {
+		const uint8_t *block = data + i * GF_BLOCK_SIZE;
+
+		job->kinds[i] = is_zero(block, GF_BLOCK_SIZE) ? GF_ZERO : GF_OVERLAY;
+		if (job->kinds[i] == GF_OVERLAY)
+			job->hashes[i] = hash_block128(job->fs->super.secret, block);
+		job->sums[i] = hash_sum(&job->hashes[i]);
+	}
+	has_below = (layer->parent || layer->image) &&
+		    job->large_first * GF_BLOCK_SIZE < layer->bound;
+	if (has_below && !keeps) {
+		r = job_read_below(job, may, &below);
+		if (r)
 			return r;
-		/* What is damaged below is shared with nobody. */
-		same = r == 0 && !keeps;
 	}
 	for (uint64_t i = 0; i < count; i++) {
 		const uint8_t *block = data + i * GF_BLOCK_SIZE;
 
-		if (same && (memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
-				    MUTATED("a large write is shared without comparing")))
+		if (may[i] && (memcmp(block, below + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE) == 0 ||
+				      MUTATED("a large write is shared without comparing")))
 			job->kinds[i] = GF_PARENT;
-		else if (is_zero(block, GF_BLOCK_SIZE))
-			job->kinds[i] = below || keeps ? GF_ZERO : GF_PARENT;
-		else
-			job->kinds[i] = GF_OVERLAY;
+		else if (job->kinds[i] == GF_ZERO && !has_below && !keeps)
+			job->kinds[i] = GF_PARENT;
 		INVARIANT(5, job->kinds[i] != GF_PARENT ||
-			memcmp(block, below ? below + i * GF_BLOCK_SIZE : zeros, GF_BLOCK_SIZE) == 0);
-		if (job->kinds[i] == GF_OVERLAY) {
-			job->hashes[i] = hash_block128(job->fs->super.secret, block);
-			job->sums[i] = hash_sum(&job->hashes[i]);
-		}
+			memcmp(block, has_below ? below + i * GF_BLOCK_SIZE : zeros,
+				GF_BLOCK_SIZE) == 0);
 	}
 	return 0;
 }
@@ -836,7 +855,7 @@ static bool stands_on_recovered(struct inode *inode)
 	return recovered;
 }
 
-/* One write of at most MAX_WRITE bytes. */
+/* One write of at most MAX_PIECE bytes. */
 static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, size_t len,
 	uint64_t off)
 {
@@ -923,7 +942,7 @@ static ssize_t write_file(
 		r = admit(fs, inode, off, len);
 	COUNT(fs, write_ops, 1);
 	while (!r && done < len) {
-		size_t n = min_u64(len - done, MAX_WRITE / 8);
+		size_t n = min_u64(len - done, MAX_PIECE);
 
 		r = write_piece(fs, inode, (const uint8_t *)buf + done, n, off + done);
 		/* The look before was too old; what was given up may be enough. */

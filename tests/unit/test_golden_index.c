@@ -156,6 +156,66 @@ static void all_images_are_asked(void **state)
 			assert_found(w, i, block);
 }
 
+/* What an index does not list is not compared with what is below; what it lists is, wherever. */
+static void what_an_index_lacks_is_not_below(void **state)
+{
+	enum { FIRST = 100, COUNT = 20, NEW = 3, SAME, ZEROS, MOVED };
+	struct world *w = *state;
+	uint8_t *data = malloc(COUNT * GF_BLOCK_SIZE), *below = malloc(COUNT * GF_BLOCK_SIZE);
+	struct hash128 hashes[COUNT];
+	bool may[COUNT];
+	const struct below blocks = {.block = FIRST, .count = COUNT, .data = data,
+		.hashes = hashes, .may = may};
+	struct layer *layer;
+	uint64_t ino;
+	int r;
+
+	assert_int_equal(fs_resolve(w->fs, "a", &ino), 0);
+	layer = atomic_load(&volume_find(w->fs, ino, &r)->layer);
+	for (size_t k = 0; k < COUNT * GF_BLOCK_SIZE; k++)
+		data[k] = scratch_byte(k, 77);
+	memcpy(data + SAME * GF_BLOCK_SIZE, w->bytes[0] + (FIRST + SAME) * GF_BLOCK_SIZE,
+		GF_BLOCK_SIZE);
+	memset(data + ZEROS * GF_BLOCK_SIZE, 0, GF_BLOCK_SIZE);
+	memcpy(data + MOVED * GF_BLOCK_SIZE, w->bytes[0] + 7 * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
+	for (size_t i = 0; i < COUNT; i++)
+		hashes[i] = hash_block128(w->fs->super.secret, data + i * GF_BLOCK_SIZE);
+
+	assert_true(below_may_be_same(w->fs, layer, &blocks));
+	for (size_t i = 0; i < COUNT; i++)
+		assert_true(may[i]);
+	make_all(w);
+	assert_true(below_may_be_same(w->fs, layer, &blocks));
+	for (size_t i = 0; i < COUNT; i++)
+		assert_int_equal(may[i], i == SAME || i == ZEROS || i == MOVED);
+	memset(below, 0xee, COUNT * GF_BLOCK_SIZE);
+	assert_int_equal(below_read(w->fs, layer, &blocks, below), 0);
+	for (size_t i = 0; i < COUNT; i++)
+		if (may[i])
+			assert_memory_equal(below + i * GF_BLOCK_SIZE,
+				w->bytes[0] + (FIRST + i) * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
+		else
+			assert_int_equal(below[i * GF_BLOCK_SIZE], 0xee);
+
+	/* As a large write, and by way of the ring. */
+	assert_int_equal(fs_write(w->fs, ino, data, COUNT * GF_BLOCK_SIZE, FIRST * GF_BLOCK_SIZE),
+		COUNT * GF_BLOCK_SIZE);
+	for (size_t i = 0; i < 8; i++)
+		assert_int_equal(fs_write(w->fs, ino, data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE,
+					 (FIRST + i) * GF_BLOCK_SIZE), GF_BLOCK_SIZE);
+	assert_int_equal(fs_settle(w->fs), 0);
+	/* One is as below, one is zeros, one is block 7 of the image. */
+	assert_int_equal(layer_is_at_rest(layer, FIRST + NEW), 1);
+	assert_int_equal(layer_is_at_rest(layer, FIRST + SAME), 0);
+	assert_int_equal(atomic_load(&layer->owned_blocks), COUNT - 3);
+	assert_int_equal(atomic_load(&layer->golden_blocks), 1);
+	assert_int_equal(fs_read(w->fs, ino, below, COUNT * GF_BLOCK_SIZE, FIRST * GF_BLOCK_SIZE),
+		COUNT * GF_BLOCK_SIZE);
+	assert_memory_equal(below, data, COUNT * GF_BLOCK_SIZE);
+	free(data);
+	free(below);
+}
+
 static void the_last_that_had_something_is_first(void **state)
 {
 	uint8_t common[GF_BLOCK_SIZE];
@@ -267,6 +327,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(all_images_are_asked),
+		TEST(what_an_index_lacks_is_not_below),
 		TEST(the_last_that_had_something_is_first),
 		TEST(images_that_are_not_served_are_not_offered),
 		TEST(it_goes_with_the_last_clone),

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a block that is about to be stored is compared with: the content below it, which it need not
+ * repeat.
+ *
+ * Most of what guests write is new, and reading what stands below to learn that costs as much as
+ * writing it; where a golden image is cold, a disk that seeks. The content index of the image knows
+ * better: what it does not list is not there. So only the rest is read. An index forgets nothing but
+ * what is damaged, and then somebody stores a block that he could have left out, until the store
+ * settles.
+ */
+#include "core/fs_internal.h"
+
+#include "base/sizes.h"
+
+/* The golden image at the end of the chain below a layer; 0: none. */
+static uint64_t bottom_golden(const struct layer *layer)
+{
+	while (layer->parent)
+		layer = layer->parent;
+	return layer->image ? layer->golden : 0;
+}
+
+/* Of blocks [i, end), which stand below at x: those that may be the same. */
+static bool ask_extent(struct fs *fs, const struct below *b, uint64_t golden,
+	const struct extent *x, size_t i, size_t end)
+{
+	bool any = false;
+
+	for (; i < end; i++) {
+		bool zero = is_zero(b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
+
+		/* Indexes do not list zeros, nor a block that is cut. */
+		b->may[i] = zero || x->kind != EXTENT_IMAGE ||
+			    (b->block + i + 1) * GF_BLOCK_SIZE > x->limit ||
+			    !golden_index_lacks(fs, golden, &b->hashes[i]);
+		if (x->kind == EXTENT_ZERO && !zero)
+			b->may[i] = false;
+		any |= b->may[i];
+	}
+	return any;
+}
+
+bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *b)
+{
+	unsigned token = drain_enter(&fs->readers);
+	uint64_t golden = bottom_golden(layer);
+	bool any = false;
+
+	for (size_t i = 0; i < b->count;) {
+		struct extent x;
+
+		/* Whoever reads it will meet the error. */
+		if (layer_resolve(layer, b->block + i, b->count - i, true, &x))
+			x = (struct extent){.kind = EXTENT_DATA, .count = b->count - i};
+		any |= ask_extent(fs, b, golden, &x, i, i + x.count);
+		i += x.count;
+	}
+	drain_leave(&fs->readers, token);
+	return any;
+}
+
+int below_read(struct fs *fs, struct layer *layer, const struct below *b, uint8_t *to)
+{
+	unsigned token = drain_enter(&fs->readers);
+	int r = 0;
+
+	for (size_t i = 0, n; i < b->count && !r; i += n) {
+		for (n = 0; i + n < b->count && b->may[i + n]; n++)
+			;
+		if (n)
+			r = volume_read_blocks(fs, layer, to + i * GF_BLOCK_SIZE, b->block + i, n,
+				READ_BELOW);
+		n += i + n < b->count; /* one that is not asked for */
+	}
+	drain_leave(&fs->readers, token);
+	return r;
+}
