@@ -171,13 +171,18 @@ class Server(Peer):
             raise Failed(f"{argv[0]} ended: {(self.dir / 'log').read_text()[-300:]}")
 
     def drop(self):
-        for mountpoint, _ in self.servers:
+        # All are told before anything is unmounted: one whose file is gone may spin until it is
+        # told to end, and where many do that takes minutes.
+        for _, process in self.servers:
+            process.terminate()
+        for mountpoint, process in self.servers:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
             if mountpoint:
                 subprocess.run(["umount", str(mountpoint)], check=False,
                                stderr=subprocess.DEVNULL)
-        # Some end when their file is unmounted, others want to be told.
-        for _, process in self.servers:
-            process.terminate()
             process.wait()
         self.servers = []
         shutil.rmtree(self.dir, ignore_errors=True)
