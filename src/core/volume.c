@@ -229,6 +229,7 @@ struct job {
 	struct opbuf ops;
 	int64_t time_ns;
 	uint64_t size; /* of the file afterwards */
+	bool marked; /* or fresh, when needs_mark() looked last: marks of others come all the time */
 	bool announced; /* the record is in the page cache */
 	bool placed;	/* and so is the large part */
 };
@@ -546,12 +547,12 @@ static bool is_marked_or_fresh(const struct job *job)
 }
 
 /* Whether blocks may be overwritten in place in a region without an intent mark. */
-static bool needs_mark(const struct job *job)
+static bool needs_mark(struct job *job)
 {
 	if (job->large_last == job->large_first)
 		return false;
-	return !is_marked_or_fresh(job) &&
-	       !MUTATED("overwrite in place without an intent mark");
+	job->marked = is_marked_or_fresh(job);
+	return !job->marked && !MUTATED("overwrite in place without an intent mark");
 }
 
 /* As many regions as are marked already: after a power loss little is suspect where little was
@@ -710,7 +711,7 @@ static int job_commit_locked(struct job *job)
 
 	INVARIANT(3, !job->inode || job->layer->head_of == job->inode->ino);
 	INVARIANT(2, rangelock_covers(&job->layer->ranges, job->first, job->end - 1));
-	INVARIANT(2, !large || is_marked_or_fresh(job));
+	INVARIANT(2, !large || job->marked);
 	if (large) {
 		layer_use_marks(job->layer, job->large_first, job->large_last - job->large_first);
 		layer_large_begin(

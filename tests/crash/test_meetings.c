@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -636,6 +637,46 @@ static void test_marks_count_when_durable(void **state)
 	assert_reads(a, LARGE, LARGE, "C");
 }
 
+/* ---- several that overwrite at once ---- */
+
+enum { FAR_MARKS = 512, SMALLEST_LARGE = 64 * KIB };
+
+static atomic_bool overwriting;
+
+static void *overwrite_a_all_the_time(void *arg)
+{
+	const uint64_t at = *(const uint64_t *)arg;
+
+	for (char c = 'B'; atomic_load(&overwriting); c = c == 'Y' ? 'B' : c + 1)
+		put(a, c, SMALLEST_LARGE, at);
+	return NULL;
+}
+
+/* Marks of other regions come while somebody relies on his, which is durable. */
+static void test_marks_of_others_come_all_the_time(void **state)
+{
+	static const uint64_t places[] = {0, SMALLEST_LARGE, 2 * SMALLEST_LARGE};
+	const uint64_t apart = 16 * (uint64_t)GF_REGION_BLOCKS * BLOCK;
+	pthread_t threads[ARRAY_SIZE(places)];
+
+	a = make("a");
+	for (uint64_t i = 0; i < ARRAY_SIZE(places); i++)
+		put(a, 'A', SMALLEST_LARGE, places[i]);
+	for (uint64_t i = 1; i <= FAR_MARKS; i++)
+		put(a, 'A', SMALLEST_LARGE, i * apart);
+	settle();
+	atomic_store(&overwriting, true);
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
+		pthread_create(&threads[i], NULL, overwrite_a_all_the_time, (void *)&places[i]);
+	for (uint64_t i = 1; i <= FAR_MARKS; i++)
+		put(a, 'Z', SMALLEST_LARGE, i * apart);
+	atomic_store(&overwriting, false);
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
+		pthread_join(threads[i], NULL);
+	for (uint64_t i = 1; i <= FAR_MARKS; i++)
+		assert_reads(a, SMALLEST_LARGE, i * apart, "Z");
+}
+
 static void remove_a(void)
 {
 	if (fs_unlink(fs, FS_INO_ROOT, "a"))
@@ -959,6 +1000,7 @@ int main(void)
 		T(test_picture_waits_for_a_record),
 		T(test_picture_leaves_marks_in_use),
 		T(test_marks_count_when_durable),
+		T(test_marks_of_others_come_all_the_time),
 		T(test_files_outlive_their_names),
 		T(test_space_outlives_its_blocks),
 		T(test_picture_is_not_ahead_of_the_journal),
