@@ -10,10 +10,13 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define HASH_SECRET_LEN 192
 
 uint64_t hash_struct(const void *buf, size_t len);
+/* hash_struct() of the parts one behind the other; *len is what they come to. */
+uint64_t hash_struct_parts(const struct iovec *parts, int count, size_t *len);
 /* The checksum kept for each block at rest, also in journal records of large writes. Never 0: 0 on
  * disk means that no checksum is known. */
 uint32_t hash_block(const uint8_t secret[HASH_SECRET_LEN], const void *block);

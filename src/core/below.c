@@ -7,13 +7,13 @@
  * writing it; where a golden image is cold, a disk that seeks. The content index of the image knows
  * better: what it does not list is not there. So only the rest is read. An index forgets nothing but
  * what is damaged, and then somebody stores a block that he could have left out, until the store
- * settles.
+ * settles and has it share the image's.
  */
 #include "core/fs_internal.h"
 
 #include "base/sizes.h"
 
-/* The golden image at the end of the chain below a layer; 0: none. */
+/* The golden image at the end of the chain below a layer; 0: none. fs.sharing held. */
 static uint64_t bottom_golden(const struct layer *layer)
 {
 	while (layer->parent)
@@ -28,14 +28,14 @@ static bool ask_extent(struct fs *fs, const struct below *b, uint64_t golden,
 	bool any = false;
 
 	for (; i < end; i++) {
-		bool zero = is_zero(b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
-
 		/* Indexes do not list zeros, nor a block that is cut. */
-		b->may[i] = zero || x->kind != EXTENT_IMAGE ||
-			    (b->block + i + 1) * GF_BLOCK_SIZE > x->limit ||
-			    !golden_index_lacks(fs, golden, &b->hashes[i]);
-		if (x->kind == EXTENT_ZERO && !zero)
+		if (!b->may[i] || is_zero(b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE))
+			;
+		else if (x->kind == EXTENT_ZERO)
 			b->may[i] = false;
+		else if (x->kind == EXTENT_IMAGE &&
+			 (b->block + i + 1) * GF_BLOCK_SIZE <= x->limit)
+			b->may[i] = !golden_index_lacks(fs, golden, &b->hashes[i]);
 		any |= b->may[i];
 	}
 	return any;

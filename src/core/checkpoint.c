@@ -105,8 +105,10 @@ static int batch_classify(struct batch *b)
 	const struct below blocks = {.block = b->entries[0].block, .count = b->count,
 		.data = b->data, .hashes = b->hashes, .may = may};
 
+	for (size_t i = 0; i < b->count; i++)
+		may[i] = has_below && !keeps && b->current[i] && b->right[i];
 	/* What cannot be read below costs sharing, not data. */
-	if (has_below && !keeps && below_may_be_same(b->fs, layer, &blocks) &&
+	if (has_below && below_may_be_same(b->fs, layer, &blocks) &&
 		below_read(b->fs, layer, &blocks, b->below))
 		memset(may, 0, sizeof(may));
 	for (size_t i = 0; i < b->count; i++) {

@@ -677,7 +677,7 @@ void golden_fence(struct fs *fs, struct golden *golden, int why);
  */
 int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
 	uint64_t *id, uint64_t *block);
-/* Whether the image has no block with this hash. false: there is none that knows. */
+/* Whether the image has no block with this hash. false: nobody knows. Locks as above. */
 bool golden_index_lacks(struct fs *fs, uint64_t id, const struct hash128 *hash);
 /* These are looked for next; see content_index_expect(). */
 void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t count);
@@ -715,7 +715,7 @@ struct below {
 	const struct hash128 *hashes; /* of those that are not zero */
 	bool *may; /* set: that block may be the same as what is below the layer */
 };
-/* Sets may[]. false: none may be the same. */
+/* Clears may[] of those that are not. false: none may be the same. fs.sharing is held. */
 bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *blocks);
 /* Reads what stands below those that may be the same; to: room for all. As volume_read_blocks(). */
 int below_read(struct fs *fs, struct layer *layer, const struct below *blocks, uint8_t *to);

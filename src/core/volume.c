@@ -36,10 +36,10 @@
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
-/* Uncommitted bytes that recovery may have to verify after a power loss: as many as a disk takes in the five
- * seconds until the next checkpoint, or in a minute when it is slow. Each sync stands in the way of who
- * writes: with 2 GiB overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
-#define LARGE_SYNC_BYTES (8 * GIB)
+/* Uncommitted bytes that recovery may have to read: a second of a takeover, from the page cache; half a minute
+ * of a mount after a power loss, where the disk is slow. Each sync stands in the way of who writes: with 2 GiB
+ * overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
+#define LARGE_SYNC_BYTES (4 * GIB)
 #define MAX_PIECE MIB /* of a write, at once */
 #define READ_FAILURES_LOGGED 1000
 
@@ -312,6 +312,7 @@ static int job_read_below(struct job *job, bool *may, uint8_t **below)
 		.may = may};
 	int r;
 
+	memset(may, true, blocks.count * sizeof(*may));
 	if (!below_may_be_same(job->fs, job->layer, &blocks))
 		return 0;
 	*below = malloc(blocks.count * GF_BLOCK_SIZE);

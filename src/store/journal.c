@@ -27,8 +27,6 @@
 #include "store/ops.h"
 #include "store/throttle.h"
 
-#define XXH_STATIC_LINKING_ONLY /* the state on the stack */
-#include <xxhash.h>
 
 #define JOURNAL_PATH "journal/0"
 #define SYNCED_PATH "journal/0.synced"
@@ -718,19 +716,6 @@ static int append_pad(struct journal *j, uint64_t length)
 	return r;
 }
 
-static uint64_t hash_parts(const struct iovec *iov, int count, size_t *len)
-{
-	XXH3_state_t state;
-
-	*len = 0;
-	XXH3_64bits_reset(&state);
-	for (int i = 0; i < count; i++) {
-		XXH3_64bits_update(&state, iov[i].iov_base, iov[i].iov_len);
-		*len += iov[i].iov_len;
-	}
-	return XXH3_64bits_digest(&state);
-}
-
 static void say_failing(struct journal *j, int err)
 {
 	if (j->failing && !atomic_load(&j->failed))
@@ -801,7 +786,7 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 		return -EROFS;
 	if (count > MAX_OPS_PARTS)
 		return -EINVAL;
-	ops_sum = hash_parts(iov, count, &used);
+	ops_sum = hash_struct_parts(iov, count, &used);
 	length = record_length(used);
 	memcpy(parts + 1, iov, count * sizeof(*iov));
 	parts[0] = (struct iovec){.iov_base = &rec, .iov_len = sizeof(rec)};
@@ -1054,7 +1039,7 @@ uint64_t journal_last_seq(struct journal *j)
 
 bool journal_is_durable(struct journal *j, uint64_t seq)
 {
-	return (int64_t)(atomic_load(&j->durable_seq) - seq) >= 0;
+	return seq <= atomic_load(&j->durable_seq);
 }
 
 void journal_set_tail(struct journal *j, struct journal_mark mark)

@@ -155,6 +155,14 @@ static void hashes_are_the_same_on_every_processor(void **state)
 			sizeof(bytes) - off < 1000 ? sizeof(bytes) - off : 1000);
 	assert_true(hash_stream_value(stream) == XXH3_64bits(bytes, sizeof(bytes)));
 	hash_stream_free(stream);
+	for (int count = 1; count <= 3; count++) {
+		const struct iovec parts[] = {{bytes, 1000}, {bytes + 1000, 1}, {bytes + 1001, 7000}};
+		const size_t want[] = {1000, 1001, 8001};
+		size_t len;
+
+		assert_true(hash_struct_parts(parts, count, &len) == XXH3_64bits(bytes, want[count - 1]));
+		assert_int_equal(len, want[count - 1]);
+	}
 }
 
 static void zeros_are_found(void **state)

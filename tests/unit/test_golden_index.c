@@ -181,6 +181,7 @@ static void what_an_index_lacks_is_not_below(void **state)
 	for (size_t i = 0; i < COUNT; i++)
 		hashes[i] = hash_block128(w->fs->super.secret, data + i * GF_BLOCK_SIZE);
 
+	memset(may, true, sizeof(may));
 	assert_true(below_may_be_same(w->fs, layer, &blocks));
 	for (size_t i = 0; i < COUNT; i++)
 		assert_true(may[i]);
