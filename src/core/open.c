@@ -143,7 +143,7 @@ static int make_store(struct fs *fs)
 		return r;
 	size = max_u64(round_up(size ? size : default_journal_size(fs), 4096), MIN_JOURNAL);
 	r = superblock_generate(&fs->super, size);
-	fs->super.incompat |= GF_INCOMPAT_SHARED;
+	fs->super.incompat |= GF_INCOMPAT_SHARED | GF_INCOMPAT_SNAPSHOTS;
 	for (size_t i = 0; i < ARRAY_SIZE(folders) && !r; i++)
 		r = fs->io->ops->mkdir(fs->io, folders[i]);
 	if (!r)
@@ -674,12 +674,17 @@ int fs_use_feature(struct fs *fs, uint64_t incompat)
 	return 0;
 }
 
-/* Blocks that are SHARED would be lost ones to an older version. */
-static int allow_sharing(struct fs *fs)
+/*
+ * What guests and snapshots may need at any moment, without waiting for the superblock then: on a busy disk
+ * that took the first snapshot 400 ms. Blocks that are SHARED would be lost ones to an older version.
+ */
+static int allow_features(struct fs *fs)
 {
-	if (fs->options.read_only || fs->options.dedup == FS_DEDUP_OFF || fs_writable(fs))
+	uint64_t sharing = fs->options.dedup == FS_DEDUP_OFF ? 0 : GF_INCOMPAT_SHARED;
+
+	if (fs->options.read_only || fs_writable(fs))
 		return 0;
-	return fs_use_feature(fs, GF_INCOMPAT_SHARED);
+	return fs_use_feature(fs, GF_INCOMPAT_SNAPSHOTS | sharing);
 }
 
 int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
@@ -714,7 +719,7 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 	if (!r)
 		recast_find_places(fs);
 	if (!r)
-		r = allow_sharing(fs);
+		r = allow_features(fs);
 	if (!r)
 		r = domain_start(fs);
 	if (!r)
