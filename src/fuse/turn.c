@@ -31,7 +31,6 @@ void turn_release(struct turn *turn)
 
 void turn_waiter_init(struct turn_waiter *waiter)
 {
-
 	*waiter = (struct turn_waiter){0};
 	times_cond_init(&waiter->cond);
 }

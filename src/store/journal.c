@@ -27,7 +27,6 @@
 #include "store/ops.h"
 #include "store/throttle.h"
 
-
 #define JOURNAL_PATH "journal/0"
 #define SYNCED_PATH "journal/0.synced"
 #define RECORD_ALIGN 64

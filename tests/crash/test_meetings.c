@@ -559,6 +559,30 @@ static void test_picture_waits_for_a_record(void **state)
 	assert_reads(a, BLOCK, BLOCK, "B");
 }
 
+static void scrub(struct fs *after)
+{
+	struct scrub_options how = {0};
+	struct check_report report;
+
+	assert_int_equal(scrub_run(after, &how, &report), 0);
+	if (report.damaged)
+		fail_msg("scrub: %s", report.findings[0].text);
+	check_report_release(&report);
+}
+
+/* After a power loss that left some sectors of what was not synced, and not others. */
+static void scrub_torn(struct simdisk *busy)
+{
+	for (uint64_t seed = 1; seed <= 16; seed++) {
+		struct simdisk *crashed = simdisk_crash(busy, SIMDISK_SECTORS, seed);
+		struct fs *after = open_after(crashed);
+
+		scrub(after);
+		fs_abandon(after);
+		simdisk_free(crashed);
+	}
+}
+
 static void overwrite_a(void)
 {
 	put(a, 'C', LARGE, 0);
@@ -567,8 +591,6 @@ static void overwrite_a(void)
 /* A large write in place has its mark from an earlier one, which the picture would take away. */
 static void test_picture_leaves_marks_in_use(void **state)
 {
-	struct fs_options options = {.no_background = true, .store_fd = -1};
-
 	a = make("a");
 	b = make("b");
 	put(a, 'A', LARGE, 0);
@@ -579,19 +601,7 @@ static void test_picture_leaves_marks_in_use(void **state)
 	meeting.stall = "1.data";
 	settle();
 	part();
-	for (uint64_t seed = 1; seed <= 16; seed++) {
-		struct simdisk *crashed = simdisk_crash(disk, SIMDISK_SECTORS, seed);
-		struct scrub_options how = {0};
-		struct check_report report;
-		struct fs *after;
-
-		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
-		assert_int_equal(scrub_run(after, &how, &report), 0);
-		assert_int_equal(report.damaged, 0);
-		check_report_release(&report);
-		fs_abandon(after);
-		simdisk_free(crashed);
-	}
+	scrub_torn(disk);
 }
 
 static void overwrite_behind_a(void)
@@ -602,23 +612,9 @@ static void overwrite_behind_a(void)
 /* In the middle of whatever the first call does, once the second one is through. */
 static void scrub_after_power_loss(void *arg, struct simdisk *busy, const struct simdisk_call *call)
 {
-	struct fs_options options = {.no_background = true, .store_fd = -1};
-	struct scrub_options how = {0};
-
 	if (!meeting.ended || call->op == SIMDISK_PREAD || call->op == SIMDISK_OPEN)
 		return;
-	for (uint64_t seed = 1; seed <= 16; seed++) {
-		struct simdisk *crashed = simdisk_crash(busy, SIMDISK_SECTORS, seed);
-		struct check_report report;
-		struct fs *after;
-
-		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
-		assert_int_equal(scrub_run(after, &how, &report), 0);
-		assert_int_equal(report.damaged, 0);
-		check_report_release(&report);
-		fs_abandon(after);
-		simdisk_free(crashed);
-	}
+	scrub_torn(busy);
 }
 
 /* Who finds the mark that another one has just recorded waits for its sync, too. */
@@ -712,17 +708,6 @@ static void look_at_a(struct fs *after)
 	for (size_t i = 0; i < LARGE; i++)
 		if (other_bytes[i] && other_bytes[i] != 'A')
 			fail_msg("byte %zu is 0x%02x", i, other_bytes[i]);
-}
-
-static void scrub(struct fs *after)
-{
-	struct scrub_options how = {0};
-	struct check_report report;
-
-	assert_int_equal(scrub_run(after, &how, &report), 0);
-	if (report.damaged)
-		fail_msg("scrub: %s", report.findings[0].text);
-	check_report_release(&report);
 }
 
 /* What is made now is there after the next power loss, too. */
