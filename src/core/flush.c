@@ -21,7 +21,8 @@
 #include "base/times.h"
 #include "store/pool.h"
 
-#define SOON_NS 5000000 /* that a command waits for a disk that is busy */
+#define SOON_NS 5000000 /* that a command waits for the disk */
+#define BUSY_NS 5000000000 /* that a slow sync tells something about the next one */
 #define CHAIN_FEW 8 /* layers that need no memory */
 
 /* written: what the layer's data had come to when everything up to that number was in place. */
@@ -333,6 +334,7 @@ static void *syncer_main(void *arg)
 	pthread_mutex_lock(&s->lock);
 	while (!s->stopping) {
 		uint64_t asked = s->asked;
+		int64_t start;
 		int r;
 
 		if (s->served == asked) {
@@ -340,8 +342,11 @@ static void *syncer_main(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&s->lock);
+		start = times_now(CLOCK_MONOTONIC);
 		r = fs_sync_others(fs);
 		pthread_mutex_lock(&s->lock);
+		s->ended_ns = times_now(CLOCK_MONOTONIC);
+		s->took_ns = s->ended_ns - start;
 		s->served = asked;
 		s->result = r;
 		pthread_cond_broadcast(&s->done);
@@ -380,10 +385,17 @@ void syncer_stop(struct fs *fs)
 	pthread_mutex_destroy(&s->lock);
 }
 
+/* How long it is worth waiting: a disk that was too slow a moment ago is not waited for in vain. */
+static int64_t patience(const struct syncer *s, int64_t now)
+{
+	return s->took_ns > SOON_NS && now - s->ended_ns < BUSY_NS ? 0 : SOON_NS;
+}
+
 int fs_sync_soon(struct fs *fs)
 {
 	struct syncer *s = &fs->syncer;
-	struct timespec until = times_spec(times_now(CLOCK_MONOTONIC) + SOON_NS);
+	int64_t now = times_now(CLOCK_MONOTONIC);
+	struct timespec until;
 	uint64_t mine;
 
 	if (!s->runs)
@@ -392,6 +404,7 @@ int fs_sync_soon(struct fs *fs)
 	MUTEX_GUARD(&s->lock);
 	/* A sync that is running may have begun before what is to be durable now. */
 	mine = ++s->asked;
+	until = times_spec(now + patience(s, now));
 	pthread_cond_signal(&s->work);
 	while (s->served < mine)
 		if (pthread_cond_timedwait(&s->done, &s->lock, &until) == ETIMEDOUT)

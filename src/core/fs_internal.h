@@ -317,6 +317,8 @@ struct fs {
 		pthread_cond_t work, done;
 		uint64_t asked, served; /* lock; numbers of those who asked */
 		int result;		/* lock; of the last one */
+		int64_t took_ns;	/* lock; the last one, which ended at ended_ns */
+		int64_t ended_ns;	/* lock; CLOCK_MONOTONIC */
 		bool stopping;		/* lock */
 	} syncer; /* makes durable what nobody waits for (flush.c) */
 

@@ -5,7 +5,8 @@
  * Nothing has a lifetime in the kernel: st_blocks is a live figure, golden images change beside
  * the mount, and clones appear through the control file. Each stat asks, each name is looked up
  * anew, and so nothing has to be taken back. What is hot, reads and writes of open files, asks for
- * no attributes at all (server.c, op_init).
+ * no attributes at all (server.c, op_init). The way to the control file is the exception: it is the
+ * same as long as the mount lives, and each command goes it, beside guests at full load too.
  *
  * security.* and ACLs are not supported and say so with EOPNOTSUPP. Never ENOSYS: the kernel would
  * stop asking for xattrs for good.
@@ -23,6 +24,8 @@
 #include "base/times.h"
 #include "fuse/internal.h"
 #include "service/service.h"
+
+#define FIXED_SECONDS 60 /* that the kernel keeps what never changes */
 
 #define SET_ID_BITS (64 * ARRAY_SIZE(((struct fuse_server *)0)->set_id))
 
@@ -80,10 +83,16 @@ void attr_to_stat(struct fuse_server *server, const struct fs_attr *attr, struct
 	};
 }
 
+static double lifetime(uint64_t ino)
+{
+	return is_virtual(ino) && service_is_fixed(ino) ? FIXED_SECONDS : 0;
+}
+
 void fill_entry(struct fuse_server *server, const struct fs_attr *attr,
 	struct fuse_entry_param *entry)
 {
 	*entry = (struct fuse_entry_param){.ino = attr->ino};
+	entry->entry_timeout = entry->attr_timeout = lifetime(attr->ino);
 	attr_to_stat(server, attr, &entry->attr);
 }
 
@@ -118,7 +127,7 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	if (S_ISREG(attr.mode) && cp_wants_full(server->cp, task_of(req), ino, monotonic_ns()))
 		attr.blocks = max_u64(attr.blocks, round_up(attr.size, 512) / 512);
 	attr_to_stat(server, &attr, &st);
-	fuse_reply_attr(req, &st, 0);
+	fuse_reply_attr(req, &st, lifetime(ino));
 }
 
 /* Translates what is to be set; returns the mask for fs_setattr. */

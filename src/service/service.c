@@ -160,6 +160,11 @@ int service_getattr(struct service *service, uint64_t ino, struct fs_attr *attr)
 	return job_attr(service, ino, attr, &id);
 }
 
+bool service_is_fixed(uint64_t ino)
+{
+	return ino == FS_INO_VIRTUAL || ino == INO_CONTROL;
+}
+
 static int lookup_job(struct service *service, const char *name, struct fs_attr *attr)
 {
 	char expected[32];

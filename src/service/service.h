@@ -9,8 +9,9 @@
 #ifndef GOLDFS_SERVICE_SERVICE_H
 #define GOLDFS_SERVICE_SERVICE_H
 
-#include <stdint.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct fs;
@@ -75,6 +76,8 @@ int service_getattr(struct service *service, uint64_t ino, struct fs_attr *attr)
 int service_list(struct service *service, uint64_t ino, uint64_t cookie,
 	int (*cb)(void *arg, const char *name, const struct fs_attr *attr, uint64_t next),
 	void *arg);
+/* Its name and attributes are the same as long as the mount lives. */
+bool service_is_fixed(uint64_t ino);
 int64_t service_parent(struct service *service, uint64_t ino);
 /* The text of a file now, malloc'ed, with names only as far as reader could have found them by
  * himself; owned by the caller. Not for control: -EINVAL. */
