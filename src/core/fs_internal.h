@@ -633,6 +633,9 @@ int golden_getattr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
 int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache);
 void golden_close(struct fs *fs, struct inode *inode);
 ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off);
+/* For fs_borrow(); b->bytes and what it needs. */
+bool golden_borrow(struct fs *fs, size_t len, uint64_t off, struct fs_borrowed *b);
+void golden_give_back(struct fs *fs, struct inode *inode);
 int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence);
 /* The folder of the golden tree that holds this path. */
 uint64_t golden_parent(struct fs *fs, const char *path);
@@ -733,6 +736,8 @@ int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t b
 	uint64_t count, unsigned how);
 /* What a client is told, and the log with it. No locks are held. */
 int volume_error(struct fs *fs, int error);
+/* An error for who reads, and a word for who looks after the disk. */
+int volume_read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, int r);
 /* The inode when it is a file with content, else NULL and *error. */
 struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
 /* 0, or -EIO: what the disk below did to the file's layer (failing.c). Under the range of what is

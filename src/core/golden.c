@@ -370,6 +370,27 @@ ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, u
 	return r;
 }
 
+bool golden_borrow(struct fs *fs, size_t len, uint64_t off, struct fs_borrowed *b)
+{
+	uint64_t size;
+
+	pthread_rwlock_rdlock(&b->inode->io);
+	if (usable_image(fs, b->inode, &b->image, &size) == 0 && off < size && b->image->ops->borrow) {
+		b->len = min_u64(len, size - off);
+		b->off = off;
+		b->bytes = b->image->ops->borrow(b->image, b->len, off);
+	}
+	if (!b->bytes)
+		golden_give_back(fs, b->inode);
+	return b->bytes;
+}
+
+void golden_give_back(struct fs *fs, struct inode *inode)
+{
+	pthread_rwlock_unlock(&inode->io);
+	close_unused(fs, inode);
+}
+
 int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence)
 {
 	uint64_t size, start, end;

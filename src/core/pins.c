@@ -188,6 +188,29 @@ static int pinned_read(struct image *img, void *buf, size_t len, uint64_t off)
 	return r;
 }
 
+/* The lock is held until it is given back. */
+static const void *pinned_borrow(struct image *img, size_t len, uint64_t off)
+{
+	struct golden *g = (struct golden *)img;
+	const void *bytes = NULL;
+
+	if (g->fs->options.golden_test || golden_acquire(g))
+		return NULL;
+	if (g->backing->ops->borrow)
+		bytes = g->backing->ops->borrow(g->backing, len, off);
+	if (!bytes)
+		pthread_rwlock_unlock(&g->lock);
+	return bytes;
+}
+
+static void pinned_give_back(struct image *img)
+{
+	struct golden *g = (struct golden *)img;
+
+	g->backing->ops->give_back(g->backing);
+	pthread_rwlock_unlock(&g->lock);
+}
+
 static int pinned_next_data(struct image *img, uint64_t off, uint64_t *start, uint64_t *end)
 {
 	struct golden *g = (struct golden *)img;
@@ -215,6 +238,8 @@ static void pinned_free(struct image *img)
 static const struct image_ops pinned_ops = {
 	.read = pinned_read,
 	.next_data = pinned_next_data,
+	.borrow = pinned_borrow,
+	.give_back = pinned_give_back,
 	.free = pinned_free,
 };
 

@@ -153,8 +153,7 @@ int volume_error(struct fs *fs, int error)
 	return error == -EUCLEAN || error == -ESTALE ? -EIO : error;
 }
 
-/* An error for who reads, and a word for who looks after the disk. */
-static int read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, int r)
+int volume_read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, int r)
 {
 	CLEANUP_FREE char *path = NULL;
 
@@ -179,7 +178,7 @@ static ssize_t read_file(struct fs *fs, struct inode *inode, void *buf, size_t l
 	r = read_bytes(fs, atomic_load(&inode->layer), buf, len, off);
 	drain_leave(&fs->readers, token);
 	if (r)
-		return read_failed(fs, inode->ino, len, off, r);
+		return volume_read_failed(fs, inode->ino, len, off, r);
 	COUNT(fs, read_bytes, len);
 	return len;
 }

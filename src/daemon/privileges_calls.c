@@ -64,7 +64,7 @@ static const char *const allowed[] = {
 	"connect", "sendto", "sendmsg", "recvfrom", "recvmsg", "getsockopt", "getsockname",
 	"shutdown",
 	/* memory */
-	"brk", "munmap", "mremap", "madvise", "msync",
+	"brk", "munmap", "mremap", "madvise", "msync", "mincore",
 	/* threads, processes, signals */
 	"futex", "futex_time64", "futex_waitv", "set_robust_list", "get_robust_list", "rseq",
 	"set_tid_address", "membarrier", "sched_yield", "sched_getaffinity", "getcpu", "exit",

@@ -20,6 +20,11 @@ struct image_ops {
 	int (*read)(struct image *img, void *buf, size_t len, uint64_t off);
 	/* First data at or after off as [*start, *end) in bytes. -ENXIO: only holes follow. */
 	int (*next_data)(struct image *img, uint64_t off, uint64_t *start, uint64_t *end);
+	/* len bytes at off, all of which it has, to be given back by the same thread; NULL: they can
+	 * only be read. Only the kernel may look at them: a write() from where somebody cut the file
+	 * fails with EFAULT, anything else is SIGBUS. Both may be NULL. */
+	const void *(*borrow)(struct image *img, size_t len, uint64_t off);
+	void (*give_back)(struct image *img);
 	void (*free)(struct image *img);
 };
 

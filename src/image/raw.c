@@ -3,7 +3,7 @@
  * Raw images: the bytes of a file, read where they are.
  *
  * Bytes are read with pread(), not mapped: a mapping of a file that somebody truncates ends in
- * SIGBUS, a read in an error. The size is taken once. When the file turns out shorter than that
+ * SIGBUS, a read in an error. Mapped is what is lent to the kernel, which finds out for itself. The size is taken once. When the file turns out shorter than that
  * later, someone cut it although it was guarded, and the read fails: zeros would look like data.
  * Where the file system below cannot tell holes, all is data.
  *
@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -32,10 +33,15 @@
 
 #define SEQUENTIAL_FROM (2 * MIB)
 #define AHEAD (2 * MIB)
+#define LENT_MAX MIB
+#define LEAST_PAGE 4096 /* of any processor */
 
 struct image_raw {
 	struct image image; /* first */
 	int fd;
+	void *_Atomic mapped; /* all of it, since the first time that was asked for; MAP_FAILED: cannot be */
+	uint64_t page; /* bytes of one in memory */
+	bool own;      /* the file is ours */
 	/* Hints, of whoever read last. */
 	_Atomic uint64_t next; /* where it would go on */
 	_Atomic uint64_t run;  /* bytes that it has read in one go */
@@ -47,7 +53,7 @@ static int raw_fd(struct image *img)
 	return ((struct image_raw *)img)->fd;
 }
 
-static void read_ahead(struct image_raw *raw, uint64_t off, uint64_t len)
+static void read_ahead(struct image_raw *raw, uint64_t off, uint64_t len, bool cached)
 {
 	bool goes_on = atomic_load_explicit(&raw->next, memory_order_relaxed) == off;
 	uint64_t end = off + len, run = len;
@@ -57,7 +63,7 @@ static void read_ahead(struct image_raw *raw, uint64_t off, uint64_t len)
 	atomic_store_explicit(&raw->next, end, memory_order_relaxed);
 	atomic_store_explicit(&raw->run, run, memory_order_relaxed);
 	/* Once for each piece of that size. */
-	if (run >= SEQUENTIAL_FROM && off / AHEAD != end / AHEAD)
+	if (!cached && run >= SEQUENTIAL_FROM && off / AHEAD != end / AHEAD)
 		posix_fadvise(raw->fd, (off_t)round_up(end, AHEAD), AHEAD, POSIX_FADV_WILLNEED);
 }
 
@@ -89,7 +95,7 @@ static int raw_read(struct image *img, void *buf, size_t len, uint64_t off)
 		memset((char *)buf + want, 0, len - want);
 	if (want == 0)
 		return 0;
-	read_ahead(raw, off, want);
+	read_ahead(raw, off, want, false);
 	n = read_or_let_go(raw, buf, want, off);
 	if (n < 0)
 		return (int)n;
@@ -114,8 +120,74 @@ static int raw_next_data(struct image *img, uint64_t off, uint64_t *start, uint6
 	return *start < *end ? 0 : -ENXIO;
 }
 
+/* Without read-around, as the reads. */
+static void *map_all(struct image_raw *raw)
+{
+	void *mapped = mmap(NULL, raw->image.size, PROT_READ, MAP_SHARED | MAP_NORESERVE, raw->fd, 0);
+	void *before = NULL;
+
+	if (mapped != MAP_FAILED)
+		madvise(mapped, raw->image.size, MADV_RANDOM);
+	if (atomic_compare_exchange_strong(&raw->mapped, &before, mapped))
+		return mapped;
+	if (mapped != MAP_FAILED)
+		munmap(mapped, raw->image.size);
+	return before;
+}
+
+/* Whether all of it is in the page cache, for all that may be known: the kernel tells owners only. */
+static bool is_cached(const struct image_raw *raw, char *mapped, uint64_t off, size_t len)
+{
+	unsigned char pages[LENT_MAX / LEAST_PAGE + 1], all = 1;
+	uint64_t start = round_down(off, raw->page);
+	size_t count = (off + len - start + raw->page - 1) / raw->page;
+
+	if (!raw->own || mincore(mapped + start, off + len - start, pages) < 0)
+		return false;
+	for (size_t i = 0; i < count; i++)
+		all &= pages[i];
+	return all & 1;
+}
+
+/* What is left of a page behind the end of a file that was cut reads as zeros. */
+static bool is_whole(const struct image_raw *raw)
+{
+	struct stat st;
+
+	return fstat(raw->fd, &st) == 0 && (uint64_t)st.st_size >= raw->image.size;
+}
+
+static const void *raw_borrow(struct image *img, size_t len, uint64_t off)
+{
+	struct image_raw *raw = (struct image_raw *)img;
+	void *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
+	bool cached;
+
+	if (len > LENT_MAX || off > img->size || len > img->size - off || !is_whole(raw))
+		return NULL;
+	if (!mapped)
+		mapped = map_all(raw);
+	if (mapped == MAP_FAILED)
+		return NULL;
+	cached = is_cached(raw, mapped, off, len);
+	read_ahead(raw, off, len, cached);
+	/* In one go: page by page is how the kernel would meet them. */
+	if (!cached)
+		posix_fadvise(raw->fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+	return (const char *)mapped + off;
+}
+
+static void raw_give_back(struct image *img)
+{
+}
+
 static void raw_free(struct image *img)
 {
+	struct image_raw *raw = (struct image_raw *)img;
+	void *mapped = atomic_load(&raw->mapped);
+
+	if (mapped && mapped != MAP_FAILED)
+		munmap(mapped, img->size);
 	close(raw_fd(img));
 	free(img);
 }
@@ -123,6 +195,8 @@ static void raw_free(struct image *img)
 static const struct image_ops raw_ops = {
 	.read = raw_read,
 	.next_data = raw_next_data,
+	.borrow = raw_borrow,
+	.give_back = raw_give_back,
 	.free = raw_free,
 };
 
@@ -143,6 +217,8 @@ int image_raw_new(struct image **img, int fd)
 	raw->image.ops = &raw_ops;
 	raw->image.size = (uint64_t)st.st_size;
 	raw->fd = fd;
+	raw->page = (uint64_t)sysconf(_SC_PAGESIZE);
+	raw->own = st.st_uid == geteuid();
 	posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
 	*img = &raw->image;
 	return 0;

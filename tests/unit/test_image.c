@@ -73,6 +73,74 @@ static void raw_cut_short_is_an_error(void **state)
 	scratch_release(&s);
 }
 
+/* Bytes that were borrowed, as the kernel hands them on: through a pipe. 0 or -errno. */
+static int pass_on(const void *bytes, size_t len, void *out)
+{
+	int fds[2], r = 0;
+
+	assert_int_equal(pipe(fds), 0);
+	if (write(fds[1], bytes, len) < 0)
+		r = -errno;
+	if (!r)
+		assert_int_equal(read(fds[0], out, len), len);
+	close(fds[0]);
+	close(fds[1]);
+	return r;
+}
+
+static void raw_lends_what_it_has(void **state)
+{
+	static const struct {
+		uint64_t off;
+		size_t len;
+	} ranges[] = {{0, 4096}, {1, 8000}, {4095, 2}, {70000, 30000}, {99999, 1}, {0, 60000}};
+	struct scratch s;
+	struct image *img;
+	uint8_t buf[65536];
+
+	scratch_init(&s);
+	scratch_fill(&s, "f", 100000, 9);
+	assert_int_equal(image_raw_new(&img, scratch_open(&s, "f", O_RDONLY)), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
+		const void *bytes = img->ops->borrow(img, ranges[i].len, ranges[i].off);
+
+		assert_non_null(bytes);
+		assert_int_equal(pass_on(bytes, ranges[i].len, buf), 0);
+		for (size_t j = 0; j < ranges[i].len; j++)
+			assert_int_equal(buf[j], scratch_byte(ranges[i].off + j, 9));
+		img->ops->give_back(img);
+	}
+	assert_null(img->ops->borrow(img, 2, 99999));
+	assert_null(img->ops->borrow(img, 1, 100000));
+	assert_null(img->ops->borrow(img, 1, UINT64_MAX));
+	assert_null(img->ops->borrow(img, SIZE_MAX, 1));
+	image_free(img);
+	scratch_release(&s);
+}
+
+/* Cut within a page it would show zeros, which look like data; cut while it is lent, nobody dies. */
+static void raw_lends_nothing_of_what_was_cut(void **state)
+{
+	struct scratch s;
+	struct image *img;
+	const void *bytes;
+	uint8_t buf[4096];
+
+	scratch_init(&s);
+	scratch_fill(&s, "f", 20000, 1);
+	assert_int_equal(image_raw_new(&img, scratch_open(&s, "f", O_RDONLY)), 0);
+	bytes = img->ops->borrow(img, 4096, 8192);
+	assert_non_null(bytes);
+	close(scratch_open(&s, "f", O_WRONLY | O_TRUNC));
+	assert_int_equal(pass_on(bytes, 4096, buf), -EFAULT);
+	img->ops->give_back(img);
+	assert_null(img->ops->borrow(img, 4096, 8192));
+	scratch_fill(&s, "f", 19999, 1);
+	assert_null(img->ops->borrow(img, 1, 19000));
+	image_free(img);
+	scratch_release(&s);
+}
+
 static void raw_knows_thousands_of_extents(void **state)
 {
 	const unsigned count = 3000;
@@ -536,6 +604,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(raw_reads_any_size),
 		cmocka_unit_test(raw_cut_short_is_an_error),
+		cmocka_unit_test(raw_lends_what_it_has),
+		cmocka_unit_test(raw_lends_nothing_of_what_was_cut),
 		cmocka_unit_test(raw_knows_thousands_of_extents),
 		cmocka_unit_test(raw_takes_files_only),
 		cmocka_unit_test(memory_has_exact_holes),
