@@ -11,6 +11,8 @@
  */
 #include "core/fs_internal.h"
 
+#include <string.h>
+
 #include "base/sizes.h"
 
 /* The golden image at the end of the chain below a layer; 0: none. fs.sharing held. */
@@ -21,31 +23,28 @@ static uint64_t bottom_golden(const struct layer *layer)
 	return layer->image ? layer->golden : 0;
 }
 
-/* Of blocks [i, end), which stand below at x: those that may be the same. */
-static bool ask_extent(struct fs *fs, const struct below *b, uint64_t golden,
+/* Blocks [i, end) stand below at x. */
+static void ask_extent(struct fs *fs, const struct below *b, uint64_t golden,
 	const struct extent *x, size_t i, size_t end)
 {
-	bool any = false;
+	if (x->kind == EXTENT_ZERO) {
+		for (; i < end; i++)
+			b->may[i] &= is_zero(b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
+	} else if (x->kind == EXTENT_IMAGE) {
+		/* A block that is cut is not what the index has. */
+		size_t whole = min_u64(end, less_u64(x->limit / GF_BLOCK_SIZE, b->block));
 
-	for (; i < end; i++) {
-		/* Indexes do not list zeros, nor a block that is cut. */
-		if (!b->may[i] || is_zero(b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE))
-			;
-		else if (x->kind == EXTENT_ZERO)
-			b->may[i] = false;
-		else if (x->kind == EXTENT_IMAGE &&
-			 (b->block + i + 1) * GF_BLOCK_SIZE <= x->limit)
-			b->may[i] = !golden_index_lacks(fs, golden, &b->hashes[i]);
-		any |= b->may[i];
+		golden_index_rule_out(fs, golden,
+			&(struct golden_question){.data = b->data + i * GF_BLOCK_SIZE,
+				.hashes = b->hashes + i, .may = b->may + i,
+				.count = whole > i ? whole - i : 0});
 	}
-	return any;
 }
 
 bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *b)
 {
 	unsigned token = drain_enter(&fs->readers);
 	uint64_t golden = bottom_golden(layer);
-	bool any = false;
 
 	for (size_t i = 0; i < b->count;) {
 		struct extent x;
@@ -53,11 +52,11 @@ bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *b
 		/* Whoever reads it will meet the error. */
 		if (layer_resolve(layer, b->block + i, b->count - i, true, &x))
 			x = (struct extent){.kind = EXTENT_DATA, .count = b->count - i};
-		any |= ask_extent(fs, b, golden, &x, i, i + x.count);
+		ask_extent(fs, b, golden, &x, i, i + x.count);
 		i += x.count;
 	}
 	drain_leave(&fs->readers, token);
-	return any;
+	return memchr(b->may, true, b->count);
 }
 
 int below_read(struct fs *fs, struct layer *layer, const struct below *b, uint8_t *to)

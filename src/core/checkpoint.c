@@ -1091,6 +1091,8 @@ int checkpoint_start(struct fs *fs)
 	r = journal_start_write_back(fs->journal);
 	if (!r)
 		r = syncer_start(fs);
+	if (!r)
+		r = helper_start(fs);
 	if (r)
 		return r;
 	fs->worker_runs = true;
@@ -1098,6 +1100,7 @@ int checkpoint_start(struct fs *fs)
 	if (r) {
 		fs->worker_runs = false;
 		syncer_stop(fs);
+		helper_stop(fs);
 	}
 	return -r;
 }
@@ -1105,6 +1108,7 @@ int checkpoint_start(struct fs *fs)
 void checkpoint_stop(struct fs *fs)
 {
 	syncer_stop(fs);
+	helper_stop(fs);
 	if (!fs->worker_runs)
 		return;
 	pthread_mutex_lock(&fs->work_lock);

@@ -41,7 +41,6 @@
 #include "store/region.h"
 
 #define SLOTS_AT_ONCE 64
-#define EXPECTED_AT_ONCE 16 /* as many misses of its caches a processor has under way */
 #define MAX_CANDIDATES 4
 #define SUMS_AT_ONCE 1024
 #define FILL_NS INT64_C(50000000) /* at a time */

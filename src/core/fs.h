@@ -445,6 +445,7 @@ int fs_store_figures_quick(
 	X(write_ops, "Writes to clones") \
 	X(write_bytes, "Bytes written to clones") \
 	X(large_write_bytes, "Bytes that went straight to layer files") \
+	X(split_writes, "Large writes that two threads carried out") \
 	X(discard_bytes, "Bytes discarded or zeroed by range") \
 	X(flushes, "Flush requests of clients") \
 	X(journal_syncs, "Syncs of the journal, each serving one or more flushes") \

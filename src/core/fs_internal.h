@@ -322,6 +322,17 @@ struct fs {
 		bool stopping;		/* lock */
 	} syncer; /* makes durable what nobody waits for (flush.c) */
 
+	struct helper {
+		pthread_t thread;
+		bool started;
+		atomic_uint writes; /* large ones under way */
+		pthread_mutex_t lock;
+		pthread_cond_t work, done;
+		void (*run)(void *arg); /* lock; what it is to do, or does; NULL: nothing */
+		void *arg;		/* lock */
+		bool stopping;		/* lock */
+	} helper; /* with large writes (helper.c) */
+
 	/* After a takeover (takeover.c). */
 	atomic_bool names_owed;	  /* files in layer/ may have names that are not durable */
 	atomic_bool resent_open;  /* requests that were sent again may not be served yet */
@@ -682,8 +693,16 @@ void golden_fence(struct fs *fs, struct golden *golden, int why);
  */
 int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct layer *layer,
 	uint64_t *id, uint64_t *block);
-/* Whether the image has no block with this hash. false: nobody knows. Locks as above. */
-bool golden_index_lacks(struct fs *fs, uint64_t id, const struct hash128 *hash);
+#define EXPECTED_AT_ONCE 16 /* as many misses of its caches a processor has under way */
+
+struct golden_question {
+	const uint8_t *data;
+	const struct hash128 *hashes;
+	bool *may; /* one for each block */
+	size_t count;
+};
+/* Clears may[] of blocks that the image does not have. Locks as above. */
+void golden_index_rule_out(struct fs *fs, uint64_t id, const struct golden_question *q);
 /* These are looked for next; see content_index_expect(). */
 void golden_index_expect(struct fs *fs, const struct hash128 *hashes, size_t count);
 /* Makes those that are missing, where no thread does (tests). */
@@ -928,6 +947,16 @@ struct io_flush *io_flush_begin(
 	struct inode *inode, void (*done)(void *arg, int result), void *arg);
 void io_flush_done(void *flush, int result);
 void io_stats_release(struct inode *inode);
+
+/* ---- helper.c ---- */
+
+int helper_start(struct fs *fs);
+void helper_stop(struct fs *fs);
+/* A large write begins; helper_leave() in any case. true: it is the only one, and may use helper_run(). */
+bool helper_take(struct fs *fs);
+void helper_leave(struct fs *fs);
+/* This thread and the helper run it, both with the same arg; returns when both are done. */
+void helper_run(struct fs *fs, void (*run)(void *arg), void *arg);
 
 /* ---- flush.c ---- */
 int syncer_start(struct fs *fs);

@@ -21,6 +21,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/sizes.h"
 #include "store/content_index.h"
 
 #define MAX_TRIES 3 /* of making one, in the life of a process */
@@ -211,24 +212,45 @@ int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct la
 	return g != NULL;
 }
 
-bool golden_index_lacks(struct fs *fs, uint64_t id, const struct hash128 *hash)
+static struct golden *find_indexed(struct fs *fs, uint64_t id)
 {
-	struct hash128 cut = *hash;
-	bool lacks = false, bad = false;
-	uint64_t block;
+	struct golden *g = fs->indexed;
 
-	hash_cut(&cut, fs->options.hash_bits);
+	while (g && g->id != id)
+		g = g->index_next;
+	return g;
+}
+
+/* Of a batch, before the look-ups: otherwise each waits for memory. */
+static void expect_batch(const struct golden *g, const struct golden_question *q, size_t i)
+{
+	for (size_t end = min_u64(i + EXPECTED_AT_ONCE, q->count); i < end; i++)
+		if (q->may[i])
+			content_index_expect(g->index, &q->hashes[i]);
+}
+
+void golden_index_rule_out(struct fs *fs, uint64_t id, const struct golden_question *q)
+{
+	struct golden *g;
+	bool bad = false;
+
 	pthread_rwlock_rdlock(&fs->index_lock);
-	for (struct golden *g = fs->indexed; g; g = g->index_next) {
-		if (g->id != id)
+	g = find_indexed(fs, id);
+	for (size_t i = 0; g && i < q->count; i++) {
+		struct hash128 cut = q->hashes[i];
+		uint64_t block;
+
+		if (i % EXPECTED_AT_ONCE == 0)
+			expect_batch(g, q, i);
+		/* Zeros are not listed. */
+		if (!q->may[i] || is_zero(q->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE))
 			continue;
-		lacks = !ask(g, &cut, &block, &bad) && !atomic_load(&g->index_bad);
-		break;
+		hash_cut(&cut, fs->options.hash_bits);
+		q->may[i] = ask(g, &cut, &block, &bad) || atomic_load(&g->index_bad);
 	}
 	pthread_rwlock_unlock(&fs->index_lock);
 	if (bad)
 		pin_work_want(fs);
-	return lacks;
 }
 
 /* ---- files ---- */

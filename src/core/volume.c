@@ -40,6 +40,8 @@
  * of a mount after a power loss, where the disk is slow. Each sync stands in the way of who writes: with 2 GiB
  * overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
 #define LARGE_SYNC_BYTES (4 * GIB)
+#define SPLIT_FROM (512 * KIB)	/* bytes of a write that is worth a second thread */
+#define SPLIT_PIECE (256 * KIB) /* of which each of the two takes one at a time */
 #define MAX_PIECE MIB /* of a write, at once */
 #define READ_FAILURES_LOGGED 1000
 
@@ -926,10 +928,81 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	return space_get(fs, inode, bytes_missing(fs, inode, off, len));
 }
 
+/* The bytes of one write, cut into pieces. */
+struct stretch {
+	struct fs *fs;
+	struct inode *inode;
+	const uint8_t *data;
+	size_t len;
+	uint64_t off;
+	uint64_t base; /* where the first piece would begin, if it is not cut short */
+	size_t piece;  /* bytes of one */
+	atomic_size_t next; /* the piece that nobody has taken yet */
+	atomic_int result;  /* of any that failed */
+};
+
+/* Where the i-th piece begins. */
+static uint64_t cut_at(const struct stretch *s, size_t i)
+{
+	uint64_t at = s->base + i * s->piece;
+
+	return min_u64(max_u64(at, s->off), s->off + s->len);
+}
+
+static int write_one(struct stretch *s, uint64_t from, uint64_t to)
+{
+	const uint8_t *data = s->data + (from - s->off);
+	int r = write_piece(s->fs, s->inode, data, to - from, from);
+
+	/* The look before was too old; what was given up may be enough. */
+	if (r == -ENOSPC) {
+		space_given_back(s->fs);
+		space_make(s->fs);
+		r = write_piece(s->fs, s->inode, data, to - from, from);
+	}
+	return r;
+}
+
+/* Takes pieces until there are no more. */
+static void write_pieces(void *arg)
+{
+	struct stretch *s = arg;
+
+	while (!atomic_load(&s->result)) {
+		size_t i = atomic_fetch_add(&s->next, 1);
+		uint64_t from = cut_at(s, i), to = cut_at(s, i + 1);
+		int r;
+
+		if (from == to)
+			break;
+		r = write_one(s, from, to);
+		if (r)
+			atomic_store(&s->result, r);
+	}
+}
+
+/* What makes the file longer is not for two: sizes are recorded in the order in which they grow, and the
+ * kernel has no other write beside such a one. */
+static int write_all(struct stretch *s)
+{
+	bool large = s->len >= SPLIT_FROM;
+
+	if (large && helper_take(s->fs) && s->off + s->len <= atomic_load(&s->inode->size)) {
+		s->piece = SPLIT_PIECE;
+		s->base = round_down(s->off, SPLIT_PIECE);
+		helper_run(s->fs, write_pieces, s);
+		COUNT(s->fs, split_writes, 1);
+	} else {
+		write_pieces(s);
+	}
+	if (large)
+		helper_leave(s->fs);
+	return s->result;
+}
+
 static ssize_t write_file(
 	struct fs *fs, struct inode *inode, const void *buf, size_t len, uint64_t off)
 {
-	size_t done = 0;
 	int r;
 
 	if (off > GF_MAX_SIZE || len > GF_MAX_SIZE - off)
@@ -942,18 +1015,9 @@ static ssize_t write_file(
 	if (!r && len)
 		r = admit(fs, inode, off, len);
 	COUNT(fs, write_ops, 1);
-	while (!r && done < len) {
-		size_t n = min_u64(len - done, MAX_PIECE);
-
-		r = write_piece(fs, inode, (const uint8_t *)buf + done, n, off + done);
-		/* The look before was too old; what was given up may be enough. */
-		if (r == -ENOSPC) {
-			space_given_back(fs);
-			space_make(fs);
-			r = write_piece(fs, inode, (const uint8_t *)buf + done, n, off + done);
-		}
-		done += n;
-	}
+	if (!r)
+		r = write_all(&(struct stretch){.fs = fs, .inode = inode, .data = buf, .len = len,
+			.off = off, .base = off, .piece = MAX_PIECE});
 	if (r)
 		return volume_error(fs, r);
 	COUNT(fs, write_bytes, len);
