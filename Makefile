@@ -168,6 +168,8 @@ check:
 
 test-programs: all $(unit_bins) $(fuzz_bins) $(crash_bins) $(corrupt_bins) $(tool_bins) $(bench_bins)
 
+unit-programs: all $(unit_bins) $(fuzz_bins)
+
 ## check-unit: tests of single parts
 check-unit: $(call only,$(unit_bins))
 	@tests/run $(BIN)/goldfs $^
@@ -331,7 +333,7 @@ list:
 clean:
 	rm -rf $(BUILD)/obj* $(BUILD)/goldfs $(BUILD)/tests $(if $(flavour),$(BIN))
 
-.PHONY: all bench bench-boot bench-programs check test-programs check-unit check-fuzz check-crash check-mount check-asan \
+.PHONY: all bench bench-boot bench-programs check test-programs unit-programs check-unit check-fuzz check-crash check-mount check-asan \
 	check-tsan check-boot check-layers fuzz fuzzers fuzz-seeds demo demo-stop deps install \
 	uninstall list clean force check-corruption
 .DELETE_ON_ERROR:

@@ -215,7 +215,7 @@ static uint64_t number_of(const char *text, uint64_t otherwise)
 
 int main(int argc, char **argv)
 {
-	uint64_t seeds = number_of(argc > 1 ? argv[1] : NULL, 12);
+	uint64_t seeds = number_of(argc > 1 ? argv[1] : NULL, 8);
 	uint64_t states = number_of(argc > 2 ? argv[2] : NULL, 200);
 	uint64_t first = number_of(getenv("SEED"), 1), failed = 0, sum = 0, points = 0, done = 0;
 	time_t stop = time(NULL) + (time_t)number_of(getenv("SECONDS"), 600);
