@@ -32,53 +32,55 @@ static bool find_in_image(struct layer *layer, size_t len, uint64_t off, struct 
 	return true;
 }
 
-static bool borrow_clone(struct fs *fs, size_t len, uint64_t off, struct fs_borrowed *b)
+static bool borrow_clone(struct fs *fs, struct inode *inode, size_t len, uint64_t off,
+	struct fs_borrowed *b)
 {
-	uint64_t at;
+	uint64_t size = atomic_load(&inode->size), at;
+	int64_t start = times_now(CLOCK_MONOTONIC);
 
+	if (off >= size)
+		return false;
+	b->len = min_u64(len, size - off);
 	b->token = drain_enter(&fs->readers);
-	if (find_in_image(atomic_load(&b->inode->layer), len, off, &b->image, &at) &&
+	if (find_in_image(atomic_load(&inode->layer), b->len, off, &b->image, &at) &&
 		b->image->ops->borrow)
-		b->bytes = b->image->ops->borrow(b->image, len, at);
-	if (!b->bytes)
+		b->bytes = b->image->ops->borrow(b->image, b->len, at);
+	if (b->bytes)
+		io_stats_note(inode, FS_IO_READ, start, (int64_t)b->len);
+	else
 		drain_leave(&fs->readers, b->token);
 	return b->bytes;
 }
 
 bool fs_borrow(struct fs *fs, uint64_t ino, size_t len, uint64_t off, struct fs_borrowed *b)
 {
-	uint64_t size;
+	struct inode *inode;
 	int r;
 
-	*b = (struct fs_borrowed){.inode = volume_find(fs, ino, &r)};
-	if (!b->inode || fs->options.verify_reads)
+	*b = (struct fs_borrowed){.ino = ino, .off = off};
+	inode = volume_find(fs, ino, &r);
+	if (!inode || fs->options.verify_reads)
 		return false;
-	b->start_ns = times_now(CLOCK_MONOTONIC);
-	if (b->inode->kind == GF_KIND_GOLDEN)
-		return golden_borrow(fs, len, off, b);
-	size = atomic_load(&b->inode->size);
-	if (off >= size)
+	if (inode->kind == GF_KIND_GOLDEN)
+		b->golden = inode;
+	if (!(b->golden ? golden_borrow(fs, len, off, b) : borrow_clone(fs, inode, len, off, b)))
 		return false;
-	b->len = min_u64(len, size - off);
-	b->off = off;
-	return borrow_clone(fs, b->len, off, b);
+	COUNT(fs, read_ops, 1);
+	COUNT(fs, read_bytes, b->len);
+	return true;
 }
 
+/* The file may be gone by now: its reader has had the answer. A golden image's inode stays. */
 void fs_give_back(struct fs *fs, struct fs_borrowed *b, int error)
 {
-	bool golden = b->inode->kind == GF_KIND_GOLDEN;
-
 	b->image->ops->give_back(b->image);
-	COUNT(fs, read_ops, 1);
-	if (golden)
-		golden_give_back(fs, b->inode);
+	if (b->golden)
+		golden_give_back(fs, b->golden);
 	else
 		drain_leave(&fs->readers, b->token);
-	if (error == -EFAULT)
-		volume_read_failed(fs, b->inode->ino, b->len, b->off, -EIO);
-	else
-		COUNT(fs, read_bytes, b->len);
-	if (!golden)
-		io_stats_note(b->inode, FS_IO_READ, b->start_ns,
-			error == -EFAULT ? -EIO : (int64_t)b->len);
+	/* ENOENT: nobody waits for the answer any more. */
+	if (error && error != -ENOENT) {
+		COUNT(fs, errors, 1);
+		volume_read_failed(fs, b->ino, b->len, b->off, -EIO);
+	}
 }

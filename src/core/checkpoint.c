@@ -1091,10 +1091,9 @@ int checkpoint_start(struct fs *fs)
 	r = journal_start_write_back(fs->journal);
 	if (!r)
 		r = syncer_start(fs);
-	if (!r)
-		r = helper_start(fs);
 	if (r)
 		return r;
+	helper_start(fs);
 	fs->worker_runs = true;
 	r = pthread_create(&fs->worker, NULL, worker_main, fs);
 	if (r) {

@@ -209,26 +209,28 @@ void fs_close_file(struct fs *fs, uint64_t ino, int flags);
 
 /* Returns bytes read: fewer than len only at the end of the file. */
 ssize_t fs_read(struct fs *fs, uint64_t ino, void *buf, size_t len, uint64_t off);
-/* Bytes of a golden image, lent to the kernel for an answer; members are core/borrow.c's own but for
- * the first two. */
+/* Bytes of a golden image, lent to the kernel for an answer. */
 struct fs_borrowed {
-	const void *bytes; /* nobody but the kernel may look at them: it may be that they are gone */
+	const void *bytes; /* nobody but the kernel may look at them: they may be gone */
 	size_t len;	   /* fewer than were asked for only at the end of the file */
-	struct inode *inode;
-	struct image *image;
+	/* What follows is core/borrow.c's own. */
+	uint64_t ino;
 	uint64_t off;
-	int64_t start_ns;
+	struct image *image;
+	struct inode *golden; /* NULL: of a clone */
 	unsigned token;
 };
-/* As fs_read, without copying, where all that is asked for stands in one piece in a golden image;
- * false: it does not, or there is nothing to read. Otherwise the same thread gives it back soon. error:
- * 0, or what sending the answer ended with; -EFAULT means that the bytes are gone. */
+/*
+ * As fs_read, without copying, where all that is asked for stands in one piece in a golden image and
+ * is in the page cache. false: it does not, or there is nothing to read. Otherwise the same thread
+ * gives it back soon; error is 0, or -errno that sending the answer ended with.
+ */
 bool fs_borrow(struct fs *fs, uint64_t ino, size_t len, uint64_t off, struct fs_borrowed *b);
 void fs_give_back(struct fs *fs, struct fs_borrowed *b, int error);
 /* Writes all or fails; grows the file when needed. Returns len. */
 ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off);
-/* After a write of len bytes: ns by which its answer should be put off, since it comes faster than what is
- * written gets to its place. */
+/* After a write of len bytes: ns by which its answer should be put off, since it comes faster than
+ * what is written gets to its place. */
 int64_t fs_write_pause(struct fs *fs, size_t len);
 /* fallocate(2): mode of FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; others -EOPNOTSUPP. */
 int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t len);

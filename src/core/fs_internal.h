@@ -644,7 +644,7 @@ int golden_getattr(struct fs *fs, struct inode *inode, struct fs_attr *attr);
 int golden_open(struct fs *fs, struct inode *inode, bool *keep_cache);
 void golden_close(struct fs *fs, struct inode *inode);
 ssize_t golden_read(struct fs *fs, struct inode *inode, void *buf, size_t len, uint64_t off);
-/* For fs_borrow(); b->bytes and what it needs. */
+/* For fs_borrow(), of b->golden; golden_give_back() ends what it holds. */
 bool golden_borrow(struct fs *fs, size_t len, uint64_t off, struct fs_borrowed *b);
 void golden_give_back(struct fs *fs, struct inode *inode);
 int64_t golden_seek(struct fs *fs, struct inode *inode, uint64_t off, int whence);
@@ -695,10 +695,11 @@ int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct la
 	uint64_t *id, uint64_t *block);
 #define EXPECTED_AT_ONCE 16 /* as many misses of its caches a processor has under way */
 
+/* Blocks of which one wants to know whether an image has them. */
 struct golden_question {
 	const uint8_t *data;
-	const struct hash128 *hashes;
-	bool *may; /* one for each block */
+	const struct hash128 *hashes; /* of those that are not zero */
+	bool *may;		      /* for each block: it may */
 	size_t count;
 };
 /* Clears may[] of blocks that the image does not have. Locks as above. */
@@ -755,7 +756,8 @@ int volume_read_blocks(struct fs *fs, struct layer *layer, void *buf, uint64_t b
 	uint64_t count, unsigned how);
 /* What a client is told, and the log with it. No locks are held. */
 int volume_error(struct fs *fs, int error);
-/* An error for who reads, and a word for who looks after the disk. */
+/* What a client is told of a read that failed with r, and a word in the log for who looks after the
+ * disk. No locks are held. */
 int volume_read_failed(struct fs *fs, uint64_t ino, size_t len, uint64_t off, int r);
 /* The inode when it is a file with content, else NULL and *error. */
 struct inode *volume_find(struct fs *fs, uint64_t ino, int *error);
@@ -950,12 +952,14 @@ void io_stats_release(struct inode *inode);
 
 /* ---- helper.c ---- */
 
-int helper_start(struct fs *fs);
+/* Without it, or without memory for it, large writes are carried out by one thread. */
+void helper_start(struct fs *fs);
 void helper_stop(struct fs *fs);
 /* A large write begins; helper_leave() in any case. true: it is the only one, and may use helper_run(). */
 bool helper_take(struct fs *fs);
 void helper_leave(struct fs *fs);
-/* This thread and the helper run it, both with the same arg; returns when both are done. */
+/* This thread and the helper run it, both with the same arg; returns when both are done. The helper has
+ * no client's request (request.c): what it records must do without. */
 void helper_run(struct fs *fs, void (*run)(void *arg), void *arg);
 
 /* ---- flush.c ---- */

@@ -374,14 +374,13 @@ bool golden_borrow(struct fs *fs, size_t len, uint64_t off, struct fs_borrowed *
 {
 	uint64_t size;
 
-	pthread_rwlock_rdlock(&b->inode->io);
-	if (usable_image(fs, b->inode, &b->image, &size) == 0 && off < size && b->image->ops->borrow) {
+	pthread_rwlock_rdlock(&b->golden->io);
+	if (usable_image(fs, b->golden, &b->image, &size) == 0 && off < size && b->image->ops->borrow) {
 		b->len = min_u64(len, size - off);
-		b->off = off;
 		b->bytes = b->image->ops->borrow(b->image, b->len, off);
 	}
 	if (!b->bytes)
-		golden_give_back(fs, b->inode);
+		golden_give_back(fs, b->golden);
 	return b->bytes;
 }
 

@@ -8,8 +8,8 @@
  * pin_work.c takes an image along that way, on its own thread and without delaying a mount; here is
  * what is done at each step, and the list of images whose index is open. The list has a lock of its
  * own, which is taken with anything held and under which nothing else is: who writes a block asks
- * while he holds the block's range. It is held shared while an index is asked, over at most one read
- * per image, and exclusively to open, replace and close one.
+ * while he holds the block's range. It is held shared while an index is asked, over some reads at
+ * most, and exclusively to open, replace and close one.
  *
  * The image that had the last block first: what a guest writes mostly stands in the image that its
  * neighbours found theirs in.
@@ -221,27 +221,22 @@ static struct golden *find_indexed(struct fs *fs, uint64_t id)
 	return g;
 }
 
-/* Of a batch, before the look-ups: otherwise each waits for memory. */
-static void expect_batch(const struct golden *g, const struct golden_question *q, size_t i)
-{
-	for (size_t end = min_u64(i + EXPECTED_AT_ONCE, q->count); i < end; i++)
-		if (q->may[i])
-			content_index_expect(g->index, &q->hashes[i]);
-}
-
-void golden_index_rule_out(struct fs *fs, uint64_t id, const struct golden_question *q)
+/* Of one batch, whose memory is fetched before the look-ups: otherwise each waits for it. */
+static void rule_out(struct fs *fs, uint64_t id, const struct golden_question *q, size_t from,
+	size_t to)
 {
 	struct golden *g;
 	bool bad = false;
 
 	pthread_rwlock_rdlock(&fs->index_lock);
 	g = find_indexed(fs, id);
-	for (size_t i = 0; g && i < q->count; i++) {
+	for (size_t i = from; g && i < to; i++)
+		if (q->may[i])
+			content_index_expect(g->index, &q->hashes[i]);
+	for (size_t i = from; g && i < to; i++) {
 		struct hash128 cut = q->hashes[i];
 		uint64_t block;
 
-		if (i % EXPECTED_AT_ONCE == 0)
-			expect_batch(g, q, i);
 		/* Zeros are not listed. */
 		if (!q->may[i] || is_zero(q->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE))
 			continue;
@@ -251,6 +246,12 @@ void golden_index_rule_out(struct fs *fs, uint64_t id, const struct golden_quest
 	pthread_rwlock_unlock(&fs->index_lock);
 	if (bad)
 		pin_work_want(fs);
+}
+
+void golden_index_rule_out(struct fs *fs, uint64_t id, const struct golden_question *q)
+{
+	for (size_t i = 0; i < q->count; i += EXPECTED_AT_ONCE)
+		rule_out(fs, id, q, i, min_u64(i + EXPECTED_AT_ONCE, q->count));
 }
 
 /* ---- files ---- */

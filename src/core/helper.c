@@ -21,7 +21,7 @@ static void *helper_main(void *arg)
 	struct helper *h = arg;
 
 	pthread_mutex_lock(&h->lock);
-	while (!h->stopping) {
+	while (!h->stopping || h->run) {
 		void (*run)(void *arg) = h->run;
 
 		if (!run) {
@@ -38,19 +38,25 @@ static void *helper_main(void *arg)
 	return NULL;
 }
 
-int helper_start(struct fs *fs)
+static void release(struct helper *h)
+{
+	pthread_cond_destroy(&h->done);
+	pthread_cond_destroy(&h->work);
+	pthread_mutex_destroy(&h->lock);
+}
+
+void helper_start(struct fs *fs)
 {
 	struct helper *h = &fs->helper;
-	int r;
 
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		return 0;
+		return;
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_cond_init(&h->work, NULL);
 	pthread_cond_init(&h->done, NULL);
-	r = pthread_create(&h->thread, NULL, helper_main, h);
-	h->started = r == 0;
-	return -r;
+	h->started = pthread_create(&h->thread, NULL, helper_main, h) == 0;
+	if (!h->started)
+		release(h);
 }
 
 void helper_stop(struct fs *fs)
@@ -65,9 +71,7 @@ void helper_stop(struct fs *fs)
 	pthread_mutex_unlock(&h->lock);
 	pthread_join(h->thread, NULL);
 	h->started = false;
-	pthread_cond_destroy(&h->done);
-	pthread_cond_destroy(&h->work);
-	pthread_mutex_destroy(&h->lock);
+	release(h);
 }
 
 bool helper_take(struct fs *fs)

@@ -942,7 +942,7 @@ struct stretch {
 };
 
 /* Where the i-th piece begins. */
-static uint64_t cut_at(const struct stretch *s, size_t i)
+static uint64_t piece_start(const struct stretch *s, size_t i)
 {
 	uint64_t at = s->base + i * s->piece;
 
@@ -970,7 +970,7 @@ static void write_pieces(void *arg)
 
 	while (!atomic_load(&s->result)) {
 		size_t i = atomic_fetch_add(&s->next, 1);
-		uint64_t from = cut_at(s, i), to = cut_at(s, i + 1);
+		uint64_t from = piece_start(s, i), to = piece_start(s, i + 1);
 		int r;
 
 		if (from == to)
@@ -981,7 +981,8 @@ static void write_pieces(void *arg)
 	}
 }
 
-/* What makes the file longer is not for two: sizes are recorded in the order in which they grow, and the
+/* Pieces are recorded one by one, in any order: a write that was not answered may be there in part, as
+ * its bytes may be. What makes the file longer is not for two: sizes are recorded in the order in which they grow, and the
  * kernel has no other write beside such a one. */
 static int write_all(struct stretch *s)
 {

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "image/present.h"
 #include "store/modes.h"
 
 #define BIT(capability) (UINT64_C(1) << (capability))
@@ -66,6 +67,7 @@ int privileges_drop(const struct mount_config *config, int store_fd, struct fail
 	int r;
 
 	if (config->no_sandbox) {
+		present_prepare();
 		log_warning("\"%s\" is served with all privileges (sandbox=off)",
 			config->mountpoint);
 		return 0;
@@ -76,6 +78,7 @@ int privileges_drop(const struct mount_config *config, int store_fd, struct fail
 		return fail(failure, r, "cannot drop capabilities: %s", why(r));
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return fail(failure, -errno, "cannot renounce new privileges: %s", why(-errno));
+	present_prepare();
 	r = privileges_confine_files(config, store_fd);
 	if (r < 0 && r != -EOPNOTSUPP)
 		log_warning("cannot confine the daemon to its files: %s", why(r));

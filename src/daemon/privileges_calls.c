@@ -14,7 +14,7 @@
  *   clone	threads and processes, no namespaces
  *   mmap, mprotect	no memory that can be run: all code came with the program
  *   socket	local ones, for the system log
- *   ioctl	sharing extents between files; and what isatty(3) asks
+ *   ioctl	sharing extents between files; which of our own pages are mapped; and what isatty(3) asks
  *   prctl	names, and the signal for when the parent dies
  *   kill	only to end the process that works on a pin, or to look for one
  *   prlimit64	only asking
@@ -36,6 +36,7 @@
 
 #include "base/sizes.h"
 #include "daemon/privileges.h"
+#include "image/present.h"
 
 #define LOW32 0xffffffffu
 #ifndef PR_SET_VMA
@@ -109,6 +110,7 @@ static const struct {
 	{"ioctl", 1, LOW32, FICLONE},
 	{"ioctl", 1, LOW32, FICLONERANGE},
 	{"ioctl", 1, LOW32, TCGETS},
+	{"ioctl", 1, LOW32, PRESENT_SCAN},
 	{"prctl", 0, LOW32, PR_SET_NAME},
 	{"prctl", 0, LOW32, PR_GET_NAME},
 	{"prctl", 0, LOW32, PR_SET_PDEATHSIG},

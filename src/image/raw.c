@@ -3,8 +3,8 @@
  * Raw images: the bytes of a file, read where they are.
  *
  * Bytes are read with pread(), not mapped: a mapping of a file that somebody truncates ends in
- * SIGBUS, a read in an error. Mapped is what is lent to the kernel, which finds out for itself. The size is taken once. When the file turns out shorter than that
- * later, someone cut it although it was guarded, and the read fails: zeros would look like data.
+ * SIGBUS, a read in an error. Mapped is what is lent to the kernel, which finds out for itself. The
+ * size is taken once. When the file turns out shorter than that later, someone cut it although it was guarded, and the read fails: zeros would look like data.
  * Where the file system below cannot tell holes, all is data.
  *
  * Nothing is read ahead but for who reads much in one go. Guests read ahead for themselves, and what
@@ -30,6 +30,7 @@
 #include "base/fd.h"
 #include "base/invariant.h"
 #include "base/sizes.h"
+#include "image/present.h"
 
 #define SEQUENTIAL_FROM (2 * MIB)
 #define AHEAD (2 * MIB)
@@ -53,7 +54,17 @@ static int raw_fd(struct image *img)
 	return ((struct image_raw *)img)->fd;
 }
 
-static void read_ahead(struct image_raw *raw, uint64_t off, uint64_t len, bool cached)
+static bool is_cached(const struct image_raw *raw, uint64_t off, size_t len);
+
+/* Of a piece the last page tells, as it was asked for as a whole. */
+static bool has_ahead(const struct image_raw *raw, uint64_t end)
+{
+	uint64_t last = min_u64(round_up(end, AHEAD) + AHEAD, raw->image.size) - 1;
+
+	return last < end || is_cached(raw, last, 1);
+}
+
+static void read_ahead(struct image_raw *raw, uint64_t off, uint64_t len)
 {
 	bool goes_on = atomic_load_explicit(&raw->next, memory_order_relaxed) == off;
 	uint64_t end = off + len, run = len;
@@ -63,7 +74,7 @@ static void read_ahead(struct image_raw *raw, uint64_t off, uint64_t len, bool c
 	atomic_store_explicit(&raw->next, end, memory_order_relaxed);
 	atomic_store_explicit(&raw->run, run, memory_order_relaxed);
 	/* Once for each piece of that size. */
-	if (!cached && run >= SEQUENTIAL_FROM && off / AHEAD != end / AHEAD)
+	if (run >= SEQUENTIAL_FROM && off / AHEAD != end / AHEAD && !has_ahead(raw, end))
 		posix_fadvise(raw->fd, (off_t)round_up(end, AHEAD), AHEAD, POSIX_FADV_WILLNEED);
 }
 
@@ -95,7 +106,7 @@ static int raw_read(struct image *img, void *buf, size_t len, uint64_t off)
 		memset((char *)buf + want, 0, len - want);
 	if (want == 0)
 		return 0;
-	read_ahead(raw, off, want, false);
+	read_ahead(raw, off, want);
 	n = read_or_let_go(raw, buf, want, off);
 	if (n < 0)
 		return (int)n;
@@ -123,33 +134,39 @@ static int raw_next_data(struct image *img, uint64_t off, uint64_t *start, uint6
 /* Without read-around, as the reads. */
 static void *map_all(struct image_raw *raw)
 {
-	void *mapped = mmap(NULL, raw->image.size, PROT_READ, MAP_SHARED | MAP_NORESERVE, raw->fd, 0);
+	uint64_t size = raw->image.size;
+	void *mapped = size > SIZE_MAX / 2 ? MAP_FAILED :
+		mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, raw->fd, 0);
 	void *before = NULL;
 
 	if (mapped != MAP_FAILED)
-		madvise(mapped, raw->image.size, MADV_RANDOM);
+		madvise(mapped, size, MADV_RANDOM);
 	if (atomic_compare_exchange_strong(&raw->mapped, &before, mapped))
 		return mapped;
 	if (mapped != MAP_FAILED)
-		munmap(mapped, raw->image.size);
+		munmap(mapped, size);
 	return before;
 }
 
-/* Whether all of it is in the page cache, for all that may be known: the kernel tells owners only. */
-static bool is_cached(const struct image_raw *raw, char *mapped, uint64_t off, size_t len)
+/* Whether all of it is in the page cache, for all that is known: of a file that is not ours the kernel
+ * does not tell. */
+static bool is_cached(const struct image_raw *raw, uint64_t off, size_t len)
 {
 	unsigned char pages[LENT_MAX / LEAST_PAGE + 1], all = 1;
+	char *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
 	uint64_t start = round_down(off, raw->page);
 	size_t count = (off + len - start + raw->page - 1) / raw->page;
 
-	if (!raw->own || mincore(mapped + start, off + len - start, pages) < 0)
+	if (!raw->own || !mapped || mapped == MAP_FAILED ||
+		mincore(mapped + start, off + len - start, pages) < 0)
 		return false;
 	for (size_t i = 0; i < count; i++)
 		all &= pages[i];
 	return all & 1;
 }
 
-/* What is left of a page behind the end of a file that was cut reads as zeros. */
+/* What is left of a page behind the end of a file that was cut reads as zeros. (Who cuts an image that
+ * nothing guards between this look and the kernel's may see such a page.) */
 static bool is_whole(const struct image_raw *raw)
 {
 	struct stat st;
@@ -157,26 +174,38 @@ static bool is_whole(const struct image_raw *raw)
 	return fstat(raw->fd, &st) == 0 && (uint64_t)st.st_size >= raw->image.size;
 }
 
+/* Whether all pages are there when the kernel takes them. It would not wait for one in a process that was
+ * killed meanwhile, and end the request with an error instead of having a successor answer it. */
+static bool are_present(const struct image_raw *raw, char *mapped, uint64_t off, size_t len)
+{
+	uint64_t skip = off % raw->page;
+	char *start = mapped + off - skip;
+	size_t whole = round_up(skip + len, raw->page);
+	enum present present = present_ask(start, whole);
+
+	/* Only what is in the page cache: the rest would be read page by page. */
+	if (present == PRESENT_NOT_ALL && is_cached(raw, off, len) &&
+		madvise(start, whole, MADV_POPULATE_READ) == 0)
+		present = PRESENT_ALL;
+	return present == PRESENT_ALL;
+}
+
 static const void *raw_borrow(struct image *img, size_t len, uint64_t off)
 {
 	struct image_raw *raw = (struct image_raw *)img;
-	void *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
-	bool cached;
+	char *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
 
-	if (len > LENT_MAX || off > img->size || len > img->size - off || !is_whole(raw))
+	if (!len || len > LENT_MAX || off > img->size || len > img->size - off || !is_whole(raw))
 		return NULL;
 	if (!mapped)
 		mapped = map_all(raw);
-	if (mapped == MAP_FAILED)
+	if (mapped == MAP_FAILED || !are_present(raw, mapped, off, len))
 		return NULL;
-	cached = is_cached(raw, mapped, off, len);
-	read_ahead(raw, off, len, cached);
-	/* In one go: page by page is how the kernel would meet them. */
-	if (!cached)
-		posix_fadvise(raw->fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
-	return (const char *)mapped + off;
+	read_ahead(raw, off, len);
+	return mapped + off;
 }
 
+/* The mapping stays: there is nothing to undo. */
 static void raw_give_back(struct image *img)
 {
 }

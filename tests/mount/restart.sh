@@ -13,6 +13,8 @@ ulimit -c 0 # these crashes are meant
 "$tools/ackwriter" 2>/dev/null || [ $? -eq 2 ] || fail "no ackwriter"
 golden base.img 32
 head -c 100000 /dev/urandom >"$images/small.img"
+truncate -s 512M "$images/wide.img"
+cat "$images/wide.img" >/dev/null # into the page cache: from there it is answered without a copy
 mount_goldfs journal-size=16M
 supervisor=$(daemon_pid)
 for n in 1 2; do
@@ -42,6 +44,18 @@ clone_on()
 }
 clone_on >clone.log 2>&1 &
 pids+=($!)
+# Large reads of what no worker has touched before.
+read_on()
+{
+	local end=$((SECONDS + seconds))
+	while [ $SECONDS -lt $end ]; do
+		dd if="$mnt/wide.img" of=/dev/null bs=1M iflag=direct status=none || return 1
+		cmp "$mnt/golden/base.img" "$images/base.img" || return 1
+	done
+}
+"$goldfs" clone "$mnt/golden/wide.img" "$mnt/wide.img"
+read_on >read.log 2>&1 &
+pids+=($!)
 
 kills=0
 end=$((SECONDS + seconds - 1))
@@ -58,7 +72,7 @@ for pid in "${pids[@]}"; do
 	wait "$pid" || failed=$?
 done
 pids=()
-cat writer?.log names?.log clone.log
+cat writer?.log names?.log clone.log read.log
 [ -z "${failed:-}" ] || fail "a client saw something wrong (above)"
 [ "$(daemon_pid)" = "$supervisor" ] || fail "another supervisor"
 restarts=$(daemon_figure restarts)
