@@ -251,7 +251,8 @@ int fs_sync_others(struct fs *fs);
 /*
  * Begins with the same, and waits for it no longer than some milliseconds, and not at all where the
  * last one took longer just now: a disk that is busy with what guests write may take a hundred.
- * Nothing that is recorded afterwards becomes durable before what was recorded until now. 0 also when it is not done yet; an error then ends the journal.
+ * Nothing that is recorded afterwards becomes durable before what was recorded until now. 0 also when
+ * it is not done yet; an error then ends the journal.
  */
 int fs_sync_soon(struct fs *fs);
 

@@ -36,9 +36,9 @@
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
-/* Uncommitted bytes that recovery may have to read: a second of a takeover, from the page cache; half a minute
- * of a mount after a power loss, where the disk is slow. Each sync stands in the way of who writes: with 2 GiB
- * overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
+/* Uncommitted bytes that recovery may have to read: a second of a takeover, from the page cache; half a
+ * minute of a mount after a power loss, where the disk is slow. Each sync stands in the way of who
+ * writes: with 2 GiB overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
 #define LARGE_SYNC_BYTES (4 * GIB)
 #define SPLIT_FROM (512 * KIB)	/* bytes of a write that is worth a second thread */
 #define SPLIT_PIECE (256 * KIB) /* of which each of the two takes one at a time */
@@ -982,8 +982,8 @@ static void write_pieces(void *arg)
 }
 
 /* Pieces are recorded one by one, in any order: a write that was not answered may be there in part, as
- * its bytes may be. What makes the file longer is not for two: sizes are recorded in the order in which they grow, and the
- * kernel has no other write beside such a one. */
+ * its bytes may be. What makes the file longer is not for two: sizes are recorded in the order in which
+ * they grow, and the kernel has no other write beside such a one. */
 static int write_all(struct stretch *s)
 {
 	bool large = s->len >= SPLIT_FROM;

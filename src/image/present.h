@@ -7,7 +7,6 @@
 #define GOLDFS_IMAGE_PRESENT_H
 
 #include <linux/ioctl.h>
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

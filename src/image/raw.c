@@ -4,8 +4,9 @@
  *
  * Bytes are read with pread(), not mapped: a mapping of a file that somebody truncates ends in
  * SIGBUS, a read in an error. Mapped is what is lent to the kernel, which finds out for itself. The
- * size is taken once. When the file turns out shorter than that later, someone cut it although it was guarded, and the read fails: zeros would look like data.
- * Where the file system below cannot tell holes, all is data.
+ * size is taken once. When the file turns out shorter than that later, someone cut it although it was
+ * guarded, and the read fails: zeros would look like data. Where the file system below cannot tell
+ * holes, all is data.
  *
  * Nothing is read ahead but for who reads much in one go. Guests read ahead for themselves, and what
  * the kernel adds to their reads is read from the disk and kept in memory for nobody: when a boot
@@ -40,9 +41,9 @@
 struct image_raw {
 	struct image image; /* first */
 	int fd;
-	void *_Atomic mapped; /* all of it, since the first time that was asked for; MAP_FAILED: cannot be */
+	void *_Atomic mapped; /* all of it, once that was asked for; MAP_FAILED: it cannot be */
 	uint64_t page; /* bytes of one in memory */
-	bool own;      /* the file is ours */
+	bool own;      /* the file is ours: of others the kernel does not tell what is cached */
 	/* Hints, of whoever read last. */
 	_Atomic uint64_t next; /* where it would go on */
 	_Atomic uint64_t run;  /* bytes that it has read in one go */
@@ -54,7 +55,20 @@ static int raw_fd(struct image *img)
 	return ((struct image_raw *)img)->fd;
 }
 
-static bool is_cached(const struct image_raw *raw, uint64_t off, size_t len);
+/* Whether all of it is in the page cache, for all that is known: before something was lent nothing is. */
+static bool is_cached(const struct image_raw *raw, uint64_t off, size_t len)
+{
+	unsigned char pages[LENT_MAX / LEAST_PAGE + 1], all = 1;
+	char *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
+	uint64_t start = round_down(off, raw->page);
+	size_t count = (off + len - start + raw->page - 1) / raw->page;
+
+	if (!mapped || mapped == MAP_FAILED || mincore(mapped + start, off + len - start, pages) < 0)
+		return false;
+	for (size_t i = 0; i < count; i++)
+		all &= pages[i];
+	return all & 1;
+}
 
 /* Of a piece the last page tells, as it was asked for as a whole. */
 static bool has_ahead(const struct image_raw *raw, uint64_t end)
@@ -148,23 +162,6 @@ static void *map_all(struct image_raw *raw)
 	return before;
 }
 
-/* Whether all of it is in the page cache, for all that is known: of a file that is not ours the kernel
- * does not tell. */
-static bool is_cached(const struct image_raw *raw, uint64_t off, size_t len)
-{
-	unsigned char pages[LENT_MAX / LEAST_PAGE + 1], all = 1;
-	char *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
-	uint64_t start = round_down(off, raw->page);
-	size_t count = (off + len - start + raw->page - 1) / raw->page;
-
-	if (!raw->own || !mapped || mapped == MAP_FAILED ||
-		mincore(mapped + start, off + len - start, pages) < 0)
-		return false;
-	for (size_t i = 0; i < count; i++)
-		all &= pages[i];
-	return all & 1;
-}
-
 /* What is left of a page behind the end of a file that was cut reads as zeros. (Who cuts an image that
  * nothing guards between this look and the kernel's may see such a page.) */
 static bool is_whole(const struct image_raw *raw)
@@ -174,8 +171,8 @@ static bool is_whole(const struct image_raw *raw)
 	return fstat(raw->fd, &st) == 0 && (uint64_t)st.st_size >= raw->image.size;
 }
 
-/* Whether all pages are there when the kernel takes them. It would not wait for one in a process that was
- * killed meanwhile, and end the request with an error instead of having a successor answer it. */
+/* Whether all pages are there when the kernel takes them. It would not wait for one in a process that
+ * was killed meanwhile, and end the request with an error instead of having a successor answer it. */
 static bool are_present(const struct image_raw *raw, char *mapped, uint64_t off, size_t len)
 {
 	uint64_t skip = off % raw->page;
@@ -195,7 +192,8 @@ static const void *raw_borrow(struct image *img, size_t len, uint64_t off)
 	struct image_raw *raw = (struct image_raw *)img;
 	char *mapped = atomic_load_explicit(&raw->mapped, memory_order_acquire);
 
-	if (!len || len > LENT_MAX || off > img->size || len > img->size - off || !is_whole(raw))
+	if (!raw->own || !len || len > LENT_MAX || off > img->size || len > img->size - off ||
+		!is_whole(raw))
 		return NULL;
 	if (!mapped)
 		mapped = map_all(raw);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,18 @@ static bool can_lend(void)
 	return present_ask(page, sizeof(page)) != PRESENT_UNKNOWN;
 }
 
+static struct image *open_to_lend(struct scratch *s, size_t size, unsigned seed)
+{
+	struct image *img;
+
+	if (!can_lend())
+		skip();
+	scratch_init(s);
+	scratch_fill(s, "f", size, seed);
+	assert_int_equal(image_raw_new(&img, scratch_open(s, "f", O_RDONLY)), 0);
+	return img;
+}
+
 static void raw_lends_what_it_has(void **state)
 {
 	static const struct {
@@ -109,11 +122,7 @@ static void raw_lends_what_it_has(void **state)
 	struct image *img;
 	uint8_t buf[65536];
 
-	if (!can_lend())
-		skip();
-	scratch_init(&s);
-	scratch_fill(&s, "f", 100000, 9);
-	assert_int_equal(image_raw_new(&img, scratch_open(&s, "f", O_RDONLY)), 0);
+	img = open_to_lend(&s, 100000, 9);
 	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
 		const void *bytes = img->ops->borrow(img, ranges[i].len, ranges[i].off);
 
@@ -137,11 +146,7 @@ static void raw_lends_what_is_present(void **state)
 	struct scratch s;
 	struct image *img;
 
-	if (!can_lend())
-		skip();
-	scratch_init(&s);
-	scratch_fill(&s, "f", 1 << 20, 3);
-	assert_int_equal(image_raw_new(&img, scratch_open(&s, "f", O_RDONLY)), 0);
+	img = open_to_lend(&s, 1 << 20, 3);
 	for (uint64_t off = 0; off < 1 << 20; off += 128 * KIB) {
 		const void *bytes = img->ops->borrow(img, 128 * KIB, off);
 
@@ -161,11 +166,7 @@ static void raw_lends_nothing_of_what_was_cut(void **state)
 	const void *bytes;
 	uint8_t buf[4096];
 
-	if (!can_lend())
-		skip();
-	scratch_init(&s);
-	scratch_fill(&s, "f", 20000, 1);
-	assert_int_equal(image_raw_new(&img, scratch_open(&s, "f", O_RDONLY)), 0);
+	img = open_to_lend(&s, 20000, 1);
 	bytes = img->ops->borrow(img, 4096, 8192);
 	assert_non_null(bytes);
 	close(scratch_open(&s, "f", O_WRONLY | O_TRUNC));
