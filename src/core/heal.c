@@ -53,24 +53,32 @@ int doubt_note(struct fs *fs, struct layer *layer, uint64_t block, uint64_t coun
 	return 0;
 }
 
+/*
+ * Also where the block is not in place: what a power loss left there may be some sectors of what was
+ * announced, beside the checksum of all. Announced once more, and not written before the process dies, it
+ * would look like damage.
+ */
 static int make_true(struct fs *fs, struct layer *layer, uint64_t block)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
 	uint32_t sum;
 	int64_t n;
-	int r = layer_is_at_rest(layer, block);
+	int in_place = layer_any_overlay(layer, block, 1), r;
 
-	if (r <= 0)
-		return r;
+	if (in_place < 0)
+		return in_place;
 	r = layer_read_data(layer, bytes, sizeof(bytes), block * GF_BLOCK_SIZE);
 	if (r)
 		return r == -EUCLEAN || r == -EIO ? 0 : r;
 	n = layer_compare_sums(layer, bytes, block, 1);
+	/* Nothing is owed where the block is not, and a checksum that is lost equals no other. */
 	if (n)
-		return n < 0 ? (int)n : 0;
+		return n < 0 && in_place ? (int)n : 0;
 	sum = hash_block(fs->super.secret, bytes);
 	if (!fs->options.read_only)
 		r = layer_write_sums(layer, block, &sum, 1);
+	if (!in_place)
+		return r == -ENOSPC || r == -EIO ? 0 : r;
 	if (fs->options.read_only || r == -ENOSPC || r == -EIO)
 		r = layer_note_sums(layer, block, &sum, 1);
 	return r;
