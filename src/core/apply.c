@@ -569,13 +569,14 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 #define REPLAY_BLOCKS 256
 #define MAX_BLOCKS (GF_MAX_SIZE / GF_BLOCK_SIZE)
 
-/* Blocks that an announcement explains: OVERLAY, with the announced checksums. */
+/* Blocks that an announcement explains: OVERLAY, with the announced checksums. summed: those stand there,
+ * and it is known that they do. */
 static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	uint32_t count)
+	uint32_t count, bool summed)
 {
 	int r = layer_set_state(layer, block, count, GF_OVERLAY);
 
-	if (r)
+	if (r || summed)
 		return r;
 	if (!fs->options.read_only)
 		r = layer_write_sums(layer, block, sums, count);
@@ -594,7 +595,7 @@ static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const 
  * the same bytes stood there once and were given up.
  */
 static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sums, uint32_t count,
-	const bool *empty, bool *there)
+	const bool *empty, bool *there, bool *summed)
 {
 	uint32_t stored[REPLAY_BLOCKS];
 	int r = layer_read_sums(layer, block, stored, count);
@@ -604,6 +605,7 @@ static int find_damaged(struct layer *layer, uint64_t block, const uint32_t *sum
 		there[i] |= stored[i] == sums[i] &&
 			    (!empty[i] || layer_any_overlay(layer, block + i, 1) == 1 ||
 				    MUTATED("recovery takes a hole for a damaged block"));
+	*summed = !r && memcmp(stored, sums, count * sizeof(*sums)) == 0;
 	return r == -EUCLEAN || r == -EIO ? 0 : r;
 }
 
@@ -675,7 +677,7 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count, bool committed, bool alive, bool *whole)
 {
-	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS];
+	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS], summed = false;
 	uint32_t n;
 	int r = 0;
 
@@ -684,11 +686,11 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 	if (!committed)
 		r = compare_announced(fs, layer, block, sums, count, there, empty);
 	if (!r && !committed && alive)
-		r = find_damaged(layer, block, sums, count, empty, there);
+		r = find_damaged(layer, block, sums, count, empty, there, &summed);
 	for (uint32_t i = 0; i < count && !r; i += n) {
 		n = run_length(there, i, count);
 		*whole &= there[i];
-		r = there[i] ? replay_run(fs, layer, block + i, sums + i, n) :
+		r = there[i] ? replay_run(fs, layer, block + i, sums + i, n, summed) :
 			       doubt_note(fs, layer, block + i, n);
 	}
 	return r;

@@ -169,6 +169,7 @@ void fs_fsync(struct fs *fs, uint64_t ino, void (*done)(void *arg, int result), 
 		layer = atomic_load(&inode->layer);
 		if (layer) {
 			r = hold(&chain, layer);
+			straight_synced(inode);
 			flush = io_flush_begin(inode, done, arg);
 		}
 	}
@@ -337,8 +338,16 @@ static void *syncer_main(void *arg)
 		int64_t start;
 		int r;
 
-		if (s->served == asked) {
+		if (s->served == asked && !atomic_load(&s->journal_asked)) {
 			pthread_cond_wait(&s->work, &s->lock);
+			continue;
+		}
+		if (s->served == asked) {
+			pthread_mutex_unlock(&s->lock);
+			atomic_store(&s->journal_asked, false);
+			/* An error ends the journal, and so is told to everybody. */
+			fs_sync_journal(fs);
+			pthread_mutex_lock(&s->lock);
 			continue;
 		}
 		pthread_mutex_unlock(&s->lock);
@@ -383,6 +392,16 @@ void syncer_stop(struct fs *fs)
 	pthread_cond_destroy(&s->done);
 	pthread_cond_destroy(&s->work);
 	pthread_mutex_destroy(&s->lock);
+}
+
+void sync_journal_soon(struct fs *fs)
+{
+	struct syncer *s = &fs->syncer;
+
+	if (!s->runs || atomic_exchange(&s->journal_asked, true))
+		return;
+	MUTEX_GUARD(&s->lock);
+	pthread_cond_signal(&s->work);
 }
 
 /* How long it is worth waiting: a disk that was too slow a moment ago is not waited for in vain. */

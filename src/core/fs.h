@@ -73,6 +73,7 @@ struct fs_options {
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;
 	uint64_t dedup_memory; /* bytes for the table of content; 0: 256 MiB */
+	bool straight; /* tests: small writes go past the ring wherever they may (straight.c) */
 	unsigned hash_bits; /* tests: content is known by so few bits of its hash; 0: by all */
 	struct fs_hooks hooks;
 	/*
@@ -229,9 +230,9 @@ bool fs_borrow(struct fs *fs, uint64_t ino, size_t len, uint64_t off, struct fs_
 void fs_give_back(struct fs *fs, struct fs_borrowed *b, int error);
 /* Writes all or fails; grows the file when needed. Returns len. */
 ssize_t fs_write(struct fs *fs, uint64_t ino, const void *buf, size_t len, uint64_t off);
-/* After a write of len bytes: ns by which its answer should be put off, since it comes faster than
+/* After a write of len bytes to ino: ns by which its answer should be put off, since it comes faster than
  * what is written gets to its place. */
-int64_t fs_write_pause(struct fs *fs, size_t len);
+int64_t fs_write_pause(struct fs *fs, uint64_t ino, size_t len);
 /* fallocate(2): mode of FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE; others -EOPNOTSUPP. */
 int fs_fallocate(struct fs *fs, uint64_t ino, int mode, uint64_t off, uint64_t len);
 /* SEEK_DATA and SEEK_HOLE over everything merged. Returns the offset, -ENXIO past the end. */
@@ -448,6 +449,7 @@ int fs_store_figures_quick(
 	X(write_ops, "Writes to clones") \
 	X(write_bytes, "Bytes written to clones") \
 	X(large_write_bytes, "Bytes that went straight to layer files") \
+	X(straight_writes, "Small writes that went to their place past the ring") \
 	X(split_writes, "Large writes that two threads carried out") \
 	X(discard_bytes, "Bytes discarded or zeroed by range") \
 	X(flushes, "Flush requests of clients") \

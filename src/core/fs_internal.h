@@ -81,6 +81,13 @@ struct inode {
 	_Atomic uint64_t size;	       /* bytes; grows with io shared, shrinks with it exclusive */
 	_Atomic(struct io_stats *) io_stats; /* NULL: nobody asked anything of it yet */
 
+	/* Small writes (straight.c). */
+	atomic_int writing;	     /* under way */
+	atomic_uint unsynced_writes; /* since the last sync */
+	atomic_uint crowded_writes;  /* of those, that met another one */
+	atomic_bool straight;	     /* the last one went past the ring */
+	atomic_bool pressing;	     /* they filled the ring since the last sync */
+
 	pthread_mutex_t lock;
 	uint32_t mode; /* lock, as all below */
 	uint32_t uid;
@@ -308,7 +315,8 @@ struct fs {
 	int picture_failed;    /* checkpoint_lock; why the last one came to nothing, 0 */
 	int checkpoint_error;  /* checkpoint_lock; of the last one, to say it once */
 	unsigned catalog_failures; /* checkpoint_lock; in a row */
-	_Atomic uint64_t large_pending; /* bytes of large writes since the last sync of all */
+	/* Bytes of large writes since the last sync of all; a small one counts as PLACED_SMALL at least. */
+	_Atomic uint64_t large_pending;
 
 	struct syncer {
 		pthread_t thread;
@@ -319,6 +327,7 @@ struct fs {
 		int result;		/* lock; of the last one */
 		int64_t took_ns;	/* lock; the last one, which ended at ended_ns */
 		int64_t ended_ns;	/* lock; CLOCK_MONOTONIC */
+		atomic_bool journal_asked; /* set without lock; that the journal be synced */
 		bool stopping;		/* lock */
 	} syncer; /* makes durable what nobody waits for (flush.c) */
 
@@ -962,7 +971,20 @@ void helper_leave(struct fs *fs);
  * no client's request (request.c): what it records must do without. */
 void helper_run(struct fs *fs, void (*run)(void *arg), void *arg);
 
+/* ---- straight.c ---- */
+
+/* Around each write to a file. straight: it went past the ring. */
+void straight_begin(struct inode *inode);
+void straight_end(struct inode *inode, bool straight);
+/* Somebody asked for the file to be durable. */
+void straight_synced(struct inode *inode);
+/* Whether a small write that begins at that whole block is better carried out as a large one. */
+bool straight_suits(struct fs *fs, struct inode *inode, struct layer *layer, uint64_t block);
+
 /* ---- flush.c ---- */
+
+/* Has the journal synced behind the caller, some time soon; without the syncer nothing is done. */
+void sync_journal_soon(struct fs *fs);
 int syncer_start(struct fs *fs);
 void syncer_stop(struct fs *fs);
 /* Makes large writes of the layer, which is held, durable and committed. */

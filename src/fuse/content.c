@@ -149,9 +149,9 @@ void reply_written(void *req, int64_t n)
 }
 
 /* Whether the answer comes later. */
-static bool put_off(struct fuse_server *server, fuse_req_t req, int64_t n)
+static bool put_off(struct fuse_server *server, fuse_req_t req, fuse_ino_t ino, int64_t n)
 {
-	int64_t ns = fs_write_pause(server->fs, (size_t)n);
+	int64_t ns = fs_write_pause(server->fs, ino, (size_t)n);
 
 	return (ns > 0 || later_owes(server->later)) && later_add(server->later, req, n, ns) == 0;
 }
@@ -169,7 +169,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 			kill_set_id(server, ino);
 		n = fs_write(server->fs, ino, buf, size, (uint64_t)off);
 	}
-	if (n < 0 || is_virtual(ino) || !put_off(server, req, n))
+	if (n < 0 || is_virtual(ino) || !put_off(server, req, ino, n))
 		reply_written(req, n);
 }
 

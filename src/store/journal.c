@@ -94,16 +94,16 @@ struct journal {
 
 int journal_create(struct io *io, uint64_t size)
 {
-	CLEANUP_FREE uint8_t *zeros = calloc(1, MIB);
+	static const uint8_t zeros[PREPARE_BYTES];
 	int fd, r = 0;
 
-	if (!zeros)
-		return -ENOMEM;
 	fd = io->ops->open(io, JOURNAL_PATH, O_RDWR | O_CREAT | O_TRUNC);
 	if (fd < 0)
 		return fd;
-	for (uint64_t off = 0; off < size && !r; off += MIB)
-		r = io_pwrite(io, fd, zeros, min_u64(MIB, size - off), off);
+	/* Page caches keep what was written at once as one piece, of which every later append to it walks
+	 * all blocks: with a MiB that takes longer than the copying. */
+	for (uint64_t off = 0; off < size && !r; off += PREPARE_BYTES)
+		r = io_pwrite(io, fd, zeros, min_u64(PREPARE_BYTES, size - off), off);
 	if (!r)
 		r = SITE("sync the empty journal", io->ops->fdatasync(io, fd));
 	io->ops->close(io, fd);
@@ -602,12 +602,17 @@ bool journal_has_room(struct journal *j, size_t len, enum journal_urgency urgenc
 	return has_room_locked(j, room_for(len), urgency);
 }
 
+/* Every write asks; lock and clock of journal_pause() cost more than the rest. */
+bool journal_is_pressed(struct journal *j)
+{
+	return atomic_load(&j->used) > j->size / 2;
+}
+
 int64_t journal_pause(struct journal *j, size_t len)
 {
 	uint64_t used;
 
-	/* Every write asks; the lock and the clock cost more than the rest. */
-	if (atomic_load(&j->used) <= j->size / 2)
+	if (!journal_is_pressed(j))
 		return 0;
 	MUTEX_GUARD(&j->lock);
 	used = j->head.pos - j->tail_pos + j->reserved;

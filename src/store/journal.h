@@ -120,6 +120,8 @@ size_t journal_max_ops(const struct journal *journal);
  * checkpoint, which carries records on that it cannot make superfluous. */
 enum journal_urgency { JOURNAL_ORDINARY, JOURNAL_URGENT, JOURNAL_CARRY };
 
+/* Whether more than half of it is taken: it is not emptied as fast as it fills. */
+bool journal_is_pressed(struct journal *journal);
 /*
  * For who writes many records and has appended one with len bytes of ops: ns that it should wait now,
  * so that it does not have to wait long when the ring is full (throttle.h).

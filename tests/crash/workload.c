@@ -92,6 +92,8 @@ struct fs_options run_options(struct run *run)
 		.verify_reads = true,
 		.dedup = run->profile->dedup ? FS_DEDUP_ALL : FS_DEDUP_OFF,
 		.hash_bits = run->profile->hash_bits,
+		/* As under a guest that overwrites without an end. */
+		.straight = rng_scramble(run->seed) % 3 == 0,
 		.store_fd = -1,
 		.golden_test = golden_test,
 		.golden_test_arg = run,

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/* Which small writes go past the ring, and that content is right whichever way it went. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/sizes.h"
+#include "core/fs.h"
+#include "goldfs/format.h"
+#include "../crash/rng.h"
+#include "store_dir.h"
+
+#define BLOCKS 4096 /* of the file */
+#define AFTER 256   /* writes that are not synced */
+#define RING (2 * MIB)
+
+static struct store_dir dir;
+static struct fs *fs;
+static uint64_t ino;
+static uint8_t model[BLOCKS]; /* each block is full of one value */
+
+static int open_store(bool background)
+{
+	const struct fs_options options = {.journal_size = RING, .reserve = 64 * KIB,
+		.no_background = !background, .verify_reads = true, .store_fd = -1};
+
+	return fs_open(&fs, dir.io, &options);
+}
+
+static void make_file(void)
+{
+	struct fs_attr attr;
+
+	assert_int_equal(fs_make(fs, FS_INO_ROOT, "disk", S_IFREG | 0600, (struct fs_owner){0}, &attr), 0);
+	ino = attr.ino;
+	attr.size = BLOCKS * GF_BLOCK_SIZE;
+	assert_int_equal(fs_setattr(fs, ino, FS_SET_SIZE, &attr), 0);
+	memset(model, 0, sizeof(model));
+}
+
+static int start(void **state)
+{
+	store_dir_init(&dir);
+	store_dir_skip_syncs(&dir);
+	return open_store(false);
+}
+
+static int start_with_threads(void **state)
+{
+	store_dir_init(&dir);
+	store_dir_skip_syncs(&dir);
+	return open_store(true);
+}
+
+static int stop(void **state)
+{
+	int r = fs_close(fs);
+
+	store_dir_release(&dir);
+	return r;
+}
+
+static uint64_t went_straight(void)
+{
+	struct fs_counters counters;
+
+	fs_counters(fs, &counters);
+	return counters.straight_writes;
+}
+
+static void put(uint64_t block, uint8_t value)
+{
+	uint8_t bytes[GF_BLOCK_SIZE];
+
+	memset(bytes, value, sizeof(bytes));
+	assert_int_equal(fs_write(fs, ino, bytes, sizeof(bytes), block * GF_BLOCK_SIZE), GF_BLOCK_SIZE);
+	model[block] = value;
+}
+
+static void assert_content(void)
+{
+	uint8_t bytes[GF_BLOCK_SIZE];
+
+	for (uint64_t b = 0; b < BLOCKS; b++) {
+		assert_int_equal(fs_read(fs, ino, bytes, sizeof(bytes), b * GF_BLOCK_SIZE), GF_BLOCK_SIZE);
+		for (size_t i = 0; i < sizeof(bytes); i++)
+			if (bytes[i] != model[b])
+				fail_msg("byte %zu of block %u is %u, not %u", i, (unsigned)b, bytes[i],
+					model[b]);
+	}
+}
+
+static void synced(void *arg, int result)
+{
+	*(int *)arg = result;
+}
+
+static void sync_file(void)
+{
+	int result = 1;
+
+	fs_fsync(fs, ino, synced, &result);
+	assert_int_equal(result, 0);
+}
+
+/* Until half of the ring is taken, and a little more. */
+static void press(void)
+{
+	for (uint64_t b = 0; b < RING / 2 / GF_BLOCK_SIZE + 16; b++)
+		put(b % AFTER, 'r');
+}
+
+static void test_few_writes_stay_in_the_ring(void **state)
+{
+	make_file();
+	for (uint64_t b = 0; b < 200; b++)
+		put(b, 'a');
+	assert_int_equal(went_straight(), 0);
+	assert_content();
+}
+
+/* The second one overwrites in place, as far as anybody knows, and asks for a mark; the third finds it. */
+static void test_a_full_ring_is_passed_by(void **state)
+{
+	make_file();
+	press();
+	assert_int_equal(went_straight(), 1);
+	put(1000, 'b');
+	assert_int_equal(went_straight(), 1);
+	assert_int_equal(fs_sync_journal(fs), 0);
+	put(1000, 'c');
+	put(3, 'c');
+	assert_int_equal(went_straight(), 3);
+	assert_content();
+	assert_int_equal(fs_settle(fs), 0);
+	assert_content();
+}
+
+static void test_who_syncs_keeps_the_ring(void **state)
+{
+	make_file();
+	press();
+	assert_int_equal(fs_sync_journal(fs), 0);
+	put(1000, 'b');
+	assert_int_equal(went_straight(), 2);
+	sync_file();
+	for (int i = 0; i < 20; i++) {
+		put(1000 + i, 'c');
+		sync_file();
+	}
+	assert_int_equal(went_straight(), 2);
+	assert_content();
+}
+
+/* Parts of blocks are merged, and go through the ring beside the whole one. */
+static void test_edges_go_through_the_ring(void **state)
+{
+	uint8_t bytes[3 * GF_BLOCK_SIZE], found[5 * GF_BLOCK_SIZE];
+
+	make_file();
+	press();
+	assert_int_equal(fs_sync_journal(fs), 0);
+	memset(bytes, 'e', sizeof(bytes));
+	assert_int_equal(fs_write(fs, ino, bytes, sizeof(bytes), 2000 * GF_BLOCK_SIZE + 512), sizeof(bytes));
+	assert_int_equal(went_straight(), 2);
+	fs_abandon(fs);
+	assert_int_equal(open_store(false), 0);
+	assert_int_equal(fs_read(fs, ino, found, sizeof(found), 2000 * GF_BLOCK_SIZE), sizeof(found));
+	for (size_t i = 0; i < sizeof(found); i++)
+		assert_int_equal(found[i], i >= 512 && i < 512 + sizeof(bytes) ? 'e' : 0);
+}
+
+/* A process that dies loses nothing of either way. */
+static void test_death_of_the_process(void **state)
+{
+	make_file();
+	press();
+	assert_int_equal(fs_sync_journal(fs), 0);
+	for (uint64_t b = 100; b < 400; b++)
+		put(b, (uint8_t)b);
+	assert_true(went_straight() > 300);
+	fs_abandon(fs);
+	assert_int_equal(open_store(false), 0);
+	assert_content();
+}
+
+struct writer {
+	uint64_t first, seed;
+	bool failed;
+};
+
+/* Its own quarter of the file. */
+static void *write_much(void *arg)
+{
+	struct writer *w = arg;
+	uint8_t bytes[GF_BLOCK_SIZE];
+	struct rng rng;
+
+	rng_seed(&rng, w->seed);
+	for (int i = 0; i < 8000; i++) {
+		uint64_t block = w->first + rng_below(&rng, BLOCKS / 4);
+
+		model[block] = (uint8_t)rng_next(&rng);
+		memset(bytes, model[block], sizeof(bytes));
+		w->failed |= fs_write(fs, ino, bytes, sizeof(bytes), block * GF_BLOCK_SIZE) != GF_BLOCK_SIZE;
+	}
+	return NULL;
+}
+
+static void test_many_at_once(void **state)
+{
+	uint64_t seed = getenv("SEED") ? strtoull(getenv("SEED"), NULL, 10) : 1;
+	struct writer writers[4];
+	pthread_t threads[4];
+
+	print_message("seed %llu\n", (unsigned long long)seed);
+	make_file();
+	for (int i = 0; i < 4; i++) {
+		writers[i] = (struct writer){.first = (uint64_t)i * BLOCKS / 4, .seed = seed * 4 + (uint64_t)i};
+		assert_int_equal(pthread_create(&threads[i], NULL, write_much, &writers[i]), 0);
+	}
+	for (int i = 0; i < 4; i++) {
+		pthread_join(threads[i], NULL);
+		assert_false(writers[i].failed);
+	}
+	assert_true(went_straight() > 0);
+	assert_content();
+	fs_abandon(fs);
+	assert_int_equal(open_store(true), 0);
+	assert_content();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_few_writes_stay_in_the_ring, start, stop),
+		cmocka_unit_test_setup_teardown(test_a_full_ring_is_passed_by, start, stop),
+		cmocka_unit_test_setup_teardown(test_who_syncs_keeps_the_ring, start, stop),
+		cmocka_unit_test_setup_teardown(test_edges_go_through_the_ring, start, stop),
+		cmocka_unit_test_setup_teardown(test_death_of_the_process, start, stop),
+		cmocka_unit_test_setup_teardown(test_many_at_once, start_with_threads, stop),
+	};
+
+	return cmocka_run_group_tests_name("straight", tests, NULL, NULL);
+}
