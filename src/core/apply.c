@@ -570,7 +570,7 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 #define MAX_BLOCKS (GF_MAX_SIZE / GF_BLOCK_SIZE)
 
 /* Blocks that an announcement explains: OVERLAY, with the announced checksums. summed: those stand there,
- * and it is known that they do. */
+ * and what stands there gets to the disk. */
 static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count, bool summed)
 {
@@ -687,6 +687,9 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 		r = compare_announced(fs, layer, block, sums, count, there, empty);
 	if (!r && !committed && alive)
 		r = find_damaged(layer, block, sums, count, empty, there, &summed);
+	/* For the reason that write_again() gives, checksums are written once more, too. */
+	if (!fs->options.takeover)
+		summed = false;
 	for (uint32_t i = 0; i < count && !r; i += n) {
 		n = run_length(there, i, count);
 		*whole &= there[i];

@@ -39,7 +39,8 @@ struct store {
 static struct fs_options store_options(void)
 {
 	return (struct fs_options){.journal_size = MIB, .reserve = 256 * KIB,
-		.no_background = true, .dedup = FS_DEDUP_OFF, .store_fd = -1};
+		.no_background = true, .verify_reads = true, .dedup = FS_DEDUP_OFF,
+		.store_fd = -1};
 }
 
 static void open_store(struct store *s)
@@ -190,6 +191,41 @@ static void test_journal_sync_fails_and_process_dies(void **state)
 	lose_power(&s);
 	assert_true(shows(&s, a, 0, 10, 2));
 	assert_true(shows(&s, a, 20, 1, 3));
+	end(&s);
+}
+
+/* A process that dies when the first call fails, before it does anything about it. */
+static void die_of_it(void *arg, struct simdisk *disk, const struct simdisk_call *call)
+{
+	struct simdisk **left = arg;
+
+	if (simdisk_faults(disk) && !*left)
+		*left = simdisk_clone(disk);
+}
+
+/*
+ * The same of a sync of checksums. The next process finds those of an uncommitted large write as they
+ * were announced; that says nothing of the disk.
+ */
+static void test_checksums_fail_and_process_dies(void **state)
+{
+	struct simdisk *left = NULL;
+	struct store s;
+	uint64_t a;
+
+	start(&s, GIB);
+	a = make_file(&s, "a");
+	assert_int_equal(put(&s, a, 0, 64, 1), 0);
+	simdisk_set_hook(s.disk, die_of_it, &left);
+	simdisk_fail(s.disk, SIMDISK_FDATASYNC, 1, -EIO, false, ".sum");
+	fs_settle(s.fs);
+	assert_non_null(left);
+	end(&s);
+	s.disk = left;
+	open_store(&s);
+	assert_int_equal(fs_settle(s.fs), 0);
+	lose_power(&s);
+	assert_true(shows(&s, a, 0, 64, 1));
 	end(&s);
 }
 
@@ -725,6 +761,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_sync_fails_once),
 		cmocka_unit_test(test_journal_sync_fails_and_process_dies),
+		cmocka_unit_test(test_checksums_fail_and_process_dies),
 		cmocka_unit_test(test_failed_write_does_not_grow),
 		cmocka_unit_test(test_sync_fails_for_good),
 		cmocka_unit_test(test_map_fails_for_good),
