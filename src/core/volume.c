@@ -885,11 +885,12 @@ static bool stands_on_recovered(struct inode *inode)
 }
 
 /* Whether there is a large part, after a look at whether a small write better has one (straight.c). Such a
- * write never waits for an intent mark: it has one recorded, and the next ones find it. */
+ * write never waits for an intent mark: it has one recorded, and the next ones find it. Where space is short
+ * it may have no place yet, but always has room in the ring. */
 static bool cut_again(struct job *job)
 {
 	job_cut(job, 1);
-	if (job->large_last > job->large_first &&
+	if (job->large_last > job->large_first && !space_is_tight(job->fs) &&
 		straight_suits(job->fs, job->inode, job->layer, job->large_first) &&
 		!atomic_load(&job->layer->recovered)) {
 		if (!needs_mark(job))
@@ -902,9 +903,9 @@ static bool cut_again(struct job *job)
 	return false;
 }
 
-/* One write of at most MAX_PIECE bytes. */
+/* One write of at most MAX_PIECE bytes. again: the first time there was no space. */
 static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, size_t len,
-	uint64_t off)
+	uint64_t off, bool again)
 {
 	struct job job = {.fs = fs, .inode = inode, .data = data, .len = len, .off = off};
 	struct range range;
@@ -930,7 +931,7 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	rangelock_lock(&job.layer->ranges, &range, job.first,
 		MUTATED("a write locks its first block only") ? job.first : job.end - 1);
 	r = volume_writable(inode);
-	straight = !r && !large && cut_again(&job);
+	straight = !r && !large && !again && cut_again(&job);
 	if (!r)
 		r = job_run_locked(&job);
 	rangelock_unlock(&job.layer->ranges, &range);
@@ -1002,13 +1003,13 @@ static uint64_t piece_start(const struct stretch *s, size_t i)
 static int write_one(struct stretch *s, uint64_t from, uint64_t to)
 {
 	const uint8_t *data = s->data + (from - s->off);
-	int r = write_piece(s->fs, s->inode, data, to - from, from);
+	int r = write_piece(s->fs, s->inode, data, to - from, from, false);
 
 	/* The look before was too old; what was given up may be enough. */
 	if (r == -ENOSPC) {
 		space_given_back(s->fs);
 		space_make(s->fs);
-		r = write_piece(s->fs, s->inode, data, to - from, from);
+		r = write_piece(s->fs, s->inode, data, to - from, from, true);
 	}
 	return r;
 }

@@ -472,6 +472,35 @@ static void test_filled_from_outside(void **state)
 	fill_from_outside(180); /* nearly all of the ring */
 }
 
+/* What waits in the ring is overwritten there when there is no place for it, also by small writes that would
+ * rather go past the ring. */
+static void fill_while_writes_go_straight(uint64_t capacity)
+{
+	struct fs_options options = store_options();
+	struct store s = {.disk = simdisk_new(capacity)};
+	uint64_t a;
+
+	options.straight = true;
+	assert_int_equal(fs_open(&s.fs, simdisk_io(s.disk), &options), 0);
+	a = make_file(&s, "a");
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(fs_write(s.fs, a, "waits", 5, i * 3 * 4096), 5);
+	simdisk_set_capacity(s.disk, simdisk_used(s.disk));
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(put(&s, a, i * 3, 1, 2), 0);
+	assert_int_equal(sync_file(s.fs, a), 0);
+	lose_power(&s);
+	for (unsigned i = 0; i < 20; i++)
+		assert_true(shows(&s, a, i * 3, 1, 2));
+	end(&s);
+}
+
+static void test_filled_from_outside_while_writes_go_straight(void **state)
+{
+	fill_while_writes_go_straight(32 * MIB);
+	fill_while_writes_go_straight(TIB); /* nobody looked since there was enough */
+}
+
 /* What is removed or discarded can be written at once. */
 static void test_freed_space_is_used(void **state)
 {
@@ -771,6 +800,7 @@ int main(void)
 		cmocka_unit_test(test_below_goes_read_only),
 		cmocka_unit_test(test_catalog_fails),
 		cmocka_unit_test(test_filled_from_outside),
+		cmocka_unit_test(test_filled_from_outside_while_writes_go_straight),
 		cmocka_unit_test(test_freed_space_is_used),
 		cmocka_unit_test(test_each_call_fails_once),
 		cmocka_unit_test(test_each_call_fails_for_good),
