@@ -233,6 +233,7 @@ struct job {
 	uint8_t *kinds;	     /* of the large part: enum gf_state each block gets */
 	uint64_t *places; /* of the large part: where SHARED ones stand */
 	bool settled;	     /* references to the places are the layer's */
+	bool on_recovered;   /* what recovery found in place kept it in the ring */
 	struct opbuf ops;
 	int64_t time_ns;
 	uint64_t size; /* of the file afterwards */
@@ -891,9 +892,9 @@ static bool cut_again(struct job *job)
 {
 	job_cut(job, 1);
 	if (job->large_last > job->large_first && !space_is_tight(job->fs) &&
-		straight_suits(job->fs, job->inode, job->layer, job->large_first) &&
-		!atomic_load(&job->layer->recovered)) {
-		if (!needs_mark(job))
+		straight_suits(job->fs, job->inode, job->layer, job->large_first)) {
+		job->on_recovered = atomic_load(&job->layer->recovered);
+		if (!job->on_recovered && !needs_mark(job))
 			return true;
 		if (!has_marks(job))
 			record_marks(job);
@@ -938,6 +939,9 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	pthread_rwlock_unlock(&fs->sharing);
 	pthread_rwlock_unlock(&inode->io);
 	journal_unreserve(fs->journal, room);
+	/* Once, for those that follow. It is done, and who syncs is told what came of it. */
+	if (!r && job.on_recovered)
+		flush_recovered(fs, inode);
 	if (!r && (large || straight))
 		note_pending(fs, len);
 	if (!r && straight)

@@ -192,6 +192,26 @@ static void test_death_of_the_process(void **state)
 	assert_content();
 }
 
+/* What recovery found in place is made durable once, and not in the way of small writes from then on. */
+static void test_straight_again_after_death(void **state)
+{
+	make_file();
+	press();
+	assert_int_equal(fs_sync_journal(fs), 0);
+	put(100, 'b');
+	assert_int_equal(went_straight(), 2);
+	fs_abandon(fs);
+	assert_int_equal(open_store(false), 0);
+	assert_int_equal(fs_settle(fs), 0);
+	press();
+	assert_int_equal(fs_sync_journal(fs), 0);
+	put(100, 'c');
+	assert_true(went_straight() > 0);
+	fs_abandon(fs);
+	assert_int_equal(open_store(false), 0);
+	assert_content();
+}
+
 struct writer {
 	uint64_t first, seed;
 	bool failed;
@@ -246,6 +266,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_who_syncs_keeps_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_edges_go_through_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_death_of_the_process, start, stop),
+		cmocka_unit_test_setup_teardown(test_straight_again_after_death, start, stop),
 		cmocka_unit_test_setup_teardown(test_many_at_once, start_with_threads, stop),
 	};
 
