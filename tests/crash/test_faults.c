@@ -478,19 +478,20 @@ static void fill_while_writes_go_straight(uint64_t capacity)
 {
 	struct fs_options options = store_options();
 	struct store s = {.disk = simdisk_new(capacity)};
+	const unsigned waiting = 70; /* more than the reserve has room for */
 	uint64_t a;
 
 	options.straight = true;
 	assert_int_equal(fs_open(&s.fs, simdisk_io(s.disk), &options), 0);
 	a = make_file(&s, "a");
-	for (unsigned i = 0; i < 20; i++)
+	for (unsigned i = 0; i < waiting; i++)
 		assert_int_equal(fs_write(s.fs, a, "waits", 5, i * 3 * 4096), 5);
 	simdisk_set_capacity(s.disk, simdisk_used(s.disk));
-	for (unsigned i = 0; i < 20; i++)
+	for (unsigned i = 0; i < waiting; i++)
 		assert_int_equal(put(&s, a, i * 3, 1, 2), 0);
 	assert_int_equal(sync_file(s.fs, a), 0);
 	lose_power(&s);
-	for (unsigned i = 0; i < 20; i++)
+	for (unsigned i = 0; i < waiting; i++)
 		assert_true(shows(&s, a, i * 3, 1, 2));
 	end(&s);
 }
