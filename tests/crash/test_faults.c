@@ -529,6 +529,50 @@ static void test_freed_space_is_used(void **state)
 	end(&s);
 }
 
+/* ---- torn, and announced once more ---- */
+
+static void die_before_data(void *arg, struct simdisk *disk, const struct simdisk_call *call)
+{
+	struct simdisk **left = arg;
+
+	if (!*left && call->op == SIMDISK_PWRITE && strstr(call->path, ".data"))
+		*left = simdisk_clone(disk);
+}
+
+/* What a power loss left of a block that was new is no damage, when the same write begins anew and dies. */
+static void tear_and_announce_again(uint64_t seed)
+{
+	struct simdisk *old, *left = NULL;
+	uint8_t found[4096];
+	struct store s;
+	uint64_t a;
+
+	start(&s, GIB);
+	a = make_file(&s, "a");
+	assert_int_equal(put(&s, a, 0, 16, 1), 0);
+	assert_int_equal(fs_sync_journal(s.fs), 0);
+	fs_abandon(s.fs);
+	old = s.disk;
+	s.disk = simdisk_crash(old, SIMDISK_SECTORS, seed);
+	simdisk_free(old);
+	open_store(&s);
+	simdisk_set_hook(s.disk, die_before_data, &left);
+	assert_int_equal(put(&s, a, 0, 16, 1), 0);
+	assert_non_null(left);
+	end(&s);
+	s.disk = left;
+	open_store(&s);
+	for (uint64_t b = 0; b < 16; b++)
+		assert_int_equal(fs_read(s.fs, a, found, sizeof(found), b * 4096), sizeof(found));
+	end(&s);
+}
+
+static void test_torn_and_announced_again(void **state)
+{
+	for (uint64_t seed = 1; seed <= 32; seed++)
+		tear_and_announce_again(seed);
+}
+
 /* ---- every call ---- */
 
 static const struct profile mix = {.name = "faults", .journal_size = MIB, .capacity = TIB, .big = 4,
@@ -803,6 +847,7 @@ int main(void)
 		cmocka_unit_test(test_filled_from_outside),
 		cmocka_unit_test(test_filled_from_outside_while_writes_go_straight),
 		cmocka_unit_test(test_freed_space_is_used),
+		cmocka_unit_test(test_torn_and_announced_again),
 		cmocka_unit_test(test_each_call_fails_once),
 		cmocka_unit_test(test_each_call_fails_for_good),
 		cmocka_unit_test(test_each_call_finds_no_space),
