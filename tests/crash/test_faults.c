@@ -531,18 +531,24 @@ static void test_freed_space_is_used(void **state)
 
 /* ---- torn, and announced once more ---- */
 
-static void die_before_data(void *arg, struct simdisk *disk, const struct simdisk_call *call)
-{
-	struct simdisk **left = arg;
+struct death {
+	const char *before; /* the first write to such a file */
+	struct simdisk *left;
+};
 
-	if (!*left && call->op == SIMDISK_PWRITE && strstr(call->path, ".data"))
-		*left = simdisk_clone(disk);
+static void die_before(void *arg, struct simdisk *disk, const struct simdisk_call *call)
+{
+	struct death *death = arg;
+
+	if (!death->left && call->op == SIMDISK_PWRITE && strstr(call->path, death->before))
+		death->left = simdisk_clone(disk);
 }
 
 /* What a power loss left of a block that was new is no damage, when the same write begins anew and dies. */
 static void tear_and_announce_again(uint64_t seed)
 {
-	struct simdisk *old, *left = NULL;
+	struct death death = {.before = ".data"};
+	struct simdisk *old;
 	uint8_t found[4096];
 	struct store s;
 	uint64_t a;
@@ -556,11 +562,11 @@ static void tear_and_announce_again(uint64_t seed)
 	s.disk = simdisk_crash(old, SIMDISK_SECTORS, seed);
 	simdisk_free(old);
 	open_store(&s);
-	simdisk_set_hook(s.disk, die_before_data, &left);
+	simdisk_set_hook(s.disk, die_before, &death);
 	assert_int_equal(put(&s, a, 0, 16, 1), 0);
-	assert_non_null(left);
+	assert_non_null(death.left);
 	end(&s);
-	s.disk = left;
+	s.disk = death.left;
 	open_store(&s);
 	for (uint64_t b = 0; b < 16; b++)
 		assert_int_equal(fs_read(s.fs, a, found, sizeof(found), b * 4096), sizeof(found));
@@ -571,6 +577,28 @@ static void test_torn_and_announced_again(void **state)
 {
 	for (uint64_t seed = 1; seed <= 32; seed++)
 		tear_and_announce_again(seed);
+}
+
+/* Bytes without their checksums: whoever takes over writes those. */
+static void test_takeover_between_bytes_and_checksums(void **state)
+{
+	struct fs_options options = store_options();
+	struct death death = {.before = ".sum"};
+	struct store s;
+	uint64_t a;
+
+	start(&s, GIB);
+	a = make_file(&s, "a");
+	assert_int_equal(put(&s, a, 0, 16, 1), 0);
+	simdisk_set_hook(s.disk, die_before, &death);
+	assert_int_equal(put(&s, a, 0, 16, 2), 0);
+	assert_non_null(death.left);
+	end(&s);
+	s.disk = death.left;
+	options.takeover = true;
+	assert_int_equal(fs_open(&s.fs, simdisk_io(s.disk), &options), 0);
+	assert_true(shows(&s, a, 0, 16, 2));
+	end(&s);
 }
 
 /* ---- every call ---- */
@@ -848,6 +876,7 @@ int main(void)
 		cmocka_unit_test(test_filled_from_outside_while_writes_go_straight),
 		cmocka_unit_test(test_freed_space_is_used),
 		cmocka_unit_test(test_torn_and_announced_again),
+		cmocka_unit_test(test_takeover_between_bytes_and_checksums),
 		cmocka_unit_test(test_each_call_fails_once),
 		cmocka_unit_test(test_each_call_fails_for_good),
 		cmocka_unit_test(test_each_call_finds_no_space),
