@@ -41,12 +41,20 @@ void straight_synced(struct inode *inode)
 	atomic_store_explicit(&inode->pressing, false, memory_order_relaxed);
 }
 
+/* Several at a time is how most of them come. */
+static bool is_crowded(const struct inode *inode)
+{
+	unsigned crowded = atomic_load_explicit(&inode->crowded_writes, memory_order_relaxed);
+
+	return crowded >= STRAIGHT_AFTER &&
+	       crowded > atomic_load_explicit(&inode->unsynced_writes, memory_order_relaxed) / 2;
+}
+
 bool straight_suits(struct fs *fs, struct inode *inode, struct layer *layer, uint64_t block)
 {
 	if (fs->options.straight)
 		return true;
-	if (atomic_load_explicit(&inode->crowded_writes, memory_order_relaxed) >= STRAIGHT_AFTER &&
-		layer_is_at_rest(layer, block) == 1)
+	if (is_crowded(inode) && layer_is_at_rest(layer, block) == 1)
 		return true;
 	/* Until it is synced: to and fro would have both costs. */
 	if (atomic_load_explicit(&inode->unsynced_writes, memory_order_relaxed) >= STRAIGHT_AFTER &&

@@ -10,7 +10,7 @@
 
 depth=${DEPTH:-66} seed=${SEED:-$RANDOM}
 echo "SEED=$seed"
-size=8 # MiB
+size=4 # MiB
 
 # change FILE N: blocks of file N's own, the same in the clone and in the plain copy beside it.
 change()
