@@ -6,14 +6,16 @@
  * ring has to be written a second time. While that happens behind a guest that pauses now and then it costs
  * nobody anything. Under a guest that writes without an end it costs as much as the first time, and the
  * guest waits for it. Announced by a record and written in place at once, as large writes are, such a block
- * costs more to begin with and nothing later. So small writes take that way
+ * costs more to begin with and nothing later. So small writes take that way when they overwrite what is in
+ * place and
  *
- *   - when the ring is half full: blocks do not get out of it as fast as they come in;
- *   - when they overwrite blocks in place, and several are under way at the same time: processors have
- *     enough to do then, and nobody waits for the single answer.
+ *   - the ring is half full: blocks do not get out of it as fast as they come in;
+ *   - or several are under way at the same time: processors have enough to do then, and nobody waits for the
+ *     single answer.
  *
- * But never for a file that is synced now and then (STRAIGHT_AFTER): syncing the ring is one sequential
- * write, whatever the blocks.
+ * Not where a place is to be found first: the file system below may be busy with its own journal for some
+ * hundred milliseconds then, and nobody waits for that before the ring. And never for a file that is synced
+ * now and then (STRAIGHT_AFTER): syncing the ring is one sequential write, whatever the blocks.
  */
 #include "core/fs_internal.h"
 
@@ -54,11 +56,10 @@ bool straight_suits(struct fs *fs, struct inode *inode, struct layer *layer, uin
 {
 	if (fs->options.straight)
 		return true;
-	if (is_crowded(inode) && layer_is_at_rest(layer, block) == 1)
-		return true;
 	/* Until it is synced: to and fro would have both costs. */
 	if (atomic_load_explicit(&inode->unsynced_writes, memory_order_relaxed) >= STRAIGHT_AFTER &&
 		journal_is_pressed(fs->journal))
 		atomic_store_explicit(&inode->pressing, true, memory_order_relaxed);
-	return atomic_load_explicit(&inode->pressing, memory_order_relaxed);
+	return (is_crowded(inode) || atomic_load_explicit(&inode->pressing, memory_order_relaxed)) &&
+	       layer_is_at_rest(layer, block) == 1;
 }
