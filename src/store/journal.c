@@ -92,18 +92,30 @@ struct journal {
 	bool sync_failed;	    /* of who leads; for assertions: pages may be gone */
 };
 
-int journal_create(struct io *io, uint64_t size)
+/* From pos to end, which count on beyond the ring's size. Page caches keep what was written at once as one
+ * piece, of which every later append to it walks all blocks: with a MiB that takes longer than the copying. */
+static int write_zeros(struct io *io, int fd, uint64_t size, uint64_t pos, uint64_t end)
 {
 	static const uint8_t zeros[PREPARE_BYTES];
-	int fd, r = 0;
+	int r = 0;
+
+	while (pos < end && !r) {
+		size_t len = min_u64(min_u64(PREPARE_BYTES, end - pos), size - pos % size);
+
+		r = io_pwrite(io, fd, zeros, len, pos % size);
+		pos += len;
+	}
+	return r;
+}
+
+int journal_create(struct io *io, uint64_t size)
+{
+	int fd, r;
 
 	fd = io->ops->open(io, JOURNAL_PATH, O_RDWR | O_CREAT | O_TRUNC);
 	if (fd < 0)
 		return fd;
-	/* Page caches keep what was written at once as one piece, of which every later append to it walks
-	 * all blocks: with a MiB that takes longer than the copying. */
-	for (uint64_t off = 0; off < size && !r; off += PREPARE_BYTES)
-		r = io_pwrite(io, fd, zeros, min_u64(PREPARE_BYTES, size - off), off);
+	r = write_zeros(io, fd, size, 0, size);
 	if (!r)
 		r = SITE("sync the empty journal", io->ops->fdatasync(io, fd));
 	io->ops->close(io, fd);
@@ -494,18 +506,8 @@ void journal_believe_synced(struct journal *j)
 
 int journal_forget_lost(struct journal *j)
 {
-	CLEANUP_FREE uint8_t *zeros = calloc(1, MIB);
-	uint64_t pos = j->head.pos, end = j->tail_pos + j->size;
-	int r = 0;
+	int r = write_zeros(j->io, j->fd, j->size, j->head.pos, j->tail_pos + j->size);
 
-	if (!zeros)
-		return -ENOMEM;
-	while (pos < end && !r) {
-		size_t len = min_u64(min_u64(MIB, end - pos), j->size - pos % j->size);
-
-		r = io_pwrite(j->io, j->fd, zeros, len, pos % j->size);
-		pos += len;
-	}
 	if (!r)
 		r = SITE("sync the end of the chain", j->io->ops->fdatasync(j->io, j->fd));
 	if (!r)

@@ -62,14 +62,18 @@ static void end(struct store *s)
 	simdisk_free(s->disk);
 }
 
+/* The process is gone, and that is what the disk holds. Not open yet. */
+static void die(struct store *s, struct simdisk *left)
+{
+	assert_non_null(left);
+	end(s);
+	s->disk = left;
+}
+
 /* The machine loses power; the disk works again. */
 static void lose_power(struct store *s)
 {
-	struct simdisk *old = s->disk;
-
-	fs_abandon(s->fs);
-	s->disk = simdisk_crash(old, SIMDISK_DROP, 1);
-	simdisk_free(old);
+	die(s, simdisk_crash(s->disk, SIMDISK_DROP, 1));
 	open_store(s);
 }
 
@@ -219,9 +223,7 @@ static void test_checksums_fail_and_process_dies(void **state)
 	simdisk_set_hook(s.disk, die_of_it, &left);
 	simdisk_fail(s.disk, SIMDISK_FDATASYNC, 1, -EIO, false, ".sum");
 	fs_settle(s.fs);
-	assert_non_null(left);
-	end(&s);
-	s.disk = left;
+	die(&s, left);
 	open_store(&s);
 	assert_int_equal(fs_settle(s.fs), 0);
 	lose_power(&s);
@@ -548,7 +550,6 @@ static void die_before(void *arg, struct simdisk *disk, const struct simdisk_cal
 static void tear_and_announce_again(uint64_t seed)
 {
 	struct death death = {.before = ".data"};
-	struct simdisk *old;
 	uint8_t found[4096];
 	struct store s;
 	uint64_t a;
@@ -557,16 +558,11 @@ static void tear_and_announce_again(uint64_t seed)
 	a = make_file(&s, "a");
 	assert_int_equal(put(&s, a, 0, 16, 1), 0);
 	assert_int_equal(fs_sync_journal(s.fs), 0);
-	fs_abandon(s.fs);
-	old = s.disk;
-	s.disk = simdisk_crash(old, SIMDISK_SECTORS, seed);
-	simdisk_free(old);
+	die(&s, simdisk_crash(s.disk, SIMDISK_SECTORS, seed));
 	open_store(&s);
 	simdisk_set_hook(s.disk, die_before, &death);
 	assert_int_equal(put(&s, a, 0, 16, 1), 0);
-	assert_non_null(death.left);
-	end(&s);
-	s.disk = death.left;
+	die(&s, death.left);
 	open_store(&s);
 	for (uint64_t b = 0; b < 16; b++)
 		assert_int_equal(fs_read(s.fs, a, found, sizeof(found), b * 4096), sizeof(found));
@@ -592,9 +588,7 @@ static void test_takeover_between_bytes_and_checksums(void **state)
 	assert_int_equal(put(&s, a, 0, 16, 1), 0);
 	simdisk_set_hook(s.disk, die_before, &death);
 	assert_int_equal(put(&s, a, 0, 16, 2), 0);
-	assert_non_null(death.left);
-	end(&s);
-	s.disk = death.left;
+	die(&s, death.left);
 	options.takeover = true;
 	assert_int_equal(fs_open(&s.fs, simdisk_io(s.disk), &options), 0);
 	assert_true(shows(&s, a, 0, 16, 2));
