@@ -45,7 +45,8 @@ static const struct verb verbs[] = {
 		"  -o OPTION,...   store=DIR (IMAGES/.goldfs), ro, allow_other, threads=N,\n"
 		"                journal-size=SIZE, reserve=SIZE, dedup=off|golden|all,\n"
 		"                dedup-memory=SIZE, verify=off|read, metrics=store|clone,\n"
-		"                log=syslog|stderr|FILE, and those of mount(8)\n",
+		"                busy-poll=on|off, log=syslog|stderr|FILE, and those of\n"
+		"                mount(8)\n",
 		{"goldfs /srv/gi /mnt/vms", "goldfs -o store=/var/lib/goldfs /srv/gi /mnt/vms"}},
 	{"umount", verb_umount, "unmount, and wait until everything is written",
 		"umount MOUNTPOINT", "", {"goldfs umount /mnt/vms", "goldfs umount ."}},

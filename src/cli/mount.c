@@ -45,6 +45,7 @@ enum kind {
 	LOG,
 	METRICS,
 	SANDBOX,
+	BUSY_POLL,
 	ALLOW_OTHER,
 	REFUSED,
 };
@@ -64,6 +65,7 @@ static const struct option_entry {
 	{"log", LOG, 0},
 	{"metrics", METRICS, 0},
 	{"sandbox", SANDBOX, 0},
+	{"busy-poll", BUSY_POLL, 0},
 	{"allow_other", ALLOW_OTHER, 0},
 	{"default_permissions", IGNORED, 0}, /* always */
 
@@ -202,7 +204,7 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 	static const char *const dedup[] = {"off", "golden", "all", NULL};
 	static const char *const verify[] = {"off", "read", NULL};
 	static const char *const metrics[] = {"store", "clone", NULL};
-	static const char *const sandbox[] = {"on", "off", NULL};
+	static const char *const on_off[] = {"on", "off", NULL};
 	uint64_t number;
 	int word, r;
 
@@ -233,8 +235,12 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 		config->clone_metrics = word == 1;
 		return r;
 	case SANDBOX:
-		r = set_word(&word, entry->name, value, sandbox);
+		r = set_word(&word, entry->name, value, on_off);
 		config->no_sandbox = word == 1;
+		return r;
+	case BUSY_POLL:
+		r = set_word(&word, entry->name, value, on_off);
+		config->no_busy_poll = word == 1;
 		return r;
 	case LOG:
 		return set_log(config, value);

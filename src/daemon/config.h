@@ -29,6 +29,7 @@ struct mount_config {
 	bool verify_reads;
 	bool clone_metrics;
 	bool no_sandbox; /* keep all privileges */
+	bool no_busy_poll;
 	enum log_choice log;
 	char *log_path; /* absolute; for LOG_CHOSEN_FILE. Owned. */
 	/* Each option as it was typed, for the processes that serve the mount. Owned. */

@@ -115,6 +115,7 @@ static int open_server(struct worker *worker, const struct worker_hooks *hooks,
 {
 	const struct fuse_server_options options = {
 		.threads = worker->config->threads,
+		.no_busy_poll = worker->config->no_busy_poll,
 		.store = worker->config->store,
 		.handover = hooks->handover,
 		.takeover = hooks->takeover,

@@ -28,6 +28,7 @@ struct fuse_server;
 
 struct fuse_server_options {
 	unsigned threads; /* 0: max(8, 2 * processors), at most 32 */
+	bool no_busy_poll; /* sleep whenever there is no request */
 	/* Paths that the root's user.goldfs.store names; `goldfs umount` waits for its lock. */
 	const char *store;
 	/*

@@ -18,6 +18,7 @@
 
 #include "base/times.h"
 #include "core/fs.h"
+#include "fuse/busy_poll.h"
 #include "fuse/order.h"
 #include "fuse/cp_detect.h"
 #include "fuse/fuse_server.h"
@@ -79,6 +80,7 @@ struct fuse_server {
 	unsigned threads;
 	struct fuse_worker *workers;
 	struct turn turn; /* held by the thread that takes the next request */
+	struct busy_poll busy_poll; /* turn */
 	struct order order;
 	struct cp_detect *cp;
 	struct virtual_files *virtual_files;

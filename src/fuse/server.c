@@ -33,6 +33,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "fuse/internal.h"
 
 #define HEADER_ROOM 4096
@@ -117,12 +118,16 @@ static void wake_handler(int signal)
 {
 }
 
+static unsigned processors(void)
+{
+	long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return online > 0 ? (unsigned)online : 1;
+}
+
 static unsigned default_threads(void)
 {
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	uint64_t wanted = cpus > 0 ? 2 * (uint64_t)cpus : 0;
-
-	return (unsigned)min_u64(max_u64(wanted, 16), 32);
+	return (unsigned)min_u64(max_u64(2 * (uint64_t)processors(), 16), 32);
 }
 
 /* Without a supervisor there is nobody to leave anything to, but the same code. */
@@ -171,7 +176,8 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	server->takeover = options->takeover;
 	resend_queue_init(&server->resent);
 	order_init(&server->order);
-	turn_init(&server->turn);
+	turn_init(&server->turn, processors());
+	server->busy_poll.off = options->no_busy_poll;
 	server->ready = options->ready;
 	server->ended = options->ended;
 	server->arg = options->arg;
@@ -297,6 +303,22 @@ static void pass_turn(struct fuse_worker *worker)
 		turn_pass(turn, &worker->waiter, more);
 }
 
+/* See busy_poll.h; not while another thread serves: the processor is its own, or its client's. */
+static void look_before_sleep(struct fuse_server *server)
+{
+	int64_t start, ns;
+	bool found;
+
+	if (turn_is_wanted(&server->turn) || !busy_poll_is_due(&server->busy_poll))
+		return;
+	start = times_now(CLOCK_MONOTONIC);
+	do {
+		found = has_request(server);
+		ns = times_now(CLOCK_MONOTONIC) - start;
+	} while (!found && ns < BUSY_POLL_NS && !turn_is_wanted(&server->turn));
+	busy_poll_note(&server->busy_poll, found, ns);
+}
+
 /* What a dead process left to be served comes before what is new. It is this thread's turn. */
 static ssize_t read_request(struct fuse_worker *worker)
 {
@@ -306,6 +328,7 @@ static ssize_t read_request(struct fuse_worker *worker)
 	if (n > 0)
 		return n;
 	make_resident(worker);
+	look_before_sleep(worker->server);
 	atomic_store(&worker->reading, true);
 	n = read(worker->server->fd, worker->in, IN_SIZE);
 	atomic_store(&worker->reading, false);

@@ -11,16 +11,18 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/sizes.h"
 #include "base/times.h"
 
 #define LOOKS 64      /* before going to sleep: some microseconds */
-/* When there is work for more than one. Taking a request is a quarter of serving it, and more than
- * there are processors help, too: one of them may be held up by somebody else's work. */
-#define MOST_ACTIVE 4
+/* When there is work for more than one. Taking a request is a quarter of serving it. */
+#define LEAST_ACTIVE 2u
+#define MOST_ACTIVE 4u
 
-void turn_init(struct turn *turn)
+void turn_init(struct turn *turn, unsigned processors)
 {
 	*turn = (struct turn){0};
+	turn->most = (unsigned)min_u64(max_u64(processors, LEAST_ACTIVE), MOST_ACTIVE);
 	pthread_mutex_init(&turn->lock, NULL);
 }
 
@@ -146,7 +148,7 @@ bool turn_take(struct turn *turn, struct turn_waiter *waiter, unsigned seconds)
 
 bool turn_wants_more(const struct turn *turn)
 {
-	return atomic_load(&turn->active) + 1 < MOST_ACTIVE;
+	return atomic_load(&turn->active) + 1 < turn->most;
 }
 
 bool turn_is_wanted(const struct turn *turn)
@@ -159,7 +161,7 @@ void turn_pass(struct turn *turn, struct turn_waiter *waiter, bool more)
 	waiter->state = TURN_ACTIVE;
 	atomic_fetch_add(&turn->active, 1);
 	atomic_store(&turn->held, false);
-	if (more && atomic_load(&turn->active) < MOST_ACTIVE)
+	if (more && atomic_load(&turn->active) < turn->most)
 		wake_one(turn);
 }
 

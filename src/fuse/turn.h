@@ -43,9 +43,12 @@ struct turn {
 	atomic_uint sleeping;
 	pthread_mutex_t lock;
 	struct turn_waiter *sleepers; /* lock; the one that went to sleep last comes first */
+	unsigned most; /* threads that are active while there is work for more */
 };
 
-void turn_init(struct turn *turn);
+/* processors: this process may use. More threads than these only take them from each other and from the
+ * clients; but one alone may be held up by somebody else's work. */
+void turn_init(struct turn *turn, unsigned processors);
 void turn_release(struct turn *turn);
 void turn_waiter_init(struct turn_waiter *waiter);
 void turn_waiter_release(struct turn_waiter *waiter);

@@ -44,6 +44,7 @@ wrong 2 'unknown mount option "sotre' "$goldfs" -o sotre=x images mnt
 wrong 2 'threads' "$goldfs" -o threads=0 images mnt
 wrong 2 'journal-size' "$goldfs" -o journal-size=big images mnt
 wrong 2 'dedup' "$goldfs" -o dedup=maybe images mnt
+wrong 2 'busy-poll' "$goldfs" -o busy-poll=20 images mnt
 wrong 2 'needs a value' "$goldfs" -o store images mnt
 wrong 2 'takes no value' "$goldfs" -o ro=1 images mnt
 wrong 2 'needed' "$goldfs" umount

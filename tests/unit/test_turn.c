@@ -25,7 +25,7 @@ static struct turn turn;
 
 static int setup(void **state)
 {
-	turn_init(&turn);
+	turn_init(&turn, 4);
 	alarm(120);
 	return 0;
 }
