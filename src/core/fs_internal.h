@@ -81,12 +81,8 @@ struct inode {
 	_Atomic uint64_t size;	       /* bytes; grows with io shared, shrinks with it exclusive */
 	_Atomic(struct io_stats *) io_stats; /* NULL: nobody asked anything of it yet */
 
-	/* Small writes (straight.c). */
-	atomic_int writing;	     /* under way */
-	atomic_uint unsynced_writes; /* since the last sync */
-	atomic_uint crowded_writes;  /* of those, that met another one */
-	atomic_bool straight;	     /* the last one went past the ring */
-	atomic_bool pressing;	     /* they filled the ring since the last sync */
+	atomic_uint unsynced_writes; /* since the last sync (straight.c) */
+	atomic_bool straight;	     /* the last small write went past the ring */
 
 	pthread_mutex_t lock;
 	uint32_t mode; /* lock, as all below */
@@ -973,9 +969,8 @@ void helper_run(struct fs *fs, void (*run)(void *arg), void *arg);
 
 /* ---- straight.c ---- */
 
-/* Around each write to a file. straight: it went past the ring. */
-void straight_begin(struct inode *inode);
-void straight_end(struct inode *inode, bool straight);
+/* A write to the file begins. */
+void straight_note(struct inode *inode);
 /* Somebody asked for the file to be durable. */
 void straight_synced(struct inode *inode);
 /* Whether a small write that begins at that whole block is better carried out as a large one. */

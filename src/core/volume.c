@@ -36,7 +36,7 @@
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
-#define PLACED_SMALL (64 * KIB) /* what a small write in place counts as, in LARGE_SYNC_BYTES */
+#define PLACED_SMALL (64 * KIB)
 /* Uncommitted bytes that recovery may have to read: a second of a takeover, from the page cache; half a
  * minute of a mount after a power loss, where the disk is slow. Each sync stands in the way of who
  * writes: with 2 GiB overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
@@ -925,7 +925,7 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 	room = record_reserve(fs, ops_bound(len) + 256);
 	if (room < 0)
 		return room;
-	straight_begin(inode);
+	straight_note(inode);
 	pthread_rwlock_rdlock(&inode->io);
 	pthread_rwlock_rdlock(&fs->sharing);
 	job.layer = atomic_load(&inode->layer);
@@ -946,7 +946,7 @@ static int write_piece(struct fs *fs, struct inode *inode, const uint8_t *data, 
 		note_pending(fs, len);
 	if (!r && straight)
 		COUNT(fs, straight_writes, 1);
-	straight_end(inode, straight);
+	atomic_store_explicit(&inode->straight, straight, memory_order_relaxed);
 	job_release(&job);
 	return r;
 }

@@ -19,7 +19,8 @@
 #include "store_dir.h"
 
 #define BLOCKS 4096 /* of the file */
-#define AFTER 256   /* writes that are not synced */
+#define AFTER 2048  /* writes that are not synced */
+#define IN_RING 256 /* blocks that the last of them leave in the ring */
 #define RING (2 * MIB)
 
 static struct store_dir dir;
@@ -117,16 +118,19 @@ static void sync_file(void)
 	assert_int_equal(result, 0);
 }
 
-/* Until half of the ring is taken, and a little more. */
-static void press(void)
+/* As many as it takes. Some are still in the ring then. */
+static void write_unsynced(void)
 {
-	for (uint64_t b = 0; b < RING / 2 / GF_BLOCK_SIZE + 16; b++)
-		put(b % AFTER, 'r');
+	for (uint64_t i = 0; i < AFTER; i++) {
+		if (i % IN_RING == 0)
+			assert_int_equal(fs_settle(fs), 0);
+		put(i % IN_RING, 'r');
+	}
 }
 
-static void press_and_mark(void)
+static void write_and_mark(void)
 {
-	press();
+	write_unsynced();
 	put(1000, 'm');
 	assert_int_equal(fs_sync_journal(fs), 0);
 }
@@ -134,17 +138,17 @@ static void press_and_mark(void)
 static void test_few_writes_stay_in_the_ring(void **state)
 {
 	make_file();
-	for (uint64_t b = 0; b < 200; b++)
+	for (uint64_t b = 0; b < 400; b++)
 		put(b, 'a');
 	assert_int_equal(went_straight(), 0);
 	assert_content();
 }
 
 /* The first one asks for a mark, the next ones find it. What waits in the ring is overwritten there. */
-static void test_a_full_ring_is_passed_by(void **state)
+static void test_many_writes_pass_the_ring(void **state)
 {
 	make_file();
-	press();
+	write_unsynced();
 	put(1000, 'b');
 	assert_int_equal(went_straight(), 0);
 	assert_int_equal(fs_sync_journal(fs), 0);
@@ -159,10 +163,28 @@ static void test_a_full_ring_is_passed_by(void **state)
 	assert_content();
 }
 
+/* The file system below may take its time to find a place. */
+static void test_new_blocks_stay_in_the_ring(void **state)
+{
+	struct fs_attr attr = {.size = 2 * BLOCKS * GF_BLOCK_SIZE};
+	uint8_t bytes[GF_BLOCK_SIZE] = {'n'};
+
+	make_file();
+	assert_int_equal(fs_setattr(fs, ino, FS_SET_SIZE, &attr), 0);
+	write_and_mark();
+	for (uint64_t b = BLOCKS; b < BLOCKS + 20; b++)
+		assert_int_equal(
+			fs_write(fs, ino, bytes, sizeof(bytes), b * GF_BLOCK_SIZE), sizeof(bytes));
+	assert_int_equal(went_straight(), 0);
+	put(1001, 'c');
+	assert_int_equal(went_straight(), 1);
+	assert_content();
+}
+
 static void test_who_syncs_keeps_the_ring(void **state)
 {
 	make_file();
-	press_and_mark();
+	write_and_mark();
 	put(1001, 'b');
 	assert_int_equal(went_straight(), 1);
 	sync_file();
@@ -180,7 +202,7 @@ static void test_edges_go_through_the_ring(void **state)
 	uint8_t bytes[3 * GF_BLOCK_SIZE], found[5 * GF_BLOCK_SIZE];
 
 	make_file();
-	press_and_mark();
+	write_and_mark();
 	memset(bytes, 'e', sizeof(bytes));
 	assert_int_equal(fs_write(fs, ino, bytes, sizeof(bytes), 2000 * GF_BLOCK_SIZE + 512), sizeof(bytes));
 	assert_int_equal(went_straight(), 1);
@@ -195,7 +217,7 @@ static void test_edges_go_through_the_ring(void **state)
 static void test_death_of_the_process(void **state)
 {
 	make_file();
-	press_and_mark();
+	write_and_mark();
 	for (uint64_t b = 300; b < 700; b++)
 		put(b, (uint8_t)b);
 	assert_int_equal(went_straight(), 400);
@@ -208,13 +230,13 @@ static void test_death_of_the_process(void **state)
 static void test_straight_again_after_death(void **state)
 {
 	make_file();
-	press_and_mark();
+	write_and_mark();
 	put(1100, 'b');
 	assert_int_equal(went_straight(), 1);
 	fs_abandon(fs);
 	assert_int_equal(open_store(false), 0);
 	assert_int_equal(fs_settle(fs), 0);
-	press_and_mark();
+	write_and_mark();
 	put(1101, 'c');
 	assert_true(went_straight() > 0);
 	fs_abandon(fs);
@@ -272,7 +294,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_few_writes_stay_in_the_ring, start, stop),
-		cmocka_unit_test_setup_teardown(test_a_full_ring_is_passed_by, start, stop),
+		cmocka_unit_test_setup_teardown(test_many_writes_pass_the_ring, start, stop),
+		cmocka_unit_test_setup_teardown(test_new_blocks_stay_in_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_who_syncs_keeps_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_edges_go_through_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_death_of_the_process, start, stop),
