@@ -7,7 +7,7 @@
  * nobody anything. Under a guest that writes without an end it costs as much as the first time, and the
  * guest waits for it. Announced by a record and written in place at once, as large writes are, such a block
  * costs more to begin with and nothing later. So small writes that overwrite what is in place take that way
- * once a file had STRAIGHT_AFTER of them since it was synced.
+ * once a file had STRAIGHT_AFTER writes, of any kind, since it was synced.
  *
  * Not before: whoever syncs now and then has to wait for what was written since, and a sync of the ring is
  * one sequential write, whatever the blocks. And not where a place is to be found first: the file system
@@ -16,7 +16,7 @@
  */
 #include "core/fs_internal.h"
 
-#define STRAIGHT_AFTER 2048 /* writes; of 4 KiB: 8 MiB */
+#define STRAIGHT_AFTER 2048 /* of 4 KiB: 8 MiB */
 
 void straight_note(struct inode *inode)
 {

@@ -36,7 +36,7 @@
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
-#define PLACED_SMALL (64 * KIB)
+#define PLACED_SMALL (64 * KIB) /* what a small write in place counts as, in LARGE_SYNC_BYTES */
 /* Uncommitted bytes that recovery may have to read: a second of a takeover, from the page cache; half a
  * minute of a mount after a power loss, where the disk is slow. Each sync stands in the way of who
  * writes: with 2 GiB overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
