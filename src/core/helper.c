@@ -11,10 +11,9 @@
  */
 #include "core/fs_internal.h"
 
-#include <unistd.h>
-
 #include "base/blocking.h"
 #include "base/cleanup.h"
+#include "base/processors.h"
 
 static void *helper_main(void *arg)
 {
@@ -49,7 +48,7 @@ void helper_start(struct fs *fs)
 {
 	struct helper *h = &fs->helper;
 
-	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+	if (processors_usable() < 2)
 		return;
 	pthread_mutex_init(&h->lock, NULL);
 	pthread_cond_init(&h->work, NULL);

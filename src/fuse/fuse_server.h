@@ -27,7 +27,7 @@ struct fuse_server;
 #define FUSE_SERVER_IO_MAX (1024 * 1024) /* bytes of one read or write; also mount's max_read */
 
 struct fuse_server_options {
-	unsigned threads; /* 0: max(8, 2 * processors), at most 32 */
+	unsigned threads; /* 0: max(16, 2 * processors), at most 32 */
 	bool no_busy_poll; /* sleep whenever there is no request */
 	/* Paths that the root's user.goldfs.store names; `goldfs umount` waits for its lock. */
 	const char *store;

@@ -32,6 +32,7 @@
 #include "base/blocking.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/processors.h"
 #include "base/sizes.h"
 #include "base/times.h"
 #include "fuse/internal.h"
@@ -118,16 +119,9 @@ static void wake_handler(int signal)
 {
 }
 
-static unsigned processors(void)
-{
-	long online = sysconf(_SC_NPROCESSORS_ONLN);
-
-	return online > 0 ? (unsigned)online : 1;
-}
-
 static unsigned default_threads(void)
 {
-	return (unsigned)min_u64(max_u64(2 * (uint64_t)processors(), 16), 32);
+	return (unsigned)min_u64(max_u64(2 * (uint64_t)processors_usable(), 16), 32);
 }
 
 /* Without a supervisor there is nobody to leave anything to, but the same code. */
@@ -176,7 +170,7 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	server->takeover = options->takeover;
 	resend_queue_init(&server->resent);
 	order_init(&server->order);
-	turn_init(&server->turn, processors());
+	turn_init(&server->turn, processors_usable());
 	server->busy_poll.off = options->no_busy_poll;
 	server->ready = options->ready;
 	server->ended = options->ended;

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "base/processors.h"
 #include "base/sizes.h"
 #include "core/fs.h"
 #include "goldfs/format.h"
@@ -65,7 +65,7 @@ static uint64_t count_split(void)
 
 static bool has_two_processors(void)
 {
-	return sysconf(_SC_NPROCESSORS_ONLN) > 1;
+	return processors_usable() > 1;
 }
 
 /* A file and what it should hold, for one who writes to it. */

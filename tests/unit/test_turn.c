@@ -187,6 +187,23 @@ static void a_tick_helps_where_the_active_one_does_not_come(void **state)
 	turn_waiter_release(&w);
 }
 
+/* As many as there are processors, between two and four. */
+static void enough_is_a_matter_of_processors(void **state)
+{
+	static const unsigned processors[] = {1, 2, 3, 4, 64}, enough[] = {2, 2, 3, 4, 4};
+
+	for (unsigned i = 0; i < sizeof(enough) / sizeof(enough[0]); i++) {
+		struct turn t;
+
+		turn_init(&t, processors[i]);
+		for (unsigned active = 0; active < 6; active++) {
+			atomic_store(&t.active, active);
+			assert_int_equal(turn_wants_more(&t), active + 1 < enough[i]);
+		}
+		turn_release(&t);
+	}
+}
+
 static void *take_a_second(void *arg)
 {
 	struct turn_waiter w;
@@ -309,6 +326,7 @@ int main(void)
 		TEST(one_that_comes_back_wakes_nobody_unless_there_is_more),
 		TEST(who_is_active_and_has_to_wait_wakes_another),
 		TEST(a_tick_helps_where_the_active_one_does_not_come),
+		TEST(enough_is_a_matter_of_processors),
 		TEST(sleep_can_end),
 		TEST(all_work_is_done_once),
 	};
