@@ -19,7 +19,7 @@
  * write the same blocks: in the first eighth of the file they take turns sector by sector. In the
  * rest each has a stretch of its own. Small and large, aligned to sectors only, random and one
  * after the other, direct and through the page cache, with fsync and reads mixed in. The seed is
- * printed, and GOLDFS_SEED sets it.
+ * printed, and GOLDFS_SEED sets it; with NO_FSYNC set there is none.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -69,6 +69,7 @@ struct run {
 	int direct;   /* -1: not to be had */
 	int golden;   /* -1: zeros */
 	uint64_t seed;
+	bool no_fsync;
 	struct timespec end;
 	atomic_bool died;
 	atomic_bool wrong;
@@ -291,7 +292,7 @@ static int change(struct writer *writer, uint64_t number, uint64_t count)
 		state->sector[number + i].acked = version;
 	atomic_fetch_add(&run->writes, 1);
 	atomic_fetch_add(&run->bytes, (uint64_t)done);
-	if (draw(writer, 32) == 0 && fsync(run->buffered) < 0)
+	if (draw(writer, 32) == 0 && !run->no_fsync && fsync(run->buffered) < 0)
 		return -errno;
 	return (uint64_t)done == count * SECTOR ? 0 : -EIO;
 }
@@ -439,8 +440,10 @@ int main(int argc, char **argv)
 {
 	struct run run = {.seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid() % 1000};
 	const char *seed = getenv("GOLDFS_SEED");
+	const char *no_fsync = getenv("NO_FSYNC");
 	int status;
 
+	run.no_fsync = no_fsync && *no_fsync;
 	if (seed)
 		run.seed = strtoull(seed, NULL, 10);
 	if ((argc == 5 || argc == 6) && strcmp(argv[1], "write") == 0) {
