@@ -120,7 +120,7 @@ void pool_set_state_locked(struct pool *pool, uint64_t slot, uint64_t count, enu
 static struct pool_run longest_run_locked(const struct pool *pool, uint64_t slot, uint64_t want,
 	uint64_t *first_free)
 {
-	uint64_t end = round_down(slot, CHUNK_SLOTS) + CHUNK_SLOTS;
+	uint64_t end = min_u64(round_down(slot, CHUNK_SLOTS) + CHUNK_SLOTS, pool->cut_from);
 	const struct chunk_head *head = pool_head_locked(pool, slot);
 	struct pool_run best = {0}, run = {0};
 
@@ -146,7 +146,7 @@ static struct pool_run find_run_locked(struct pool *pool, uint64_t want)
 	struct pool_run best = {0};
 	uint64_t slot = pool->lowest;
 
-	for (int looked = 0; best.count < want && slot < POOL_FILES * POOL_FILE_SLOTS; looked++) {
+	for (int looked = 0; best.count < want && slot < pool->cut_from; looked++) {
 		struct pool_run run;
 		uint64_t first_free;
 
@@ -171,7 +171,7 @@ int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *go
 		return -ENOSPC;
 	run = find_run_locked(pool, want);
 	if (!run.count)
-		return -ENOSPC;
+		return pool->cut_from < POOL_END ? -EAGAIN : -ENOSPC;
 	if (!pool_make_file_locked(pool, run.slot / POOL_FILE_SLOTS) ||
 		pool_fill_head_locked(pool_head_locked(pool, run.slot)))
 		return -ENOMEM;

@@ -51,7 +51,8 @@ void pool_free(struct pool *pool);
 /* ---- slots ---- */
 
 /* Claims up to `want` consecutive slots: *got >= 1 of them, from *slot on. -ENOMEM, or -ENOSPC when
- * the pool has 256 TiB; also when it lost slots, until no map on the disk names those any more. */
+ * the pool has 256 TiB; also when it lost slots, until no map on the disk names those any more. -EAGAIN: in
+ * a moment, the end of a file is being cut off and there is nothing before it. */
 int pool_allocate(struct pool *pool, uint64_t want, uint64_t *slot, uint64_t *got);
 /* Gives back claimed slots to which no reference was made; they take no space afterwards. They are
  * dying if they were written, so that a crash does not find them in use. */

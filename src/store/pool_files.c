@@ -187,6 +187,7 @@ int pool_open(struct pool **pool, struct io *io)
 	if (!p)
 		return -ENOMEM;
 	p->io = io;
+	p->cut_from = POOL_END;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_mutex_init(&p->io_lock, NULL);
 	e = io->ops->list(io, "pool", open_file, p);
@@ -490,8 +491,8 @@ static uint64_t used_slots_locked(const struct pool *pool, uint64_t number)
 	return slots;
 }
 
-/* Keeps everybody out of a tail that is not in use. */
-static bool close_tail(struct pool *pool, uint64_t number, struct pool_run *tail)
+/* Keeps everybody out of a tail that is not in use, and out of what lies behind it: a truncation takes all. */
+static bool close_tail(struct pool *pool, uint64_t number, uint64_t *slot)
 {
 	uint64_t first = number * POOL_FILE_SLOTS, used;
 
@@ -499,11 +500,9 @@ static bool close_tail(struct pool *pool, uint64_t number, struct pool_run *tail
 	used = used_slots_locked(pool, number);
 	if (used >= pool->files[number]->slots)
 		return false;
-	*tail = (struct pool_run){
-		first + used, round_up(pool->files[number]->slots, CHUNK_SLOTS) - used};
-	pool_set_state_locked(pool, tail->slot, tail->count,
-		MUTATED("the end of the pool is used while it is cut off") ? SLOT_FREE :
-									      SLOT_CUT_OFF);
+	*slot = first + used;
+	if (!MUTATED("the end of the pool is used while it is cut off"))
+		pool->cut_from = *slot;
 	return true;
 }
 
@@ -525,16 +524,16 @@ static int shorten(struct pool *pool, const struct pool_file *f, uint64_t slot)
 static void cut_off_tail(struct pool *pool, uint64_t number)
 {
 	struct pool_file *f = file_of(pool, number);
-	struct pool_run tail;
+	uint64_t slot;
 	int e;
 
-	if (!f || !close_tail(pool, number, &tail))
+	if (!f || !close_tail(pool, number, &slot))
 		return;
-	e = shorten(pool, f, tail.slot);
+	e = shorten(pool, f, slot);
 	pthread_mutex_lock(&pool->lock);
 	if (!e)
-		f->slots = tail.slot % POOL_FILE_SLOTS;
-	pool_set_state_locked(pool, tail.slot, tail.count, SLOT_FREE);
+		f->slots = slot % POOL_FILE_SLOTS;
+	pool->cut_from = POOL_END;
 	pthread_mutex_unlock(&pool->lock);
 	if (e)
 		log_error(e, "cannot shorten the pool");
@@ -661,7 +660,7 @@ uint64_t pool_next_live(struct pool *pool, uint64_t *slot, uint64_t max)
 {
 	uint64_t n = 0;
 
-	while (!n && *slot < POOL_FILES * POOL_FILE_SLOTS) {
+	while (!n && *slot < POOL_END) {
 		uint64_t end = round_down(*slot, POOL_FILE_SLOTS) + POOL_FILE_SLOTS;
 
 		MUTEX_GUARD(&pool->lock);

@@ -21,8 +21,7 @@ enum slot_state {
 	SLOT_WRITTEN, /* claimed, and takes space perhaps */
 	SLOT_LIVE,    /* while counting: known to the disk, whatever refs is */
 	SLOT_DYING,
-	SLOT_TAKEN,  /* dying, and on a checkpoint's list */
-	SLOT_CUT_OFF /* free, in a tail that is being truncated */
+	SLOT_TAKEN   /* dying, and on a checkpoint's list */
 };
 
 struct slot {
@@ -63,6 +62,8 @@ struct pool_layer {
 	UT_hash_handle hh;
 };
 
+#define POOL_END (POOL_FILES * POOL_FILE_SLOTS)
+
 struct pool {
 	struct io *io;
 
@@ -70,6 +71,7 @@ struct pool {
 	struct pool_file *files[POOL_FILES]; /* lock; made and never removed */
 	/* lock; no slot below it is free. While counting: none below it is allocated. */
 	uint64_t lowest;
+	uint64_t cut_from;	   /* lock; none from it on is allocated: the tail of a file is being truncated */
 	uint64_t counted_upto;	   /* lock; slots below it have all their references */
 	bool miscounted;	   /* lock; memory was short: counting never ends */
 	bool shortened;		   /* lock; maps on the disk may name slots that are lost */

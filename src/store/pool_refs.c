@@ -239,7 +239,7 @@ void pool_counted(struct pool *pool)
 {
 	bool miscounted = false;
 
-	for (uint64_t slot = 0; slot < POOL_FILES * POOL_FILE_SLOTS && !miscounted;) {
+	for (uint64_t slot = 0; slot < POOL_END && !miscounted;) {
 		struct chunk_head *head;
 
 		MUTEX_GUARD(&pool->lock);
