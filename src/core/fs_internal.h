@@ -82,6 +82,7 @@ struct inode {
 	_Atomic(struct io_stats *) io_stats; /* NULL: nobody asked anything of it yet */
 
 	atomic_uint unsynced_writes; /* since the last sync (straight.c) */
+	_Atomic int64_t synced_ns;   /* when; CLOCK_MONOTONIC; 0: never, or it tells nothing any more */
 	atomic_bool straight;	     /* the last small write went past the ring */
 
 	pthread_mutex_t lock;

@@ -171,7 +171,8 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	resend_queue_init(&server->resent);
 	order_init(&server->order);
 	turn_init(&server->turn, processors_usable());
-	server->busy_poll.off = options->no_busy_poll;
+	/* On one processor the client cannot go on meanwhile. */
+	server->busy_poll.off = options->no_busy_poll || processors_usable() < 2;
 	server->ready = options->ready;
 	server->ended = options->ended;
 	server->arg = options->arg;

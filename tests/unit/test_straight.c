@@ -20,7 +20,7 @@
 
 #define BLOCKS 4096 /* of the file */
 #define AFTER 2048  /* writes that are not synced */
-#define IN_RING 256 /* blocks that the last of them leave in the ring */
+#define IN_RING 128 /* blocks that the last of them leave in the ring, less than half of it */
 #define RING (2 * MIB)
 
 static struct store_dir dir;
@@ -198,6 +198,33 @@ static void test_who_syncs_keeps_the_ring(void **state)
 	assert_content();
 }
 
+/* It will sync again; but not at the price of a full ring, nor then to and fro. */
+static void test_who_synced_lately_keeps_half_of_the_ring(void **state)
+{
+	uint64_t before;
+
+	make_file();
+	sync_file();
+	write_unsynced();
+	assert_int_equal(fs_settle(fs), 0);
+	put(1000, 'm');
+	assert_int_equal(fs_sync_journal(fs), 0);
+	put(1001, 'b');
+	assert_int_equal(went_straight(), 0);
+	for (uint64_t b = 0; b < RING / 2 / GF_BLOCK_SIZE + 40; b++)
+		put(b, 'r');
+	assert_int_equal(fs_sync_journal(fs), 0); /* the mark that one of them asked for */
+	put(1002, 'c');
+	before = went_straight();
+	assert_true(before > 0);
+	assert_int_equal(fs_settle(fs), 0);
+	put(1000, 'm');
+	assert_int_equal(fs_sync_journal(fs), 0);
+	put(1003, 'd');
+	assert_int_equal(went_straight(), before + 1);
+	assert_content();
+}
+
 /* Parts of blocks are merged, and go through the ring beside the whole one. */
 static void test_edges_go_through_the_ring(void **state)
 {
@@ -299,6 +326,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_many_writes_pass_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_new_blocks_stay_in_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_who_syncs_keeps_the_ring, start, stop),
+		cmocka_unit_test_setup_teardown(test_who_synced_lately_keeps_half_of_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_edges_go_through_the_ring, start, stop),
 		cmocka_unit_test_setup_teardown(test_death_of_the_process, start, stop),
 		cmocka_unit_test_setup_teardown(test_straight_again_after_death, start, stop),
