@@ -161,6 +161,15 @@ static int set_word(int *to, const char *name, const char *value, const char *co
 	return cli_usage("mount", "%s=\"%s\" is not known", name, value);
 }
 
+/* Of two words: whether it is the second. */
+static int set_second(bool *to, const char *name, const char *value, const char *const names[])
+{
+	int word, r = set_word(&word, name, value, names);
+
+	*to = word == 1;
+	return r;
+}
+
 static int set_log(struct mount_config *config, const char *value)
 {
 	CLEANUP_FREE char *cwd = NULL;
@@ -206,7 +215,6 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 	static const char *const metrics[] = {"store", "clone", NULL};
 	static const char *const on_off[] = {"on", "off", NULL};
 	uint64_t number;
-	int word, r;
 
 	switch (entry->kind) {
 	case STORE:
@@ -227,21 +235,13 @@ static int apply_own(struct mount_config *config, const struct option_entry *ent
 	case DEDUP:
 		return set_word(&config->dedup, entry->name, value, dedup);
 	case VERIFY:
-		r = set_word(&word, entry->name, value, verify);
-		config->verify_reads = word == 1;
-		return r;
+		return set_second(&config->verify_reads, entry->name, value, verify);
 	case METRICS:
-		r = set_word(&word, entry->name, value, metrics);
-		config->clone_metrics = word == 1;
-		return r;
+		return set_second(&config->clone_metrics, entry->name, value, metrics);
 	case SANDBOX:
-		r = set_word(&word, entry->name, value, on_off);
-		config->no_sandbox = word == 1;
-		return r;
+		return set_second(&config->no_sandbox, entry->name, value, on_off);
 	case BUSY_POLL:
-		r = set_word(&word, entry->name, value, on_off);
-		config->no_busy_poll = word == 1;
-		return r;
+		return set_second(&config->no_busy_poll, entry->name, value, on_off);
 	case LOG:
 		return set_log(config, value);
 	default:

@@ -12,9 +12,8 @@
  * Not before: whoever syncs now and then has to wait for what was written since, and a sync of the ring is
  * one sequential write, whatever the blocks (after 10,000 random writes 9 to 44 ms, in place 380 to 510). For
  * that reason a file that was synced in the last SYNCED_LATELY_NS keeps to the ring longer, until that is
- * half full. And not where a place is to be found first: the file system
- * below may be busy with its own journal for some hundred milliseconds then, and nobody waits for that
- * before the ring.
+ * half full. And not where a place is to be found first: the file system below may be busy with its own
+ * journal for some hundred milliseconds then, and nobody waits for that before the ring.
  */
 #include "core/fs_internal.h"
 

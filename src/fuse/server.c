@@ -159,6 +159,7 @@ static int make_parts(struct fuse_server *server)
 int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *options)
 {
 	struct fuse_server *server = calloc(1, sizeof(*server));
+	unsigned processors = processors_usable();
 	int r = 0;
 
 	if (!server)
@@ -170,9 +171,9 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 	server->takeover = options->takeover;
 	resend_queue_init(&server->resent);
 	order_init(&server->order);
-	turn_init(&server->turn, processors_usable());
+	turn_init(&server->turn, processors);
 	/* On one processor the client cannot go on meanwhile. */
-	server->busy_poll.off = options->no_busy_poll || processors_usable() < 2;
+	server->busy_poll.off = options->no_busy_poll || processors < 2;
 	server->ready = options->ready;
 	server->ended = options->ended;
 	server->arg = options->arg;

@@ -28,6 +28,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/processors.h"
 #include "base/sizes.h"
 #include "core/check.h"
 #include "core/fs.h"
@@ -485,7 +486,7 @@ static uint64_t from_env(const char *name, uint64_t otherwise)
 int main(void)
 {
 	static struct campaign c;
-	int jobs = (int)min_u64(16, from_env("JOBS", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN)));
+	int jobs = (int)min_u64(16, from_env("JOBS", processors_usable()));
 	struct shared *shared = mmap(NULL, sizeof(*shared) * 16, PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	uint64_t failed = 0;

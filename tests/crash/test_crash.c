@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/processors.h"
 #include "base/sizes.h"
 #include "driver.h"
 #include "workload.h"
@@ -312,7 +313,7 @@ int main(int argc, char **argv)
 
 	options.first = from_env("SEED", 1);
 	options.states = from_env("STATES", 12000);
-	options.jobs = (int)from_env("JOBS", (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
+	options.jobs = (int)from_env("JOBS", processors_usable());
 	/* All workloads; longer runs do not only dig deeper in the same ones. */
 	options.last = options.first +
 		       max_u64(1, options.states / (1200 * count)) * count - 1;

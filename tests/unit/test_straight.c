@@ -53,18 +53,21 @@ static void make_file(void)
 	assert_int_equal(fs_settle(fs), 0);
 }
 
-static int start(void **state)
+static int make_store(bool background)
 {
 	store_dir_init(&dir);
 	store_dir_skip_syncs(&dir);
-	return open_store(false);
+	return open_store(background);
+}
+
+static int start(void **state)
+{
+	return make_store(false);
 }
 
 static int start_with_threads(void **state)
 {
-	store_dir_init(&dir);
-	store_dir_skip_syncs(&dir);
-	return open_store(true);
+	return make_store(true);
 }
 
 static int stop(void **state)
@@ -128,11 +131,17 @@ static void write_unsynced(void)
 	}
 }
 
+/* The intent mark that straight writes of all of the file need. */
+static void mark(void)
+{
+	put(1000, 'm');
+	assert_int_equal(fs_sync_journal(fs), 0);
+}
+
 static void write_and_mark(void)
 {
 	write_unsynced();
-	put(1000, 'm');
-	assert_int_equal(fs_sync_journal(fs), 0);
+	mark();
 }
 
 static void test_few_writes_stay_in_the_ring(void **state)
@@ -207,8 +216,7 @@ static void test_who_synced_lately_keeps_half_of_the_ring(void **state)
 	sync_file();
 	write_unsynced();
 	assert_int_equal(fs_settle(fs), 0);
-	put(1000, 'm');
-	assert_int_equal(fs_sync_journal(fs), 0);
+	mark();
 	put(1001, 'b');
 	assert_int_equal(went_straight(), 0);
 	for (uint64_t b = 0; b < RING / 2 / GF_BLOCK_SIZE + 40; b++)
@@ -218,8 +226,7 @@ static void test_who_synced_lately_keeps_half_of_the_ring(void **state)
 	before = went_straight();
 	assert_true(before > 0);
 	assert_int_equal(fs_settle(fs), 0);
-	put(1000, 'm');
-	assert_int_equal(fs_sync_journal(fs), 0);
+	mark();
 	put(1003, 'd');
 	assert_int_equal(went_straight(), before + 1);
 	assert_content();
