@@ -45,6 +45,9 @@ struct io_ops {
 	ssize_t (*pread)(struct io *io, int fd, void *buf, size_t len, uint64_t off);
 	/* Writes all of iov or fails; what a failed write left behind is undefined. */
 	int (*pwritev)(struct io *io, int fd, const struct iovec *iov, int count, uint64_t off);
+	/* The same for a few bytes within what the file has already, cheaper where the same pages are written
+	 * again and again before they are synced (io_map.h). May be NULL. */
+	int (*poke)(struct io *io, int fd, const void *buf, size_t len, uint64_t off);
 	int (*fdatasync)(struct io *io, int fd);
 	int (*truncate)(struct io *io, int fd, uint64_t size);
 	/* Gives the range its blocks, so that a write to it cannot fail for want of space; the file
@@ -93,6 +96,11 @@ static inline int io_pwrite(struct io *io, int fd, const void *buf, size_t len, 
 	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len};
 
 	return io->ops->pwritev(io, fd, &iov, 1, off);
+}
+
+static inline int io_poke(struct io *io, int fd, const void *buf, size_t len, uint64_t off)
+{
+	return (io->ops->poke ? io->ops->poke : io_pwrite)(io, fd, buf, len, off);
 }
 
 /* Reads exactly len bytes; what lies behind the end of the file reads as zeros. */

@@ -21,6 +21,7 @@
 #include "base/cleanup.h"
 #include "base/fd.h"
 #include "base/hash.h"
+#include "base/io_map.h"
 
 struct io_posix {
 	struct io io; /* first */
@@ -60,6 +61,7 @@ static int posix_open(struct io *io, const char *path, int flags)
 
 static void posix_close(struct io *io, int fd)
 {
+	io_map_forget(fd);
 	close(fd);
 }
 
@@ -73,9 +75,17 @@ static int posix_pwritev(struct io *io, int fd, const struct iovec *iov, int cou
 	return space_result(fd_pwritev(fd, iov, count, off));
 }
 
+static int posix_poke(struct io *io, int fd, const void *buf, size_t len, uint64_t off)
+{
+	return io_map_write(fd, buf, len, off) ? 0 : io_pwrite(io, fd, buf, len, off);
+}
+
 static int posix_fdatasync(struct io *io, int fd)
 {
-	return space_result(result(fdatasync(fd)));
+	int r = space_result(result(fdatasync(fd)));
+
+	io_map_synced(fd);
+	return r;
 }
 
 /* Without a flag for waiting an error is left for the sync to find. */
@@ -88,6 +98,7 @@ static int posix_truncate(struct io *io, int fd, uint64_t size)
 {
 	int rc;
 
+	io_map_forget(fd);
 	do {
 		rc = ftruncate(fd, (off_t)size);
 	} while (rc < 0 && errno == EINTR);
@@ -267,6 +278,7 @@ static const struct io_ops posix_ops = {
 	.close = posix_close,
 	.pread = posix_pread,
 	.pwritev = posix_pwritev,
+	.poke = posix_poke,
 	.fdatasync = posix_fdatasync,
 	.write_back = posix_write_back,
 	.truncate = posix_truncate,

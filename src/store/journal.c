@@ -32,6 +32,7 @@
 #define RECORD_ALIGN 64
 #define SCAN_AHEAD (256 * KIB)
 #define MAX_OPS_PARTS 3
+#define SMALL_RECORD 256
 #define MARKS 8 /* points of the ring that are remembered */
 #define WRITE_BACK_BYTES (4 * MIB)
 #define PREPARE_BYTES (64 * KIB)
@@ -779,6 +780,22 @@ static int prepare(struct journal *j, uint64_t upto, uint64_t tail_end)
 	return 0;
 }
 
+/* A record without bytes of guests, of which there are many to a page, is stored rather than written. */
+static int write_record(struct journal *j, const struct iovec *parts, int count, uint64_t length)
+{
+	uint64_t place = j->head.pos % j->size;
+	uint8_t all[SMALL_RECORD];
+	size_t len = 0;
+
+	if (length > sizeof(all))
+		return j->io->ops->pwritev(j->io, j->fd, parts, count, place);
+	for (int i = 0; i < count; i++) {
+		memcpy(all + len, parts[i].iov_base, parts[i].iov_len);
+		len += parts[i].iov_len;
+	}
+	return io_poke(j->io, j->fd, all, len, place);
+}
+
 int journal_append(struct journal *j, const struct iovec *iov, int count, uint64_t *seq,
 	uint64_t *ops_pos)
 {
@@ -812,7 +829,7 @@ int journal_append(struct journal *j, const struct iovec *iov, int count, uint64
 	fill_header(j, &rec, length, used, ops_sum);
 	r = prepare(j, j->head.pos + length, tail_end);
 	if (!r)
-		r = j->io->ops->pwritev(j->io, j->fd, parts, count + 1, j->head.pos % j->size);
+		r = write_record(j, parts, count + 1, length);
 	if (r)
 		return append_failed(j, r);
 	*seq = j->head.seq;

@@ -167,7 +167,8 @@ int layer_write_sums(struct layer *l, uint64_t block, const uint32_t *sums, uint
 
 	if (fd < 0)
 		return fd;
-	e = io_pwrite(l->env->io, fd, sums, count * sizeof(*sums), block * sizeof(*sums));
+	e = (count == 1 ? io_poke : io_pwrite)(
+		l->env->io, fd, sums, count * sizeof(*sums), block * sizeof(*sums));
 	atomic_store(&l->sums_dirty, true);
 	if (!e)
 		layer_forget_noted(l, block, count);
