@@ -576,6 +576,7 @@ static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const 
 {
 	int r = layer_set_state(layer, block, count, GF_OVERLAY);
 
+	found_explained(fs, layer, block, count);
 	if (r || summed)
 		return r;
 	if (!fs->options.read_only)
@@ -646,9 +647,12 @@ static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const
 static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	const uint32_t *sums, uint32_t count, bool *there, bool *empty)
 {
-	CLEANUP_FREE uint8_t *bytes = malloc((size_t)count * GF_BLOCK_SIZE);
+	CLEANUP_FREE uint8_t *bytes = NULL;
 	int r;
 
+	if (found_tells(fs, layer, block, sums, count, there, empty))
+		return 0;
+	bytes = malloc((size_t)count * GF_BLOCK_SIZE);
 	if (!bytes)
 		return -ENOMEM;
 	r = layer_read_data(layer, bytes, (size_t)count * GF_BLOCK_SIZE, block * GF_BLOCK_SIZE);
@@ -666,9 +670,12 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 		return r;
 	for (uint32_t i = 0; i < count; i++) {
 		const uint8_t *b = bytes + (size_t)i * GF_BLOCK_SIZE;
+		uint32_t sum = r ? 0 : hash_block(fs->super.secret, b);
 
-		there[i] = !r && hash_block(fs->super.secret, b) == sums[i];
+		there[i] = !r && sum == sums[i];
 		empty[i] = r == -EUCLEAN || (!r && is_zero(b, GF_BLOCK_SIZE));
+		if (!r)
+			found_note(fs, layer, block + i, sum, there[i], empty[i]);
 	}
 	return write_again(fs, layer, block, bytes, there, count);
 }
@@ -694,7 +701,7 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 		n = run_length(there, i, count);
 		*whole &= there[i];
 		r = there[i] ? replay_run(fs, layer, block + i, sums + i, n, summed) :
-			       doubt_note(fs, layer, block + i, n);
+			       found_doubt(fs, layer, block + i, n);
 	}
 	return r;
 }
@@ -712,7 +719,13 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	bool whole = true;
 	uint32_t sums[REPLAY_BLOCKS], n;
 
-	for (uint32_t i = 0; i < op->count; i += n) {
+	if (how->in_place) {
+		int r = replay_run(fs, layer, op->block, NULL, op->count, true);
+
+		if (r)
+			return r;
+	}
+	for (uint32_t i = 0; i < op->count && !how->in_place; i += n) {
 		int r;
 
 		n = min_u64(op->count - i, REPLAY_BLOCKS);

@@ -405,8 +405,7 @@ int carry_recall(struct fs *fs, struct layer *layer)
 		r = carried_apply(fs, &recall.carried, fs->tail.seq, &recall.how);
 	if (!r)
 		r = journal_walk(fs->journal, fs->tail, upto, recall_record, &recall);
-	if (!r)
-		r = doubt_resolve(fs);
+	r = found_end(fs, r);
 	let_places_go(&recall);
 	rangelock_unlock(&layer->ranges, &range);
 	carried_release(&recall.carried);

@@ -29,6 +29,7 @@
 struct fs;
 struct folder;
 struct image;
+struct in_flight;
 
 /* Numbers below FS_INO_FIRST are fixed; FUSE's own tree of virtual files uses 16 to 63. */
 enum {
@@ -69,6 +70,7 @@ struct fs_options {
 	const void *kept; /* all that hooks.keep was given, for as long as fs_open() takes */
 	size_t kept_len;
 	uint64_t connection; /* random number of the mount, 0: none */
+	struct in_flight *in_flight; /* lent for the mount's life, zeros at its start; NULL: nobody takes over */
 	bool verify_reads;
 	bool accept_lost; /* go on where the journal is damaged, and lose what followed (repair) */
 	enum fs_dedup dedup;

@@ -31,6 +31,7 @@
 #include "base/drain.h"
 #include "base/hash.h"
 #include "core/fs.h"
+#include "core/in_flight.h"
 #include "goldfs/format.h"
 #include "image/image.h"
 #include "image/pin.h"
@@ -396,7 +397,7 @@ struct fs {
 	pthread_mutex_t damage_lock;
 	struct damage *damage;	     /* damage_lock; blocks found damaged */
 	_Atomic unsigned damage_new; /* changed under damage_lock; not reported yet */
-	struct doubt *doubts;	     /* recovery */
+	struct found *found;	     /* recovery (found.c) */
 	atomic_bool scrubbing;
 	pthread_mutex_t place_lock;  /* before checkpoint_lock; who gives a layer places */
 	pthread_mutex_t recast_lock; /* a leaf */
@@ -478,6 +479,7 @@ struct apply {
 	bool loading;	   /* from a catalog file: parents are linked afterwards */
 	bool replaying;    /* recovery: large writes are verified */
 	bool alive;	   /* the machine lives since the record: what was written is there */
+	bool in_place;	   /* all that the record announces is, with its checksums (in_flight.h) */
 	const struct commit_point *commits;
 };
 
@@ -835,12 +837,23 @@ void golden_check_release(struct golden *golden);
 /* There may be sums now. */
 void golden_sums_made(struct golden *golden);
 
+/* ---- found.c: what recovery found of blocks in place; nobody writes meanwhile ---- */
+
+/* Whether it is known of all of them whether what is there is what was announced, and whether it is zeros. */
+bool found_tells(struct fs *fs, const struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint32_t count, bool *there, bool *empty);
+/* One block was read, and written again where it was what was announced (`there`). */
+void found_note(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum, bool there, bool empty);
+/* An uncommitted announcement touched them and does not explain what is there; a later one does. -ENOMEM. */
+int found_doubt(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
+void found_explained(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t count);
+/* Ends what is still in doubt, unless `r` is an error already, and forgets all. Returns the first error. */
+int found_end(struct fs *fs, int r);
+
 /* ---- heal.c: blocks that are old or new after a power loss ---- */
 
-/* Blocks that some uncommitted announcement in the ring touched, noted during recovery. */
-int doubt_note(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
-/* After replay: the checksums of those that are in place become those of what is there. */
-int doubt_resolve(struct fs *fs);
+/* The checksum of a block in doubt becomes that of what is there. */
+int doubt_end(struct fs *fs, struct layer *layer, uint64_t block);
 /* Regions with intent marks become suspect: power may have been lost. */
 int suspect_marked(struct fs *fs);
 /* Recovery: whether nothing can have been lost between what was replayed so far and this life of

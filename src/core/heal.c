@@ -7,8 +7,8 @@
  * says nothing. There are two sorts:
  *
  *   doubts    blocks that an uncommitted announcement in the ring touched and did not explain.
- *             They are known one by one, and their checksums are made true before anything is
- *             served.
+ *             They are known one by one (found.c), and their checksums are made true before
+ *             anything is served.
  *   suspects  after power loss, blocks whose announcement was lost itself. Only regions with an
  *             intent mark have them, so these regions are suspect, in the catalog too, until all
  *             of their checksums were looked at: when somebody reads, by scrub, or here, a region
@@ -29,36 +29,14 @@
 
 #define HEAL_BLOCKS 64 /* read at once */
 
-struct doubt {
-	struct layer *layer; /* lives: nothing is freed during recovery */
-	uint64_t block, count;
-	struct doubt *next;
-};
-
 /* ---- doubts ---- */
-
-int doubt_note(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
-{
-	struct doubt *d = fs->doubts;
-
-	if (d && d->layer == layer && d->block + d->count == block) {
-		d->count += count;
-		return 0;
-	}
-	d = malloc(sizeof(*d));
-	if (!d)
-		return -ENOMEM;
-	*d = (struct doubt){.layer = layer, .block = block, .count = count, .next = fs->doubts};
-	fs->doubts = d;
-	return 0;
-}
 
 /*
  * Also where the block is not in place: what a power loss left there may be some sectors of what was
  * announced, beside the checksum of all. Announced once more, and not written before the process dies, it
  * would look like damage.
  */
-static int make_true(struct fs *fs, struct layer *layer, uint64_t block)
+int doubt_end(struct fs *fs, struct layer *layer, uint64_t block)
 {
 	uint8_t bytes[GF_BLOCK_SIZE];
 	uint32_t sum;
@@ -81,21 +59,6 @@ static int make_true(struct fs *fs, struct layer *layer, uint64_t block)
 		return r == -ENOSPC || r == -EIO ? 0 : r;
 	if (fs->options.read_only || r == -ENOSPC || r == -EIO)
 		r = layer_note_sums(layer, block, &sum, 1);
-	return r;
-}
-
-int doubt_resolve(struct fs *fs)
-{
-	int r = 0;
-
-	while (fs->doubts) {
-		struct doubt *d = fs->doubts;
-
-		for (uint64_t i = 0; i < d->count && !r; i++)
-			r = make_true(fs, d->layer, d->block + i);
-		fs->doubts = d->next;
-		free(d);
-	}
 	return r;
 }
 

@@ -230,6 +230,7 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 		.blocks = true,
 		.replaying = true,
 		.alive = seq >= rec->life,
+		.in_place = rec->fs->options.takeover && in_flight_vouches(rec->fs->options.in_flight, seq),
 		.commits = rec->commits,
 	};
 
@@ -304,8 +305,7 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
 	carried_release(&rec.carried);
-	if (!r)
-		r = doubt_resolve(fs);
+	r = found_end(fs, r);
 	if (!r && !fs->options.takeover && !is_same_boot(fs, fs->boot))
 		r = suspect_marked(fs);
 	HASH_ITER (hh, rec.commits, point, next) {
@@ -512,6 +512,7 @@ static int take_over(struct fs *fs)
 	atomic_store(&fs->resent_open, true);
 	takeover_inherit(fs);
 	journal_believe_synced(fs->journal);
+	in_flight_take_over(fs->options.in_flight, fs->tail.seq, journal_last_seq(fs->journal) + 1);
 	/* What failed for the dead process has failed. */
 	return fs_writable(fs) ? 0 : start_epoch(fs);
 }
@@ -553,6 +554,8 @@ static int recover(struct fs *fs)
 	/* With records given up, the files that they made may be all that somebody has of a clone. */
 	if (!r && fs->reclaim_wanted && !fs->options.accept_lost)
 		remove_orphan_files(fs);
+	if (!r)
+		in_flight_start(fs->options.in_flight, journal_last_seq(fs->journal) + 1);
 	return r;
 }
 

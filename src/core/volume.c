@@ -37,10 +37,11 @@
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
 #define PLACED_SMALL (64 * KIB) /* what a small write in place counts as, in LARGE_SYNC_BYTES */
-/* Uncommitted bytes that recovery may have to read: a second of a takeover, from the page cache; half a
- * minute of a mount after a power loss, where the disk is slow. Each sync stands in the way of who
- * writes: with 2 GiB overwriting in megabytes reached 0.75 of a plain file, not 0.92. */
-#define LARGE_SYNC_BYTES (4 * GIB)
+/* Uncommitted bytes that a mount may have to look at when nobody took over: each block of them once, from
+ * the page cache or, after a power loss, from the disk. (A takeover looks at what was on its way only.) Less
+ * would be soonest reached by who overwrites the same blocks, and each sync stands in his way: with 4 GiB
+ * a guest that writes megabytes without an end waited for one every second. */
+#define LARGE_SYNC_BYTES (16 * GIB)
 #define SPLIT_FROM (512 * KIB)	/* bytes of a write that is worth a second thread */
 #define SPLIT_PIECE (256 * KIB) /* of which each of the two takes one at a time */
 #define MAX_PIECE MIB /* of a write, at once */
@@ -724,9 +725,11 @@ static void settle_attributes(struct job *job)
 static int job_commit_locked(struct job *job)
 {
 	struct iovec iov = {.iov_base = job->ops.bytes, .iov_len = job->ops.len};
+	struct in_flight *in_flight = job->fs->options.in_flight;
 	struct large_ticket ticket;
 	bool large = job->large_last > job->large_first;
-	uint64_t seq = 0, ops_pos;
+	uint64_t seq = 0, ops_pos, lower;
+	unsigned entry = 0;
 	int r;
 
 	INVARIANT(3, !job->inode || job->layer->head_of == job->inode->ino);
@@ -734,8 +737,10 @@ static int job_commit_locked(struct job *job)
 	INVARIANT(2, !large || job->marked);
 	if (large) {
 		layer_use_marks(job->layer, job->large_first, job->large_last - job->large_first);
-		layer_large_begin(
-			job->layer, &ticket, journal_last_seq(job->fs->journal) + 1);
+		lower = journal_last_seq(job->fs->journal) + 1;
+		layer_large_begin(job->layer, &ticket, lower);
+		entry = in_flight_begin(MUTATED("a successor is not told of large writes on their way") ?
+						NULL : in_flight, lower);
 	}
 	if (large && MUTATED("bytes of a large write before its announcement"))
 		place_large(job);
@@ -750,8 +755,10 @@ static int job_commit_locked(struct job *job)
 		if (r)
 			suspect_large(job);
 	}
-	if (large)
+	if (large) {
 		layer_large_end(job->layer, &ticket, seq, r == 0);
+		in_flight_end(in_flight, entry, r == 0 || !seq, journal_last_seq(job->fs->journal) + 1);
+	}
 	if (r && r != -ENOSPC && !is_passing(r) && seq)
 		layer_fail(job->fs, job->layer, r, "write the data");
 	if (r && large && seq)

@@ -68,8 +68,9 @@ struct header {
 	char upgrade_text[2][HANDOVER_TEXT_MAX];
 	_Atomic uint32_t slot_count; /* of the table, used ones and free ones */
 	_Atomic uint64_t notes_len;  /* bytes */
-	_Atomic uint32_t agreed; /* what follows is there */
+	_Atomic uint32_t agreed; /* the agreement is there */
 	struct fuse_agreement agreement;
+	struct in_flight in_flight;
 };
 _Static_assert(sizeof(struct header) <= HEADER_SIZE, "the header fits");
 
@@ -228,6 +229,11 @@ uint64_t handover_connection(const struct handover *h)
 struct handover_figures *handover_figures(struct handover *h)
 {
 	return &h->header->figures;
+}
+
+struct in_flight *handover_in_flight(struct handover *h)
+{
+	return &h->header->in_flight;
 }
 
 void handover_set_upgrade(struct handover *h, const char *text)

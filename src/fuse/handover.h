@@ -26,6 +26,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/in_flight.h"
+
 struct handover;
 
 #define FUSE_AGREEMENT_INIT_MAX 256
@@ -64,6 +66,8 @@ void handover_close(struct handover *handover);
 /* A random number that is never 0: the mount's, the same for all of its workers. */
 uint64_t handover_connection(const struct handover *handover);
 struct handover_figures *handover_figures(struct handover *handover);
+/* The core's, see there. */
+struct in_flight *handover_in_flight(struct handover *handover);
 /* How the last upgrade ended, for who asked for it; "": there was none. Cut at the maximum. */
 void handover_set_upgrade(struct handover *handover, const char *text);
 void handover_upgrade(struct handover *handover, char text[HANDOVER_TEXT_MAX]);

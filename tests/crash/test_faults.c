@@ -27,6 +27,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
+#include "core/in_flight.h"
 #include "workload_internal.h"
 
 /* ---- one thing at a time ---- */
@@ -536,14 +537,17 @@ static void test_freed_space_is_used(void **state)
 struct death {
 	const char *before; /* the first write to such a file */
 	struct simdisk *left;
+	struct in_flight now, then; /* the memory that outlives the process, and what it was at its death */
 };
 
 static void die_before(void *arg, struct simdisk *disk, const struct simdisk_call *call)
 {
 	struct death *death = arg;
 
-	if (!death->left && call->op == SIMDISK_PWRITE && strstr(call->path, death->before))
+	if (!death->left && call->op == SIMDISK_PWRITE && strstr(call->path, death->before)) {
 		death->left = simdisk_clone(disk);
+		memcpy(&death->then, &death->now, sizeof(death->then));
+	}
 }
 
 /* What a power loss left of a block that was new is no damage, when the same write begins anew and dies. */
@@ -575,7 +579,25 @@ static void test_torn_and_announced_again(void **state)
 		tear_and_announce_again(seed);
 }
 
-/* Bytes without their checksums: whoever takes over writes those. */
+/* A process with memory that its successor gets, which dies before its next write to such a file. */
+static void start_mortal(struct store *s, struct fs_options *options, struct death *death)
+{
+	s->disk = simdisk_new(GIB);
+	options->in_flight = &death->now;
+	assert_int_equal(fs_open(&s->fs, simdisk_io(s->disk), options), 0);
+}
+
+static void take_over(struct store *s, struct fs_options *options, struct death *death)
+{
+	simdisk_set_hook(s->disk, NULL, NULL);
+	die(s, death->left);
+	memcpy(&death->now, &death->then, sizeof(death->now));
+	death->left = NULL;
+	options->takeover = true;
+	assert_int_equal(fs_open(&s->fs, simdisk_io(s->disk), options), 0);
+}
+
+/* Bytes without their checksums: whoever takes over writes those, and so does whoever follows him. */
 static void test_takeover_between_bytes_and_checksums(void **state)
 {
 	struct fs_options options = store_options();
@@ -583,15 +605,89 @@ static void test_takeover_between_bytes_and_checksums(void **state)
 	struct store s;
 	uint64_t a;
 
-	start(&s, GIB);
+	start_mortal(&s, &options, &death);
 	a = make_file(&s, "a");
 	assert_int_equal(put(&s, a, 0, 16, 1), 0);
+	assert_int_equal(put(&s, a, 16, 16, 1), 0);
 	simdisk_set_hook(s.disk, die_before, &death);
 	assert_int_equal(put(&s, a, 0, 16, 2), 0);
-	die(&s, death.left);
-	options.takeover = true;
-	assert_int_equal(fs_open(&s.fs, simdisk_io(s.disk), &options), 0);
+	take_over(&s, &options, &death);
 	assert_true(shows(&s, a, 0, 16, 2));
+	assert_true(shows(&s, a, 16, 16, 1));
+	simdisk_set_hook(s.disk, die_before, &death);
+	assert_int_equal(put(&s, a, 16, 16, 3), 0);
+	take_over(&s, &options, &death);
+	assert_true(shows(&s, a, 0, 16, 2));
+	assert_true(shows(&s, a, 16, 16, 3));
+	end(&s);
+}
+
+struct data_calls {
+	unsigned reads, writes;
+};
+
+static void count_data_calls(void *arg, struct simdisk *disk, const struct simdisk_call *call)
+{
+	struct data_calls *calls = arg;
+
+	if (!strstr(call->path, ".data"))
+		return;
+	calls->reads += call->op == SIMDISK_PREAD;
+	calls->writes += call->op == SIMDISK_PWRITE;
+}
+
+/* What had ended is not read by who takes over, only what had not. A new mount reads all of it. */
+static void test_takeover_reads_what_was_on_its_way(void **state)
+{
+	struct fs_options options = store_options();
+	struct death death = {.before = ".sum"};
+	struct data_calls calls = {0};
+	struct store s;
+	uint64_t a;
+
+	start_mortal(&s, &options, &death);
+	a = make_file(&s, "a");
+	for (uint64_t i = 0; i < 50; i++)
+		assert_int_equal(put(&s, a, i * 16, 16, 1), 0);
+	simdisk_set_hook(s.disk, die_before, &death);
+	assert_int_equal(put(&s, a, 0, 16, 2), 0);
+	simdisk_set_hook(death.left, count_data_calls, &calls);
+	take_over(&s, &options, &death);
+	assert_int_equal(calls.reads, 1);
+	calls.reads = 0;
+	simdisk_set_hook(s.disk, NULL, NULL);
+	die(&s, simdisk_clone(s.disk));
+	simdisk_set_hook(s.disk, count_data_calls, &calls);
+	options.takeover = false;
+	assert_int_equal(fs_open(&s.fs, simdisk_io(s.disk), &options), 0);
+	assert_true(calls.reads >= 50);
+	simdisk_set_hook(s.disk, NULL, NULL);
+	assert_true(shows(&s, a, 0, 16, 2));
+	assert_true(shows(&s, a, 16, 49 * 16, 1));
+	end(&s);
+}
+
+/* However often the same blocks were written: they are compared with each announcement, and written again
+ * once, but not before they are found to be what was announced. */
+static void test_recovery_of_what_was_written_over_and_over(void **state)
+{
+	struct data_calls calls = {0};
+	struct store s;
+	uint64_t a;
+
+	start(&s, GIB);
+	a = make_file(&s, "a");
+	for (unsigned i = 1; i <= 20; i++)
+		assert_int_equal(put(&s, a, 0, 64, i), 0);
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(put(&s, a, 0, 64, 20), 0);
+	die(&s, simdisk_clone(s.disk));
+	simdisk_set_hook(s.disk, count_data_calls, &calls);
+	open_store(&s);
+	assert_int_equal(calls.writes, 1);
+	assert_int_equal(calls.reads, 2);
+	simdisk_set_hook(s.disk, NULL, NULL);
+	assert_true(shows(&s, a, 0, 64, 20));
 	end(&s);
 }
 
@@ -871,6 +967,8 @@ int main(void)
 		cmocka_unit_test(test_freed_space_is_used),
 		cmocka_unit_test(test_torn_and_announced_again),
 		cmocka_unit_test(test_takeover_between_bytes_and_checksums),
+		cmocka_unit_test(test_takeover_reads_what_was_on_its_way),
+		cmocka_unit_test(test_recovery_of_what_was_written_over_and_over),
 		cmocka_unit_test(test_each_call_fails_once),
 		cmocka_unit_test(test_each_call_fails_for_good),
 		cmocka_unit_test(test_each_call_finds_no_space),

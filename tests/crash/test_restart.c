@@ -28,6 +28,7 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "core/fs.h"
+#include "core/in_flight.h"
 #include "image/image.h"
 #include "rng.h"
 #include "simdisk.h"
@@ -78,6 +79,9 @@ struct world {
 	struct request left[WINDOW + 1];
 	size_t left_count;
 	bool dead; /* what is done now is not seen by anybody */
+	/* The memory that outlives the process, and what it was at its death. */
+	struct in_flight board, board_left;
+	bool straight;
 	bool verbose;
 	uint64_t deaths, again, done_before;
 };
@@ -127,6 +131,8 @@ static struct fs_options options(struct world *w, bool takeover)
 		.no_background = true,
 		.takeover = takeover,
 		.connection = CONNECTION,
+		.in_flight = &w->board,
+		.straight = w->straight,
 		.store_fd = -1,
 		.golden_test = no_image,
 		.hooks = {.is_known = is_known, .arg = w},
@@ -145,6 +151,7 @@ static void hook(void *arg, struct simdisk *disk, const struct simdisk_call *cal
 		simdisk_poke(w->fork, call, round_down(1 + rng_below(&w->rng, call->len - 1), 4096));
 	memcpy(w->left, w->open, sizeof(w->left));
 	w->left_count = w->open_count;
+	memcpy(&w->board_left, &w->board, sizeof(w->board));
 	w->dead = true;
 }
 
@@ -503,6 +510,7 @@ static void use_fork(struct world *w)
 	w->fork = NULL;
 	memcpy(w->open, w->left, sizeof(w->open));
 	w->open_count = w->left_count;
+	memcpy(&w->board, &w->board_left, sizeof(w->board));
 	w->dead = false;
 	w->die_at = 0;
 	w->deaths++;
@@ -593,6 +601,7 @@ static void finish(struct world *w)
 		answer(w);
 	w->fork = simdisk_clone(w->disk);
 	w->left_count = 0;
+	memcpy(&w->board_left, &w->board, sizeof(w->board));
 	take_over(w);
 	for (size_t i = 0; i < w->file_count; i++) {
 		for (; w->files[i].opens; w->files[i].opens--)
@@ -666,11 +675,13 @@ static void step(struct world *w)
 
 static void run(uint64_t seed, int ops, struct world *w)
 {
-	struct fs_options opt = options(w, false);
+	struct fs_options opt;
 
 	memset(w, 0, sizeof(*w));
 	w->verbose = getenv("VERBOSE");
 	rng_seed(&w->rng, seed);
+	w->straight = rng_below(&w->rng, 2);
+	opt = options(w, false);
 	w->disk = simdisk_new(64 * MIB);
 	if (fs_open(&w->fs, simdisk_io(w->disk), &opt))
 		wrong(w, "fs_open of a new store fails");
