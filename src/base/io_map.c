@@ -11,10 +11,10 @@
 
 #include "base/sizes.h"
 
-#define WINDOW_SIZE (16 * MIB) /* of checksums of 4 KiB blocks: a disk of 16 GiB */
-#define WINDOWS 64
-#define WINDOW_PAGES (WINDOW_SIZE / PAGE)
 #define PAGE 4096 /* what is counted; the machine's may be larger */
+#define WINDOW_SIZE (16 * MIB) /* of checksums of 4 KiB blocks: a disk of 16 GiB */
+#define WINDOW_PAGES (WINDOW_SIZE / PAGE)
+#define WINDOWS 64
 #define WORD sizeof(uint32_t)
 #define OFTEN 4	  /* writes to a page since its sync, from which on another is likely */
 #define PATIENCE 64 /* writes elsewhere, or behind the window's end, for which a window stays what it is */
@@ -34,12 +34,13 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct sigaction previous;
 static _Thread_local sigjmp_buf *landing; /* of who stores through a window */
 
-/* Whatever else fails in that way is dealt with as without us, when it fails again. */
-static void on_sigbus(int signal)
+/* Whatever else it is, is dealt with as without us: an access fails again, and what somebody sent is sent. */
+static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
+	bool sent = info->si_code <= 0;
 	sigset_t this;
 
-	if (landing) {
+	if (landing && !sent) {
 		/* A jump does not end the handler. */
 		sigemptyset(&this);
 		sigaddset(&this, SIGBUS);
@@ -47,14 +48,16 @@ static void on_sigbus(int signal)
 		siglongjmp(*landing, 1);
 	}
 	sigaction(SIGBUS, &previous, NULL);
+	if (sent)
+		raise(SIGBUS);
 }
 
 /* With each window, as somebody else may have taken it. */
 static void catch_sigbus(void)
 {
-	struct sigaction action = {.sa_handler = on_sigbus}, old;
+	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO}, old;
 
-	if (sigaction(SIGBUS, &action, &old) == 0 && old.sa_handler != on_sigbus)
+	if (sigaction(SIGBUS, &action, &old) == 0 && old.sa_sigaction != on_sigbus)
 		previous = old;
 }
 
@@ -87,14 +90,13 @@ static void forget_writes(struct window *w)
 		atomic_store_explicit(&w->writes[i], 0, memory_order_relaxed);
 }
 
+/* Locked exclusively. */
 static void map(struct window *w, int fd, uint64_t place)
 {
 	struct stat st;
 	void *at = MAP_FAILED;
 
-	pthread_rwlock_wrlock(&w->lock);
 	unmap(w);
-	atomic_store(&w->misses, 0);
 	forget_writes(w);
 	if (fstat(fd, &st) == 0 && (uint64_t)st.st_size > place)
 		at = mmap(NULL, WINDOW_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)place);
@@ -107,6 +109,17 @@ static void map(struct window *w, int fd, uint64_t place)
 		w->size = min_u64((uint64_t)st.st_size - place, WINDOW_SIZE);
 	}
 	atomic_store(&w->fd, fd);
+}
+
+/* Unless somebody else did so meanwhile, or stores there: he may wait for a disk. */
+static void try_map(struct window *w, int fd, uint64_t place)
+{
+	if (pthread_rwlock_trywrlock(&w->lock))
+		return;
+	if (atomic_load(&w->fd) < 0 || atomic_load(&w->misses) > PATIENCE) {
+		map(w, fd, place);
+		atomic_store(&w->misses, 0);
+	}
 	pthread_rwlock_unlock(&w->lock);
 }
 
@@ -161,7 +174,7 @@ bool io_map_write(int fd, const void *buf, size_t len, uint64_t off)
 	if (fits)
 		atomic_store_explicit(&w->misses, 0, memory_order_relaxed);
 	else if (atomic_load(&w->fd) < 0 || atomic_fetch_add(&w->misses, 1) >= PATIENCE)
-		map(w, fd, place);
+		try_map(w, fd, place);
 	return done;
 }
 

@@ -8,10 +8,10 @@
  * to each page after a sync is a page fault, which costs several system calls. So a page is mapped for
  * who has written it a few times since.
  *
- * What is stored is in the page cache, like what pwrite(2) wrote: it survives the process, fdatasync(2)
- * of any descriptor makes it durable. A page that the
- * disk cannot give, or for which there is no space, is SIGBUS: that is caught here, and the caller's
- * pwrite(2) says what it was.
+ * What is stored is in the page cache, like what pwrite(2) wrote: it survives the process, and fdatasync(2)
+ * of any descriptor makes it durable. A page that the disk cannot give, or for which there is no space, is
+ * SIGBUS: that is caught here, and the caller's pwrite(2) says what it was. A file that is written in this
+ * way is not cut while somebody does.
  *
  * A few windows, each a part of a file, for the whole process. Any thread.
  */

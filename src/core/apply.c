@@ -576,7 +576,8 @@ static int replay_run(struct fs *fs, struct layer *layer, uint64_t block, const 
 {
 	int r = layer_set_state(layer, block, count, GF_OVERLAY);
 
-	found_explained(fs, layer, block, count);
+	if (!r)
+		found_explained(fs, layer, block, count);
 	if (r || summed)
 		return r;
 	if (!fs->options.read_only)
@@ -624,12 +625,14 @@ static uint32_t run_length(const bool *there, uint32_t i, uint32_t count)
  * What was found in place is written once more. The dead process may have been told that its sync
  * failed, and the kernel tells only once: its pages would count as clean from then on, and the sync
  * that is to come would find nothing to write. A takeover knows of failed syncs (notes.c).
+ * *written: false where a later record is to try it once more.
  */
 static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const uint8_t *bytes,
-	const bool *there, uint32_t count)
+	const bool *there, uint32_t count, bool *written)
 {
 	int r = 0;
 
+	*written = true;
 	if (fs->options.read_only || fs->options.takeover || atomic_load(&layer->failed))
 		return 0;
 	for (uint32_t i = 0, n; i < count && !r; i += n) {
@@ -640,6 +643,7 @@ static int write_again(struct fs *fs, struct layer *layer, uint64_t block, const
 	}
 	if (r == -EIO)
 		layer_fail(fs, layer, r, "write what was found in place");
+	*written = !r;
 	return r == -EIO || r == -ENOSPC ? 0 : r;
 }
 
@@ -648,7 +652,9 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	const uint32_t *sums, uint32_t count, bool *there, bool *empty)
 {
 	CLEANUP_FREE uint8_t *bytes = NULL;
-	int r;
+	uint32_t found[REPLAY_BLOCKS];
+	bool written;
+	int r, e;
 
 	if (found_tells(fs, layer, block, sums, count, there, empty))
 		return 0;
@@ -670,14 +676,15 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 		return r;
 	for (uint32_t i = 0; i < count; i++) {
 		const uint8_t *b = bytes + (size_t)i * GF_BLOCK_SIZE;
-		uint32_t sum = r ? 0 : hash_block(fs->super.secret, b);
 
-		there[i] = !r && sum == sums[i];
+		found[i] = r ? 0 : hash_block(fs->super.secret, b);
+		there[i] = !r && found[i] == sums[i];
 		empty[i] = r == -EUCLEAN || (!r && is_zero(b, GF_BLOCK_SIZE));
-		if (!r)
-			found_note(fs, layer, block + i, sum, there[i], empty[i]);
 	}
-	return write_again(fs, layer, block, bytes, there, count);
+	e = write_again(fs, layer, block, bytes, there, count, &written);
+	for (uint32_t i = 0; i < count && !r; i++)
+		found_note(fs, layer, block + i, found[i], there[i] && written, empty[i]);
+	return e;
 }
 
 /* *whole becomes false when some of it is not there. */
@@ -718,22 +725,17 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	bool committed = op->op.flags & GF_LARGE_SYNCED || is_committed(how, op->layer);
 	bool whole = true;
 	uint32_t sums[REPLAY_BLOCKS], n;
+	int r = 0;
 
-	if (how->in_place) {
-		int r = replay_run(fs, layer, op->block, NULL, op->count, true);
-
-		if (r)
-			return r;
-	}
-	for (uint32_t i = 0; i < op->count && !how->in_place; i += n) {
-		int r;
-
+	if (how->in_place)
+		r = replay_run(fs, layer, op->block, NULL, op->count, true);
+	for (uint32_t i = 0; i < op->count && !how->in_place && !r; i += n) {
 		n = min_u64(op->count - i, REPLAY_BLOCKS);
 		memcpy(sums, announced + (size_t)i * sizeof(*sums), n * sizeof(*sums));
 		r = replay_piece(fs, layer, op->block + i, sums, n, committed, how->alive, &whole);
-		if (r)
-			return r;
 	}
+	if (r)
+		return r;
 	/* The process that wrote this may have died before it synced anything. */
 	if (!MUTATED("recovery takes what it found in place for durable"))
 		layer_set_unsynced(layer);

@@ -84,14 +84,14 @@ bool found_tells(struct fs *fs, const struct layer *layer, uint64_t block, const
 	return true;
 }
 
-void found_note(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum, bool there, bool empty)
+void found_note(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum, bool again, bool empty)
 {
 	struct found *found = find_or_add(fs, layer, block);
 
 	if (!found)
 		return; /* it is read again */
 	found->sum[block % BLOCKS] = sum;
-	found->flags[block % BLOCKS] |= KNOWN | (empty ? EMPTY : 0) | (there ? AGAIN : 0);
+	found->flags[block % BLOCKS] |= KNOWN | (empty ? EMPTY : 0) | (again ? AGAIN : 0);
 }
 
 int found_doubt(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)

@@ -842,8 +842,8 @@ void golden_sums_made(struct golden *golden);
 /* Whether it is known of all of them whether what is there is what was announced, and whether it is zeros. */
 bool found_tells(struct fs *fs, const struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count, bool *there, bool *empty);
-/* One block was read, and written again where it was what was announced (`there`). */
-void found_note(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum, bool there, bool empty);
+/* One block was read; again: and written once more, because it was what was announced. */
+void found_note(struct fs *fs, struct layer *layer, uint64_t block, uint32_t sum, bool again, bool empty);
 /* An uncommitted announcement touched them and does not explain what is there; a later one does. -ENOMEM. */
 int found_doubt(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
 void found_explained(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t count);

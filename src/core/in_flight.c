@@ -4,6 +4,7 @@
 #include "base/sizes.h"
 
 #define NO_ENTRY IN_FLIGHT_MAX
+#define APART 8 /* entries of a cache line */
 
 static void raise_since(struct in_flight *board, uint64_t to)
 {
@@ -15,11 +16,14 @@ static void raise_since(struct in_flight *board, uint64_t to)
 
 unsigned in_flight_begin(struct in_flight *board, uint64_t lower)
 {
-	/* Each thread looks first where it found room the last time. */
-	static _Thread_local unsigned last;
+	/* Each thread looks first where it found room the last time, and begins away from the others. */
+	static _Thread_local unsigned last = NO_ENTRY;
+	static atomic_uint threads;
 
 	if (!board)
 		return NO_ENTRY;
+	if (last == NO_ENTRY)
+		last = atomic_fetch_add(&threads, 1) * APART % IN_FLIGHT_MAX;
 	for (unsigned i = 0; i < IN_FLIGHT_MAX; i++) {
 		unsigned entry = (last + i) % IN_FLIGHT_MAX;
 		uint64_t none = 0;

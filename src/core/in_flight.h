@@ -18,8 +18,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* More than there are threads that write; who finds no entry raises `since`. */
-#define IN_FLIGHT_MAX 64
+/* More than there are threads that write. One more would be seen by nobody: from then on a successor compares
+ * everything. */
+#define IN_FLIGHT_MAX 320
 
 /* Numbers are those of records. Each field counts by one store, as in all of the handover's memory. */
 struct in_flight {

@@ -757,6 +757,7 @@ static int job_commit_locked(struct job *job)
 	}
 	if (large) {
 		layer_large_end(job->layer, &ticket, seq, r == 0);
+		/* Without a record there is nothing to be told of. */
 		in_flight_end(in_flight, entry, r == 0 || !seq, journal_last_seq(job->fs->journal) + 1);
 	}
 	if (r && r != -ENOSPC && !is_passing(r) && seq)

@@ -30,7 +30,7 @@
 #include "base/cleanup.h"
 
 #define MAGIC "GOLDHAND"
-#define VERSION 1
+#define VERSION 2 /* also of what each worker has to keep true in it, such as in_flight */
 #define HEADER_SIZE 4096
 #define SLOT_BITS 20
 #define SLOTS_MAX (1u << SLOT_BITS)

@@ -41,6 +41,7 @@
 #define IN_SIZE (FUSE_SERVER_IO_MAX + HEADER_ROOM)
 #define WAKE_SIGNAL SIGUSR1
 #define THREADS_MAX 256u
+_Static_assert(THREADS_MAX < IN_FLIGHT_MAX, "each has an entry, and so has who writes behind guests");
 #define TURN_KEEP_BYTES (32 * KIB)
 #define TURN_SLIM_SECONDS 2 /* a thread that waits longer for its turn frees its buffers */
 

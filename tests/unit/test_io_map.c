@@ -213,6 +213,23 @@ static void test_faults_of_others(void **state)
 	assert_int_equal(WEXITSTATUS(status), 77);
 }
 
+/* What somebody sends is no fault of a store. */
+static void test_a_signal_that_was_sent(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		signal(SIGBUS, leave);
+		warm(make_file(MIB), 0);
+		raise(SIGBUS);
+		_exit(1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 77);
+}
+
 struct writer {
 	int fd;
 	uint32_t number;
@@ -274,6 +291,7 @@ int main(void)
 		cmocka_unit_test(test_what_cannot_be_mapped),
 		cmocka_unit_test(test_a_page_that_is_not_there),
 		cmocka_unit_test(test_faults_of_others),
+		cmocka_unit_test(test_a_signal_that_was_sent),
 		cmocka_unit_test(test_threads),
 	};
 
