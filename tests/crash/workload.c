@@ -45,18 +45,13 @@ static void fill_pattern(uint8_t *bytes, uint64_t from, uint64_t to, uint64_t se
  * 1: no multiple of a block or sector, with a hole; 2: all data; 3: large and almost empty, with
  * data around the borders of map regions.
  */
-static int make_image(struct run *run, int i)
+static uint8_t *make_image_bytes(int i, uint64_t size)
 {
-	static const uint64_t sizes[RUN_IMAGES] = {600 * KIB + 1636, 256 * KIB + 512,
-		72 * MIB + 4096 + 512};
-	uint64_t size = sizes[i];
 	uint8_t *bytes = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	int r;
 
 	if (bytes == MAP_FAILED)
-		return -errno;
-	run->image_bytes[i] = bytes;
+		return NULL;
 	if (i == 2) {
 		for (uint64_t at = 32 * MIB; at < size; at += 32 * MIB)
 			fill_pattern(bytes, at - 32 * KIB, at + 32 * KIB, at);
@@ -67,7 +62,24 @@ static int make_image(struct run *run, int i)
 		if (i == 0)
 			memset(bytes + 100 * KIB, 0, 150 * KIB + 512);
 	}
-	r = image_memory_new(&run->images[i], bytes, size);
+	mprotect(bytes, size, PROT_READ);
+	return bytes;
+}
+
+/* Their bytes are the same for all runs of the process: to look for the holes of fresh ones takes longer than
+ * many a run. */
+static int make_image(struct run *run, int i)
+{
+	static const uint64_t sizes[RUN_IMAGES] = {600 * KIB + 1636, 256 * KIB + 512,
+		72 * MIB + 4096 + 512};
+	static uint8_t *bytes[RUN_IMAGES];
+	int r;
+
+	if (!bytes[i])
+		bytes[i] = make_image_bytes(i, sizes[i]);
+	if (!bytes[i])
+		return -ENOMEM;
+	r = image_memory_new(&run->images[i], bytes[i], sizes[i]);
 	if (!r)
 		run->golden[i] = model_golden(run->model, run->images[i]);
 	return r;
@@ -146,11 +158,8 @@ void run_release(struct run *run)
 		fs_abandon(run->fs);
 	simdisk_free(run->disk);
 	model_free(run->model);
-	for (int i = 0; i < RUN_IMAGES; i++) {
-		if (run->images[i])
-			munmap(run->image_bytes[i], run->images[i]->size);
+	for (int i = 0; i < RUN_IMAGES; i++)
 		image_free(run->images[i]);
-	}
 }
 
 int run_work(struct run *run)

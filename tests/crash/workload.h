@@ -38,7 +38,6 @@ struct run {
 	struct fs_options options;
 	struct model *model;
 	struct image *images[RUN_IMAGES];
-	void *image_bytes[RUN_IMAGES];
 	model_value golden[RUN_IMAGES];
 	const struct profile *profile;
 
