@@ -689,17 +689,17 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 
 /* *whole becomes false when some of it is not there. */
 static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
-	uint32_t count, bool committed, bool alive, bool *whole)
+	uint32_t count, const struct apply *how, bool committed, bool *whole)
 {
-	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS], summed = false;
+	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS], summed = how->in_place;
+	bool known = committed || how->in_place || MUTATED("an uncommitted large write counts unseen");
 	uint32_t n;
 	int r = 0;
 
-	committed = committed || MUTATED("an uncommitted large write counts unseen");
-	memset(there, committed, sizeof(there));
-	if (!committed)
+	memset(there, known, sizeof(there));
+	if (!known)
 		r = compare_announced(fs, layer, block, sums, count, there, empty);
-	if (!r && !committed && alive)
+	if (!r && !known && how->alive)
 		r = find_damaged(layer, block, sums, count, empty, there, &summed);
 	/* For the reason that write_again() gives, checksums are written once more, too. */
 	if (!fs->options.takeover)
@@ -727,12 +727,10 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	uint32_t sums[REPLAY_BLOCKS], n;
 	int r = 0;
 
-	if (how->in_place)
-		r = replay_run(fs, layer, op->block, NULL, op->count, true);
-	for (uint32_t i = 0; i < op->count && !how->in_place && !r; i += n) {
+	for (uint32_t i = 0; i < op->count && !r; i += n) {
 		n = min_u64(op->count - i, REPLAY_BLOCKS);
 		memcpy(sums, announced + (size_t)i * sizeof(*sums), n * sizeof(*sums));
-		r = replay_piece(fs, layer, op->block + i, sums, n, committed, how->alive, &whole);
+		r = replay_piece(fs, layer, op->block + i, sums, n, how, committed, &whole);
 	}
 	if (r)
 		return r;
