@@ -404,6 +404,42 @@ static int picture_take_locked(struct picture *p)
 	return r;
 }
 
+/* All layers, none of which is freed before let_layers(). NULL: out of memory. */
+static struct layer **hold_layers(struct fs *fs, size_t *count)
+{
+	struct layer_entry *entry, *next;
+	struct layer **list;
+
+	*count = 0;
+	pthread_rwlock_rdlock(&fs->tree);
+	list = malloc((HASH_COUNT(fs->layers) + 1) * sizeof(*list));
+	if (list)
+		HASH_ITER (hh, fs->layers, entry, next) {
+			list[(*count)++] = entry->layer;
+			atomic_fetch_add(&entry->layer->users, 1);
+		}
+	pthread_rwlock_unlock(&fs->tree);
+	return list;
+}
+
+static void let_layers(struct layer **list, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		atomic_fetch_sub(&list[i]->users, 1);
+	free(list);
+}
+
+/* What takes long about a picture and does not need the gate closed. */
+static void picture_prepare(struct fs *fs)
+{
+	size_t count;
+	struct layer **list = hold_layers(fs, &count);
+
+	for (size_t i = 0; i < count; i++)
+		layer_reserve_pages(list[i]);
+	let_layers(list, count);
+}
+
 static int picture_take(struct picture *p)
 {
 	bool open = MUTATED("take the picture while records are being applied");
@@ -845,6 +881,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		dedup_move(fs, p.tail.seq);
 		r = dedup_examine(fs, p.tail.seq);
 	}
+	picture_prepare(fs);
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {
@@ -900,6 +937,7 @@ static int forget_unseen(struct fs *fs)
 		pthread_mutex_unlock(&fs->checkpoint_lock);
 		return r;
 	}
+	picture_prepare(fs);
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_wrlock(&fs->sharing);
 	/* A reader that passed a layer before something newer was written there is on its way to what
@@ -1028,25 +1066,15 @@ static bool wait_for_work(struct fs *fs, int seconds)
 /* After a crash some files may hold bytes that no state refers to. */
 void checkpoint_reclaim(struct fs *fs)
 {
-	struct layer_entry *entry, *next;
 	struct layer **list;
-	size_t count = 0;
+	size_t count;
 
 	/* Between a checkpoint's picture and its end, clean regions are not durable yet. */
 	pthread_mutex_lock(&fs->checkpoint_lock);
-	pthread_rwlock_rdlock(&fs->tree);
-	list = malloc((HASH_COUNT(fs->layers) + 1) * sizeof(*list));
-	if (list)
-		HASH_ITER (hh, fs->layers, entry, next) {
-			list[count++] = entry->layer;
-			atomic_fetch_add(&entry->layer->users, 1);
-		}
-	pthread_rwlock_unlock(&fs->tree);
-	for (size_t i = 0; i < count; i++) {
+	list = hold_layers(fs, &count);
+	for (size_t i = 0; i < count; i++)
 		layer_reclaim(list[i]);
-		atomic_fetch_sub(&list[i]->users, 1);
-	}
-	free(list);
+	let_layers(list, count);
 	if (fs->options.takeover)
 		remove_orphan_files(fs);
 	pthread_mutex_unlock(&fs->checkpoint_lock);

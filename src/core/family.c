@@ -19,7 +19,8 @@ uint64_t plane_count(const struct plane *p)
 	uint64_t n = 0;
 
 	for (int i = 0; i < REGION_WORDS; i++)
-		n += __builtin_popcountll(p->words[i]);
+		if (p->words[i])
+			n += __builtin_popcountll(p->words[i]);
 	return n;
 }
 
@@ -28,11 +29,10 @@ void plane_limit(struct plane *p, uint32_t region, uint64_t limit)
 	uint64_t base = (uint64_t)region * GF_REGION_BLOCKS;
 	uint64_t n = limit > base ? min_u64(limit - base, GF_REGION_BLOCKS) : 0;
 
-	for (int i = 0; i < REGION_WORDS; i++) {
-		uint64_t from = (uint64_t)i * 64, have = n > from ? min_u64(n - from, 64) : 0;
-
-		p->words[i] = have == 64 ? UINT64_MAX : (UINT64_C(1) << have) - 1;
-	}
+	memset(p->words, 0xff, n / 64 * sizeof(p->words[0]));
+	memset(p->words + n / 64, 0, (REGION_WORDS - n / 64) * sizeof(p->words[0]));
+	if (n % 64)
+		p->words[n / 64] = (UINT64_C(1) << (n % 64)) - 1;
 }
 
 static void plane_set(struct plane *p, uint64_t i)
@@ -146,14 +146,14 @@ static int load_node(struct family *f, struct family_node *n, bool *any)
 	if (!has)
 		return 0;
 	*any = true;
-	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++) {
-		enum gf_state state = states_get(states, i);
+	for (int i = 0; i < REGION_WORDS; i++) {
+		uint64_t low, high;
 
-		if (state != GF_PARENT)
-			n->below.words[i / 64] &= ~(UINT64_C(1) << (i % 64));
-		if (state == GF_OVERLAY || state == GF_SHARED)
-			plane_set(&n->own, i);
-		shared |= state == GF_SHARED;
+		states_planes(states, (uint32_t)i * 64, &low, &high);
+		n->below.words[i] &= ~(low | high); /* not PARENT */
+		n->own.words[i] = low;		    /* OVERLAY or SHARED */
+		f->held.words[i] |= low;
+		shared |= (low & high) != 0;
 	}
 	return shared ? load_places(f, n) : 0;
 }
@@ -174,8 +174,8 @@ static void start_planes(struct family *f, struct family_node *n, bool by_set)
 		n->first = all;
 }
 
-/* Whose the blocks are that come through a layer is noted for the one below. */
-static int pass_holders(struct family_node *n, struct family_node *to)
+/* Whose the blocks are that come through a layer is noted for the one below, of those that some layer has. */
+static int pass_holders(const struct family *f, const struct family_node *n, struct family_node *to)
 {
 	if (to->group != FAMILY_MIXED || !n->group)
 		return 0;
@@ -184,7 +184,7 @@ static int pass_holders(struct family_node *n, struct family_node *to)
 	if (!to->holders)
 		return -ENOMEM;
 	for (int w = 0; w < REGION_WORDS; w++) {
-		uint64_t left = n->first.words[w] & n->below.words[w];
+		uint64_t left = n->first.words[w] & n->below.words[w] & f->held.words[w];
 
 		for (; left; left &= left - 1) {
 			uint32_t i = (uint32_t)w * 64 + (uint32_t)__builtin_ctzll(left);
@@ -220,6 +220,7 @@ static int look_at_loaded(struct family *f, const struct family_walk *walk)
 	bool by_set = walk->set != NULL, any = false;
 	int r;
 
+	memset(&f->held, 0, sizeof(f->held));
 	for (size_t i = 0; i < f->count; i++) {
 		r = load_node(f, &f->nodes[i], &any);
 		if (r)
@@ -233,7 +234,7 @@ static int look_at_loaded(struct family *f, const struct family_walk *walk)
 		struct family_node *n = &f->nodes[i], *to = &f->nodes[n->parent];
 
 		pass_down(n, to, by_set);
-		r = f->grouped ? pass_holders(n, to) : 0;
+		r = f->grouped ? pass_holders(f, n, to) : 0;
 		free(n->holders);
 		n->holders = NULL;
 		if (r)

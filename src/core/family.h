@@ -36,7 +36,7 @@ struct family_node {
 	uint64_t *places; /* of those, by block in the region; NULL: there are none */
 	struct plane below; /* blocks that show what is below */
 	struct plane first, second; /* who comes here from above */
-	struct plane apart;	    /* of second: files of several groups; without a set only */
+	struct plane apart; /* of second: files of several groups; without a set only, of what is held */
 	uint64_t group; /* of all files above: a number, 0: there are none, FAMILY_MIXED */
 	uint64_t *holders; /* mixed: the group that sees a block, by block; during a region */
 };
@@ -49,6 +49,7 @@ struct family {
 	size_t count;
 	struct image *image; /* below the root, or NULL */
 	uint32_t region;     /* being looked at */
+	struct plane held;   /* blocks of it that some layer has, in place or SHARED */
 	bool grouped;	     /* several files of some group are in it */
 };
 

@@ -91,13 +91,13 @@ struct account {
 static void count_for_file(struct family *f, struct inode *inode, const struct plane *bits,
 	enum tail_class class)
 {
-	uint64_t size = atomic_load(&inode->size), last = size / GF_BLOCK_SIZE, count = 0;
+	uint64_t size = atomic_load(&inode->size), last = size / GF_BLOCK_SIZE, count;
 	struct plane mask;
 
 	plane_limit(&mask, f->region, blocks_of(size));
 	for (int i = 0; i < REGION_WORDS; i++)
-		count += __builtin_popcountll(bits->words[i] & mask.words[i]);
-
+		mask.words[i] &= bits->words[i];
+	count = plane_count(&mask);
 	if (class == TAIL_UNIQUE)
 		inode->counting.frozen_unique += count;
 	else if (class == TAIL_CLONE)
@@ -161,14 +161,18 @@ static void attribute_image(struct family *f, struct plane *flow)
 {
 	struct family_node *root = &f->nodes[0];
 	struct plane bits;
+	uint64_t any = 0;
 
 	if (!f->image || plane_image(&bits, f->image, f->region))
 		return;
 	count_untouched(f, &bits);
 	memset(flow, 0, f->count * sizeof(*flow));
-	for (int i = 0; i < REGION_WORDS; i++)
+	for (int i = 0; i < REGION_WORDS; i++) {
 		flow[0].words[i] = bits.words[i] & root->first.words[i] & root->below.words[i];
-	attribute(f, flow, TAIL_GOLDEN);
+		any |= flow[0].words[i];
+	}
+	if (any)
+		attribute(f, flow, TAIL_GOLDEN);
 }
 
 /* Of the blocks that a frozen layer has, those of a class. */
@@ -184,31 +188,41 @@ static uint64_t frozen_word(const struct family_node *n, int i, enum tail_class 
 /* Blocks of frozen layers that one file sees, or several of one group, or of several. */
 static void attribute_frozen(struct family *f, struct plane *flow, enum tail_class class)
 {
+	uint64_t any = 0;
+
 	memset(flow, 0, f->count * sizeof(*flow));
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
 
 		if (n->file)
 			continue; /* its counter says what it owns */
-		for (int i = 0; i < REGION_WORDS; i++)
+		for (int i = 0; i < REGION_WORDS; i++) {
 			flow[k].words[i] = n->own.words[i] & frozen_word(n, i, class);
+			any |= flow[k].words[i];
+		}
 	}
-	attribute(f, flow, class);
+	if (any)
+		attribute(f, flow, class);
 }
 
 /* SHARED with a golden image, whoever's. */
 static void attribute_golden(struct family *f, struct plane *flow)
 {
+	uint64_t any = 0;
+
 	memset(flow, 0, f->count * sizeof(*flow));
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
 
 		if (n->file)
 			count_for_file(f, n->file, &n->golden, TAIL_GOLDEN);
-		for (int i = 0; !n->file && i < REGION_WORDS; i++)
+		for (int i = 0; !n->file && i < REGION_WORDS; i++) {
 			flow[k].words[i] = n->golden.words[i] & n->first.words[i];
+			any |= flow[k].words[i];
+		}
 	}
-	attribute(f, flow, TAIL_GOLDEN);
+	if (any)
+		attribute(f, flow, TAIL_GOLDEN);
 }
 
 static int account_region(void *arg, struct family *f)
@@ -320,7 +334,9 @@ void figures_changed(struct fs *fs)
 
 /* ---- when it is counted anew ---- */
 
-#define INLINE_NS 4000000 /* a walk that somebody who only looks may be made to wait for */
+/* A walk that somebody who only looks may be made to wait for; longer where there is nothing yet to show. */
+#define INLINE_NS 4000000
+#define INLINE_FIRST_NS 10000000
 #define TIMES_GIVEN_WAY 10
 
 /* Whether what is known is too old. figures_lock held. */
@@ -385,8 +401,7 @@ static void refresh(struct fs *fs, bool exact)
 
 	pthread_mutex_lock(&fs->figures_lock);
 	old = is_old_locked(fs, exact);
-	later = old && !exact && fs->figures_valid && fs->figures_cost_ns > INLINE_NS &&
-		fs->worker_runs;
+	later = old && !exact && fs->figures_cost_ns > INLINE_NS && fs->worker_runs;
 	fs->figures_wanted |= later;
 	pthread_mutex_unlock(&fs->figures_lock);
 	if (!old || later)
@@ -394,7 +409,7 @@ static void refresh(struct fs *fs, bool exact)
 	pthread_mutex_lock(&fs->walk_lock);
 	pthread_mutex_lock(&fs->figures_lock);
 	old = is_old_locked(fs, exact);
-	most_ns = exact || !fs->figures_valid || !fs->worker_runs ? 0 : INLINE_NS;
+	most_ns = exact || !fs->worker_runs ? 0 : fs->figures_valid ? INLINE_NS : INLINE_FIRST_NS;
 	pthread_mutex_unlock(&fs->figures_lock);
 	/* It takes longer than the last one let expect. */
 	if (old && walk_all(fs, most_ns != 0, most_ns) == -EAGAIN) {
@@ -436,12 +451,22 @@ void figures_tick(struct fs *fs)
 	pthread_rwlock_unlock(&fs->tree);
 }
 
-/* What was counted of a file, as it stands. */
+/* Before the first count: what stands in layers on which nobody else does, hidden or not. */
+static struct walked_figures guessed(struct inode *inode)
+{
+	struct walked_figures fig = {0};
+
+	for (struct layer *l = atomic_load(&inode->layer)->parent; l && l->refs == 1; l = l->parent)
+		fig.frozen_unique += layer_kept_blocks(l);
+	return fig;
+}
+
+/* What was counted of a file, as it stands. tree (shared) held. */
 static struct walked_figures walked(struct fs *fs, struct inode *inode, bool *pool)
 {
 	MUTEX_GUARD(&fs->figures_lock);
 	*pool = fs->figures_pool;
-	return inode->fig;
+	return fs->figures_valid ? inode->fig : guessed(inode);
 }
 
 /* ---- one file ---- */

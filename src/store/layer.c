@@ -93,6 +93,7 @@ void layer_free(struct layer *l)
 	free(l->old_marks);
 	free(l->uses);
 	free(l->suspects);
+	pages_free(l->spare_pages);
 	while (l->punches) {
 		struct punch *next = l->punches->next;
 
@@ -672,9 +673,11 @@ int layer_region_states(struct layer *l, uint32_t number, uint8_t states[GF_STAT
 		memcpy(states, r->states, GF_STATE_BYTES);
 	else
 		memset(states, r->uniform * 0x55, GF_STATE_BYTES);
-	for (uint32_t i = 0; r->journal && i < GF_REGION_BLOCKS; i++)
-		if (region_journaled(r, i))
-			states_put(states, i, GF_OVERLAY);
+	/* Byte by byte: mostly few are journaled, and whoever counts asks for thousands of regions. */
+	for (uint32_t i = 0; r->journal && i < GF_REGION_BLOCKS; i += 8)
+		for (uint32_t k = i; r->journal[i / 8] && k < i + 8; k++)
+			if (region_journaled(r, k))
+				states_put(states, k, GF_OVERLAY);
 	return 0;
 }
 

@@ -152,6 +152,7 @@ struct layer {
 	uint64_t page_overlay_blocks[2]; /* lock; of the pages taken last, and the time before */
 	_Atomic uint64_t owned_blocks; /* changed under lock */
 	bool dirty;	    /* lock; regions differ from their pages */
+	struct page_write *spare_pages; /* lock; of layer_reserve_pages() */
 	bool in_dirty_list; /* of the owner of the env; its lock */
 	int data_fd;	    /* lock; -1: not open */
 	int sum_fd;	    /* lock */
@@ -445,6 +446,8 @@ int layer_judge_block(struct layer *layer, void *bytes, uint64_t block, bool hel
 
 /* Recovery: region has a page of this generation on disk; shared: perhaps with SHARED blocks. */
 int layer_add_page(struct layer *layer, uint32_t region, uint32_t generation, bool shared);
+/* Memory for the picture that is to follow: nobody waits for it while that is taken. Without, it is found then. */
+void layer_reserve_pages(struct layer *layer);
 /*
  * A picture of all changed regions, taken while nothing changes; the regions count as clean from
  * then on, with the generation that their new pages will have. NULL when nothing changed.

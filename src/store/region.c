@@ -130,6 +130,27 @@ uint32_t region_count(const struct region *r, uint32_t first, uint32_t count, en
 	return n;
 }
 
+/* Every second bit of w, from the lowest on, side by side. */
+static uint64_t every_second(uint64_t w)
+{
+	w &= UINT64_C(0x5555555555555555);
+	w = (w | w >> 1) & UINT64_C(0x3333333333333333);
+	w = (w | w >> 2) & UINT64_C(0x0f0f0f0f0f0f0f0f);
+	w = (w | w >> 4) & UINT64_C(0x00ff00ff00ff00ff);
+	w = (w | w >> 8) & UINT64_C(0x0000ffff0000ffff);
+	return (w | w >> 16) & UINT64_C(0x00000000ffffffff);
+}
+
+void states_planes(const uint8_t *states, uint32_t i, uint64_t *low, uint64_t *high)
+{
+	uint64_t first, second;
+
+	memcpy(&first, states + i / 4, sizeof(first));
+	memcpy(&second, states + i / 4 + sizeof(first), sizeof(second));
+	*low = every_second(first) | every_second(second) << 32;
+	*high = every_second(first >> 1) | every_second(second >> 1) << 32;
+}
+
 void region_compact(struct region *r)
 {
 	if (!r->states || r->states[0] != four(r->states[0] & 3) ||

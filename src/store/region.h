@@ -35,6 +35,9 @@ static inline enum gf_state states_get(const uint8_t *states, uint32_t i)
 	return (states[i / 4] >> (i % 4 * 2)) & 3;
 }
 
+/* Of the 64 blocks from i on, a multiple of 64: the low bits of their states, and the high ones, one per block. */
+void states_planes(const uint8_t *states, uint32_t i, uint64_t *low, uint64_t *high);
+
 static inline void states_put(uint8_t *states, uint32_t i, enum gf_state state)
 {
 	states[i / 4] = (states[i / 4] & ~(3 << (i % 4 * 2))) | (state << (i % 4 * 2));

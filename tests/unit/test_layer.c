@@ -130,6 +130,14 @@ static void regions_are_what_their_blocks_are(void **state)
 		}
 		assert_int_equal(r.journaled, n);
 		assert_int_equal(r.journal != NULL, n != 0);
+		for (uint32_t i = 0; r.states && i < GF_REGION_BLOCKS; i += 64) {
+			uint64_t low, high;
+
+			states_planes(r.states, i, &low, &high);
+			for (uint32_t k = 0; k < 64; k++)
+				if (model[i + k] != ((low >> k & 1) | (high >> k & 1) << 1))
+					fail_msg("SEED=%" PRIu64 ", round %d, block %u of planes", b->seed, round, i + k);
+		}
 	}
 	assert_true(compact > 50);
 	region_release(&r);
@@ -478,7 +486,14 @@ static void pages_come_back(void **state)
 		}
 		if (round == 6)
 			assert_int_equal(layer_clear_from(layer, 100), 0);
+		/* With memory for all pages, for none, or for all but one. */
+		if (round % 3)
+			layer_reserve_pages(layer);
+		if (round % 3 == 2)
+			assert_int_equal(layer_set_state(layer, (uint64_t)round % REGIONS * GF_REGION_BLOCKS, 1,
+				GF_ZERO), 0);
 		checkpoint(layer);
+		assert_null(layer->spare_pages);
 		/* Nothing changed since. */
 		assert_int_equal(layer_take_pages(layer, &pages), 0);
 		assert_null(pages);
