@@ -860,10 +860,57 @@ static void figures_agree_with_brute_force(void **state)
 		run_seed(seed);
 }
 
+/* As if nothing had been counted yet, and counting took long. */
+static uint64_t blocks_at_first_sight(struct world *w, const char *name)
+{
+	struct fs_attr attr;
+
+	w->fs->figures_valid = false;
+	w->fs->figures_cost_ns = INT64_MAX / 40;
+	w->fs->worker_runs = true;
+	must(w, fs_getattr(w->fs, ino_of(w, name), &attr));
+	w->fs->worker_runs = false;
+	return attr.blocks;
+}
+
+static void who_only_looks_waits_for_no_long_count(void **state)
+{
+	const struct fs_clone_target b = {FS_INO_ROOT, names[1]};
+	struct fs_owner owner = {0, 0};
+	struct fs_attr attr;
+	struct world w;
+	size_t failed;
+	uint64_t a;
+
+	(void)state;
+	world_init(&w, 1);
+	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
+	a = attr.ino;
+	memset(w.buf, 7, 20 * GF_BLOCK_SIZE);
+	must(&w, fs_write(w.fs, a, w.buf, 20 * GF_BLOCK_SIZE, 0));
+	must(&w, fs_clone(w.fs, a, &b, 1, owner, 0644, false, false, NULL, &failed));
+	must(&w, fs_write(w.fs, a, w.buf, 3 * GF_BLOCK_SIZE, 0));
+	/* Others need what is below; it is not the file's alone. */
+	assert_int_equal(blocks_at_first_sight(&w, names[0]), 3 * 8);
+	assert_true(w.fs->figures_wanted);
+	assert_false(w.fs->figures_valid);
+	must(&w, fs_unlink(w.fs, FS_INO_ROOT, names[1]));
+	/* Now it is, with those that are hidden. */
+	assert_int_equal(blocks_at_first_sight(&w, names[0]), 23 * 8);
+	figures_tick(w.fs);
+	assert_true(w.fs->figures_valid);
+	must(&w, fs_getattr(w.fs, a, &attr));
+	assert_int_equal(attr.blocks, 20 * 8);
+	fs_forget(w.fs, a, 1);
+	remove_everything(&w);
+	world_release(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_agree_with_brute_force),
+		cmocka_unit_test(who_only_looks_waits_for_no_long_count),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
