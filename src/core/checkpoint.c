@@ -436,7 +436,8 @@ static void picture_prepare(struct fs *fs)
 	struct layer **list = hold_layers(fs, &count);
 
 	for (size_t i = 0; i < count; i++)
-		layer_reserve_pages(list[i]);
+		if (!list[i]->left_out)
+			layer_reserve_pages(list[i]);
 	let_layers(list, count);
 }
 
@@ -860,6 +861,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 			return r;
 		p.tail = settled_head(fs);
 	}
+	journal_note_lap(fs->journal, p.tail.pos - before.pos);
 	/* At a clean end nothing is left to be replayed. */
 	p.marks_kept = !fs->closing && keep_marks(fs);
 	r = SITE("checkpoint: sync the journal before destaging",
@@ -881,7 +883,8 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		dedup_move(fs, p.tail.seq);
 		r = dedup_examine(fs, p.tail.seq);
 	}
-	picture_prepare(fs);
+	if (!r)
+		picture_prepare(fs);
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {
@@ -893,6 +896,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = picture_write(&p);
 	fs->picture_failed = r;
+	journal_note_lap(fs->journal, 0);
 	dedup_moved(fs, r == 0);
 	if (r) {
 		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));

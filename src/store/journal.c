@@ -1075,6 +1075,12 @@ void journal_set_tail(struct journal *j, struct journal_mark mark)
 	pthread_cond_broadcast(&j->room);
 }
 
+void journal_note_lap(struct journal *j, uint64_t bytes)
+{
+	MUTEX_GUARD(&j->lock);
+	throttle_lap(&j->throttle, bytes >= j->size / 16 ? bytes : 0, times_now(CLOCK_MONOTONIC));
+}
+
 void journal_note_drained(struct journal *j, uint64_t bytes, int64_t ns)
 {
 	MUTEX_GUARD(&j->lock);

@@ -169,6 +169,8 @@ void journal_set_tail(struct journal *journal, struct journal_mark mark);
 /* Bytes between tail and head. */
 uint64_t journal_used(struct journal *journal);
 uint64_t journal_size(const struct journal *journal);
+/* The destager begins what will give that many bytes of the ring back; 0: it came to nothing. */
+void journal_note_lap(struct journal *journal, uint64_t bytes);
 /* What the destager did lately: bytes of the ring given back within ns. journal_pause() goes by it. */
 void journal_note_drained(struct journal *journal, uint64_t bytes, int64_t ns);
 /* Whether journal_reserve(len) would succeed at once. */

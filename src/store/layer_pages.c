@@ -267,7 +267,8 @@ void layer_reserve_pages(struct layer *l)
 		w = malloc(sizeof(*w));
 		if (!w)
 			break;
-		memset(w, 0, sizeof(*w)); /* the memory is there now */
+		/* The memory is there now, and an unused one has no runs to be given back. */
+		memset(w, 0, sizeof(*w));
 		w->next = spare;
 		spare = w;
 	}

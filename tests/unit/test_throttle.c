@@ -76,11 +76,13 @@ static void run_against(uint64_t disk, uint64_t client)
 		if (lap && now >= lap_ends) {
 			used -= lap;
 			throttle_note(&t, lap, now - lap_began);
+			throttle_lap(&t, 0, now);
 			lap = 0;
 		}
 		if (!lap && used > RING / 4) {
 			lap = RING / 4;
 			lap_began = now;
+			throttle_lap(&t, lap, now);
 			lap_ends = now + (int64_t)(lap * UINT64_C(1000000000) / disk);
 		}
 		/* The first seconds are for finding out. */
@@ -98,6 +100,35 @@ static void test_ring_never_fills(void **state)
 	run_against(20 * MIB, 400 * MIB);
 	run_against(60 * MIB, 400 * MIB);
 	run_against(400 * MIB, 450 * MIB);
+}
+
+/* One lap takes twenty times as long as those before it; as slow laps go, six times is a lot. */
+static void test_a_slow_lap_fills_no_ring(void **state)
+{
+	uint64_t used = RING / 10 * 7;
+	int64_t now = 0, longest = 0;
+	struct throttle t;
+
+	throttle_init(&t);
+	for (int i = 0; i < 20; i++)
+		throttle_note(&t, RING / 4, TIMES_NS_PER_SECOND / 2);
+	throttle_lap(&t, RING / 4, now);
+	while (now < 10 * TIMES_NS_PER_SECOND) {
+		int64_t wait = throttle_wait(&t, now, used, RING, RECORD);
+
+		longest = max_u64((uint64_t)longest, (uint64_t)wait);
+		now += max_u64((uint64_t)wait, 10000);
+		used += RECORD;
+		/* Of sixteen at a time none waits longer than 0.1 s. */
+		if (now < 3 * TIMES_NS_PER_SECOND)
+			assert_true(wait < 100000000 / 16);
+	}
+	assert_true(used < RING);
+	assert_true(longest <= THROTTLE_LONGEST_NS);
+	throttle_lap(&t, 0, now);
+	used = throttle_wait(&t, now, RING / 10 * 9, RING, RECORD);
+	throttle_note(&t, RING / 4, TIMES_NS_PER_SECOND / 2);
+	assert_true(used < 200000); /* what came to nothing counts no more */
 }
 
 static void test_who_comes_slower_never_waits(void **state)
@@ -155,6 +186,7 @@ int main(void)
 		cmocka_unit_test(test_the_fuller_the_longer),
 		cmocka_unit_test(test_one_after_the_other),
 		cmocka_unit_test(test_ring_never_fills),
+		cmocka_unit_test(test_a_slow_lap_fills_no_ring),
 		cmocka_unit_test(test_who_comes_slower_never_waits),
 		cmocka_unit_test(test_a_rate_has_a_floor),
 		cmocka_unit_test(test_answers_come_in_order),
