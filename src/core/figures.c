@@ -389,43 +389,70 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 	return r;
 }
 
+/* The next tick counts. */
+static void want_figures(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->figures_lock);
+	fs->figures_wanted = true;
+	fs->figures_cost_ns = max_u64((uint64_t)fs->figures_cost_ns, INLINE_NS + 1);
+}
+
+/* Whether to count here and now. Who is in haste leaves what takes long to the tick. */
+static bool is_due(struct fs *fs, bool exact, bool in_haste)
+{
+	bool old;
+
+	MUTEX_GUARD(&fs->figures_lock);
+	old = is_old_locked(fs, exact);
+	if (!old || !in_haste || fs->figures_cost_ns <= INLINE_NS)
+		return old;
+	fs->figures_wanted = true;
+	return false;
+}
+
+static int lock_in_time(pthread_mutex_t *lock, int64_t ns)
+{
+	struct timespec until = times_spec(times_now(CLOCK_REALTIME) + ns);
+
+	return pthread_mutex_timedlock(lock, &until);
+}
+
 /*
  * Makes the figures of files that share new when they are old. Who only looks gets those of a moment ago
  * when counting takes long: then figures_tick() does it, since whoever holds the tree that long has
- * guests wait behind the next one who changes it. tree (shared) held.
+ * guests wait behind the next one who changes it. tree held, shared or by tree_hold().
  */
 static void refresh(struct fs *fs, bool exact)
 {
-	bool old, later;
-	int64_t most_ns;
+	const bool in_haste = !exact && fs->worker_runs;
+	int64_t most_ns = INLINE_NS;
+	bool now, first;
 
-	pthread_mutex_lock(&fs->figures_lock);
-	old = is_old_locked(fs, exact);
-	later = old && !exact && fs->figures_cost_ns > INLINE_NS && fs->worker_runs;
-	fs->figures_wanted |= later;
-	pthread_mutex_unlock(&fs->figures_lock);
-	if (!old || later)
+	if (!is_due(fs, exact, in_haste))
 		return;
-	pthread_mutex_lock(&fs->walk_lock);
-	pthread_mutex_lock(&fs->figures_lock);
-	old = is_old_locked(fs, exact);
-	most_ns = exact || !fs->worker_runs ? 0 : fs->figures_valid ? INLINE_NS : INLINE_FIRST_NS;
-	pthread_mutex_unlock(&fs->figures_lock);
-	/* It takes longer than the last one let expect. */
-	if (old && walk_all(fs, most_ns != 0, most_ns) == -EAGAIN) {
-		pthread_mutex_lock(&fs->figures_lock);
-		fs->figures_wanted = true;
-		fs->figures_cost_ns = max_u64((uint64_t)fs->figures_cost_ns, INLINE_NS + 1);
-		pthread_mutex_unlock(&fs->figures_lock);
+	if (!in_haste) {
+		pthread_mutex_lock(&fs->walk_lock);
+	} else if (lock_in_time(&fs->walk_lock, INLINE_FIRST_NS)) {
+		want_figures(fs);
+		return;
 	}
+	/* Somebody may have counted meanwhile, or found that it takes long. */
+	now = is_due(fs, exact, in_haste);
+	pthread_mutex_lock(&fs->figures_lock);
+	first = !fs->figures_valid;
+	pthread_mutex_unlock(&fs->figures_lock);
+	if (first)
+		most_ns = INLINE_FIRST_NS;
+	if (now && walk_all(fs, in_haste && !first, in_haste ? most_ns : 0) == -EAGAIN)
+		want_figures(fs);
 	pthread_mutex_unlock(&fs->walk_lock);
 }
 
 void figures_renew(struct fs *fs)
 {
-	pthread_rwlock_rdlock(&fs->tree);
+	tree_hold(fs);
 	refresh(fs, true);
-	pthread_rwlock_unlock(&fs->tree);
+	tree_let(fs);
 }
 
 void figures_tick(struct fs *fs)
@@ -437,7 +464,7 @@ void figures_tick(struct fs *fs)
 	pthread_mutex_unlock(&fs->figures_lock);
 	if (!wanted)
 		return;
-	pthread_rwlock_rdlock(&fs->tree);
+	tree_hold(fs);
 	pthread_mutex_lock(&fs->walk_lock);
 	if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN) {
 		fs->gave_way++;
@@ -448,7 +475,7 @@ void figures_tick(struct fs *fs)
 		pthread_mutex_unlock(&fs->figures_lock);
 	}
 	pthread_mutex_unlock(&fs->walk_lock);
-	pthread_rwlock_unlock(&fs->tree);
+	tree_let(fs);
 }
 
 /* Before the first count: what stands in layers on which nobody else does, hidden or not. */
@@ -458,6 +485,7 @@ static struct walked_figures guessed(struct inode *inode)
 
 	for (struct layer *l = atomic_load(&inode->layer)->parent; l && l->refs == 1; l = l->parent)
 		fig.frozen_unique += layer_kept_blocks(l);
+	fig.frozen_unique = min_u64(fig.frozen_unique, blocks_of(atomic_load(&inode->size)));
 	return fig;
 }
 
@@ -894,7 +922,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 		.base = strdup(""), .state = "ok", .dedup = "", .dedup_domain = strdup("")};
 	failing_state(fs, NULL, info);
 	dedup_drop_dead(fs);
-	pthread_rwlock_rdlock(&fs->tree);
+	tree_hold(fs);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
 		info->created_ns = inode->btime_ns;
@@ -910,7 +938,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 	} else if (ino >= FS_INO_FIRST) {
 		r = -ESTALE;
 	}
-	pthread_rwlock_unlock(&fs->tree);
+	tree_let(fs);
 	if (!r && golden)
 		r = golden_info(fs, inode, info);
 	if (r)
@@ -1011,7 +1039,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 	memcpy(sorted, inos, count * sizeof(*sorted));
 	qsort(sorted, count, sizeof(*sorted), compare_inos);
 	dedup_drop_dead(fs);
-	pthread_rwlock_rdlock(&fs->tree);
+	tree_hold(fs);
 	for (size_t i = 0; i < count; i++) {
 		struct inode *inode = tree_find(fs, sorted[i]);
 		struct layer *layer = inode ? atomic_load(&inode->layer) : NULL;
@@ -1028,7 +1056,7 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 	*bytes = (freed.blocks + slots) * GF_BLOCK_SIZE - freed.cut - cut;
 	if (pins)
 		*bytes += pinned_by_set(fs, inos, count);
-	pthread_rwlock_unlock(&fs->tree);
+	tree_let(fs);
 	return r;
 }
 
@@ -1186,11 +1214,11 @@ int fs_store_figures_quick(struct fs *fs, int64_t *budget_ns, struct fs_store_fi
 
 	memset(out, 0, sizeof(*out));
 	dedup_drop_dead(fs);
-	pthread_rwlock_rdlock(&fs->tree);
+	tree_hold(fs);
 	add_files(fs, budget_ns, out);
 	add_pins(&u);
 	stored = stored_bytes(fs, &out->saved_dedup_bytes);
-	pthread_rwlock_unlock(&fs->tree);
+	tree_let(fs);
 	fs->io->ops->list(fs->io, "layer", add_layer_file, &u);
 	fs->io->ops->list(fs->io, "pool", add_pool_file, &u);
 	fs->io->ops->list(fs->io, "index", add_index_file, &u);

@@ -266,6 +266,7 @@ struct fs {
 
 	_Atomic uint64_t tree_wanted; /* times somebody wanted to change the tree */
 	pthread_rwlock_t tree;
+	pthread_rwlock_t tree_held; /* before tree; see tree_hold() */
 	struct inode *inodes;	   /* tree, by_ino */
 	struct inode *names;	   /* tree, by_name */
 	struct inode *golden_nodes; /* tree, by_path */
@@ -901,7 +902,27 @@ void checkpoint_pressure(void *fs);
 static inline void tree_lock(struct fs *fs)
 {
 	atomic_fetch_add(&fs->tree_wanted, 1);
+	pthread_rwlock_wrlock(&fs->tree_held);
 	pthread_rwlock_wrlock(&fs->tree);
+	pthread_rwlock_unlock(&fs->tree_held);
+}
+
+/*
+ * As good as the tree shared, for those who need it for long. Who wants to change it waits for them as
+ * well, but not in the queue of the tree itself, where every request of a guest would wait behind him.
+ * The tree must not be held already.
+ */
+static inline void tree_hold(struct fs *fs)
+{
+	pthread_rwlock_rdlock(&fs->tree_held);
+	/* Whoever was let through before is done then. */
+	pthread_rwlock_rdlock(&fs->tree);
+	pthread_rwlock_unlock(&fs->tree);
+}
+
+static inline void tree_let(struct fs *fs)
+{
+	pthread_rwlock_unlock(&fs->tree_held);
 }
 
 /* ---- figures.c ---- */

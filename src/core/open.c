@@ -571,6 +571,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlock_init(&fs->sharing, &attr);
 	pthread_rwlock_init(&fs->tables, NULL);
 	pthread_rwlock_init(&fs->tree, &attr);
+	pthread_rwlock_init(&fs->tree_held, &attr);
 	pthread_rwlock_init(&fs->index_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->work_lock, NULL);
@@ -628,6 +629,7 @@ static void destroy(struct fs *fs)
 	pthread_mutex_destroy(&fs->checkpoint_lock);
 	pthread_mutex_destroy(&fs->work_lock);
 	pthread_rwlock_destroy(&fs->tree);
+	pthread_rwlock_destroy(&fs->tree_held);
 	pthread_rwlock_destroy(&fs->index_lock);
 	pthread_rwlock_destroy(&fs->tables);
 	pthread_rwlock_destroy(&fs->sharing);

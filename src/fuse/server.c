@@ -550,7 +550,7 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 
 void fuse_server_tick(struct fuse_server *server)
 {
-	if (atomic_load(&server->resent_served)) {
+	if (!server->takeover || atomic_load(&server->resent_served)) {
 		fs_tick(server->fs);
 		handles_tick(server);
 	}
