@@ -896,9 +896,9 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	if (!r)
 		r = picture_write(&p);
 	fs->picture_failed = r;
-	journal_note_lap(fs->journal, 0);
 	dedup_moved(fs, r == 0);
 	if (r) {
+		journal_note_lap(fs->journal, 0);
 		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));
 		picture_failed(&p);
 		picture_release(&p);
@@ -907,6 +907,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	picture_finish(&p);
 	journal_note_drained(fs->journal, p.tail.pos - before.pos,
 		times_now(CLOCK_MONOTONIC) - began);
+	journal_note_lap(fs->journal, 0);
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
 	picture_bury(&p);

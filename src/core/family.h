@@ -12,7 +12,7 @@
  * of one group, so there is a third plane. A layer above which all files are of one group needs no
  * more than that; for others the walk notes, while it looks at a region, whose each block is.
  *
- * All of it is derived from the maps; nothing is stored. fs.tree is held shared by the caller.
+ * All of it is derived from the maps; nothing is stored. fs.tree is held by the caller, shared or by tree_hold().
  */
 #ifndef GOLDFS_CORE_FAMILY_H
 #define GOLDFS_CORE_FAMILY_H

@@ -349,7 +349,7 @@ static bool is_old_locked(struct fs *fs, bool exact)
 	return exact || times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
 }
 
-/* Shows what was counted. figures_lock, walk_lock and tree (shared) held. */
+/* Shows what was counted. figures_lock, walk_lock and tree held, shared or by tree_hold(). */
 static void publish_locked(struct fs *fs)
 {
 	struct inode *inode, *next;
@@ -359,7 +359,7 @@ static void publish_locked(struct fs *fs)
 			inode->fig = inode->counting;
 }
 
-/* walk_lock and tree (shared) held. -EAGAIN: it gave way, or took longer than most_ns (0: as long as it
+/* walk_lock and tree held as there. -EAGAIN: it gave way, or took longer than most_ns (0: as long as it
  * takes). */
 static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 {
@@ -383,6 +383,7 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 	publish_locked(fs);
 	fs->figures_pool = account.pool;
 	fs->figures_valid = true;
+	fs->figures_wanted = false;
 	fs->figures_count = now_count;
 	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
 	fs->figures_cost_ns = fs->figures_time_ns - start;
@@ -465,16 +466,14 @@ void figures_tick(struct fs *fs)
 	if (!wanted)
 		return;
 	tree_hold(fs);
-	pthread_mutex_lock(&fs->walk_lock);
-	if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN) {
-		fs->gave_way++;
-	} else {
-		fs->gave_way = 0;
-		pthread_mutex_lock(&fs->figures_lock);
-		fs->figures_wanted = false;
-		pthread_mutex_unlock(&fs->figures_lock);
+	/* Whoever counts already does it for all. */
+	if (pthread_mutex_trylock(&fs->walk_lock) == 0) {
+		if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN)
+			fs->gave_way++;
+		else
+			fs->gave_way = 0;
+		pthread_mutex_unlock(&fs->walk_lock);
 	}
-	pthread_mutex_unlock(&fs->walk_lock);
 	tree_let(fs);
 }
 
@@ -489,7 +488,7 @@ static struct walked_figures guessed(struct inode *inode)
 	return fig;
 }
 
-/* What was counted of a file, as it stands. tree (shared) held. */
+/* What was counted of a file, as it stands. tree held as there. */
 static struct walked_figures walked(struct fs *fs, struct inode *inode, bool *pool)
 {
 	MUTEX_GUARD(&fs->figures_lock);
@@ -959,12 +958,12 @@ int fs_figures_quick(struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_
 	struct inode *inode;
 	bool found;
 
-	pthread_rwlock_rdlock(&fs->tree);
+	tree_hold(fs);
 	inode = tree_find(fs, ino);
 	found = inode && atomic_load(&inode->layer);
 	if (found)
 		file_figures(fs, inode, budget_ns, figures);
-	pthread_rwlock_unlock(&fs->tree);
+	tree_let(fs);
 	return found ? 0 : -ESTALE;
 }
 
