@@ -79,6 +79,7 @@ struct fuse_server {
 	atomic_uint running; /* worker threads not yet ended */
 	unsigned threads;
 	struct fuse_worker *workers;
+	bool trimmed; /* fuse_server_tick(): nothing came since memory was given back */
 	struct turn turn; /* held by the thread that takes the next request */
 	struct busy_poll busy_poll; /* turn */
 	struct order order;
