@@ -907,7 +907,6 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	picture_finish(&p);
 	journal_note_drained(fs->journal, p.tail.pos - before.pos,
 		times_now(CLOCK_MONOTONIC) - began);
-	journal_note_lap(fs->journal, 0);
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
 	picture_bury(&p);

@@ -111,6 +111,17 @@ static void count_for_file(struct family *f, struct inode *inode, const struct p
 		inode->counting.tail = class;
 }
 
+/* Whether no block starts anywhere: mostly so, of some class. */
+static bool is_dry(const struct family *f, const struct plane *flow)
+{
+	uint64_t any = 0;
+
+	for (size_t k = 0; k < f->count && !any; k++)
+		for (int i = 0; i < REGION_WORDS; i++)
+			any |= flow[k].words[i];
+	return !any;
+}
+
 /*
  * From the root to the files: blocks of a class that start at a layer (source, by node) go to
  * every file above whose lookups come through to it. A layer owns what it does not pass on, so
@@ -118,6 +129,8 @@ static void count_for_file(struct family *f, struct inode *inode, const struct p
  */
 static void attribute(struct family *f, struct plane *flow, enum tail_class class)
 {
+	if (is_dry(f, flow))
+		return;
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
 		struct plane part = {{0}};
@@ -161,18 +174,14 @@ static void attribute_image(struct family *f, struct plane *flow)
 {
 	struct family_node *root = &f->nodes[0];
 	struct plane bits;
-	uint64_t any = 0;
 
 	if (!f->image || plane_image(&bits, f->image, f->region))
 		return;
 	count_untouched(f, &bits);
 	memset(flow, 0, f->count * sizeof(*flow));
-	for (int i = 0; i < REGION_WORDS; i++) {
+	for (int i = 0; i < REGION_WORDS; i++)
 		flow[0].words[i] = bits.words[i] & root->first.words[i] & root->below.words[i];
-		any |= flow[0].words[i];
-	}
-	if (any)
-		attribute(f, flow, TAIL_GOLDEN);
+	attribute(f, flow, TAIL_GOLDEN);
 }
 
 /* Of the blocks that a frozen layer has, those of a class. */
@@ -188,41 +197,31 @@ static uint64_t frozen_word(const struct family_node *n, int i, enum tail_class 
 /* Blocks of frozen layers that one file sees, or several of one group, or of several. */
 static void attribute_frozen(struct family *f, struct plane *flow, enum tail_class class)
 {
-	uint64_t any = 0;
-
 	memset(flow, 0, f->count * sizeof(*flow));
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
 
 		if (n->file)
 			continue; /* its counter says what it owns */
-		for (int i = 0; i < REGION_WORDS; i++) {
+		for (int i = 0; i < REGION_WORDS; i++)
 			flow[k].words[i] = n->own.words[i] & frozen_word(n, i, class);
-			any |= flow[k].words[i];
-		}
 	}
-	if (any)
-		attribute(f, flow, class);
+	attribute(f, flow, class);
 }
 
 /* SHARED with a golden image, whoever's. */
 static void attribute_golden(struct family *f, struct plane *flow)
 {
-	uint64_t any = 0;
-
 	memset(flow, 0, f->count * sizeof(*flow));
 	for (size_t k = 0; k < f->count; k++) {
 		struct family_node *n = &f->nodes[k];
 
 		if (n->file)
 			count_for_file(f, n->file, &n->golden, TAIL_GOLDEN);
-		for (int i = 0; !n->file && i < REGION_WORDS; i++) {
+		for (int i = 0; !n->file && i < REGION_WORDS; i++)
 			flow[k].words[i] = n->golden.words[i] & n->first.words[i];
-			any |= flow[k].words[i];
-		}
 	}
-	if (any)
-		attribute(f, flow, TAIL_GOLDEN);
+	attribute(f, flow, TAIL_GOLDEN);
 }
 
 static int account_region(void *arg, struct family *f)

@@ -1087,6 +1087,7 @@ void journal_note_drained(struct journal *j, uint64_t bytes, int64_t ns)
 	/* What stands for little says nothing about much. */
 	if (bytes >= j->size / 16)
 		throttle_note(&j->throttle, bytes, ns);
+	throttle_lap(&j->throttle, 0, 0);
 }
 
 uint64_t journal_used(struct journal *j)

@@ -171,7 +171,7 @@ uint64_t journal_used(struct journal *journal);
 uint64_t journal_size(const struct journal *journal);
 /* The destager begins what will give that many bytes of the ring back; 0: it came to nothing. */
 void journal_note_lap(struct journal *journal, uint64_t bytes);
-/* What the destager did lately: bytes of the ring given back within ns. journal_pause() goes by it. */
+/* What the destager did: bytes of the ring given back within ns, which ends that. journal_pause() goes by both. */
 void journal_note_drained(struct journal *journal, uint64_t bytes, int64_t ns);
 /* Whether journal_reserve(len) would succeed at once. */
 bool journal_has_room(struct journal *journal, size_t len, enum journal_urgency urgency);
