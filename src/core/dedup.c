@@ -44,6 +44,7 @@
 #define MAX_CANDIDATES 4
 #define SUMS_AT_ONCE 1024
 #define FILL_NS INT64_C(50000000) /* at a time */
+#define ALL_BLOCKS ((uint64_t)LAYER_NO_REGION * GF_REGION_BLOCKS)
 #define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
 
 struct move {
@@ -67,10 +68,11 @@ struct dedup_state {
 	struct moved *moved;   /* checkpoint_lock; by the checkpoint that runs */
 	size_t moved_count;    /* checkpoint_lock */
 	size_t moved_capacity; /* checkpoint_lock */
-	/* The background's: up to where the table was filled from the disk. */
-	uint64_t fill_layer;
-	uint32_t fill_region;
-	bool filled;
+	/* Up to where the table was filled from the disk. */
+	pthread_mutex_t fill_lock;
+	uint64_t fill_layer;  /* fill_lock */
+	uint32_t fill_region; /* fill_lock */
+	bool filled;	      /* fill_lock */
 };
 
 int dedup_start(struct fs *fs)
@@ -90,6 +92,7 @@ int dedup_start(struct fs *fs)
 		return r;
 	}
 	pthread_mutex_init(&d->lock, NULL);
+	pthread_mutex_init(&d->fill_lock, NULL);
 	fs->dedup = d;
 	return 0;
 }
@@ -102,6 +105,7 @@ void dedup_stop(struct fs *fs)
 		return;
 	content_table_free(d->table);
 	pthread_mutex_destroy(&d->lock);
+	pthread_mutex_destroy(&d->fill_lock);
 	free(d->moves);
 	free(d->moved);
 	free(d);
@@ -418,6 +422,19 @@ void dedup_owe_all(struct fs *fs, struct layer *layer)
 		layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
 }
 
+void dedup_owe_lost(struct fs *fs)
+{
+	const struct layer_entry *entry;
+
+	if (fs->options.dedup == FS_DEDUP_OFF || !atomic_exchange(&fs->marks_lost, false))
+		return;
+	pthread_rwlock_rdlock(&fs->tree);
+	/* By what the table knows of them: nobody waits for all bytes of the store to be read. */
+	for (entry = fs->layers; entry; entry = entry->hh.next)
+		dedup_owe(fs, entry->layer, 0, ALL_BLOCKS);
+	pthread_rwlock_unlock(&fs->tree);
+}
+
 bool dedup_is_known(struct fs *fs, uint64_t domain, uint32_t sum)
 {
 	struct content_place place;
@@ -581,8 +598,9 @@ bool dedup_fill_some(struct fs *fs)
 	int64_t until = times_now(CLOCK_MONOTONIC) + FILL_NS;
 	struct layer *layer;
 
-	if (!d || d->filled || fs->options.dedup != FS_DEDUP_ALL)
+	if (!d || fs->options.dedup != FS_DEDUP_ALL)
 		return false;
+	MUTEX_GUARD(&d->fill_lock);
 	while (!d->filled && times_now(CLOCK_MONOTONIC) < until) {
 		layer = layer_to_fill_from(fs);
 		d->filled = !layer || !fill_one_region(fs, layer);

@@ -5,8 +5,9 @@
  * Content is looked for when it is stored (dedup.c). That misses what came to be known later: two
  * who wrote the same at the same time, a golden image that had no content index yet, what was
  * stored while dedup was off, or before the background has told the table of content. So regions
- * into which something large was written are remembered (layer_set_unexamined()), and looked at
- * when the store settles; `goldfs dedup` has all regions of a file looked at.
+ * into which something was stored are remembered (layer_set_unexamined()), and looked at when the
+ * store settles; after a process that did not end cleanly those are all. `goldfs dedup` has all
+ * regions of a file looked at.
  *
  * It is done by checkpoints, under the rule of dedup_move(): no record says what is found, so none
  * in the ring may speak of the block. A checkpoint that takes long lets the ring fill, and those who
@@ -374,9 +375,14 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 {
 	struct dedup_images *images;
 
-	if (fs->options.dedup == FS_DEDUP_OFF || fs->options.read_only ||
-		!something_is_unexamined(fs))
+	if (fs->options.dedup == FS_DEDUP_OFF || fs->options.read_only)
 		return NULL;
+	dedup_owe_lost(fs);
+	if (!something_is_unexamined(fs))
+		return NULL;
+	/* What is not in the table yet would not be found, and not be looked for again. */
+	while (!atomic_load(&fs->golden_stopping) && dedup_fill_some(fs))
+		;
 	images = calloc(1, sizeof(*images));
 	if (images)
 		images->domains = domain_list(fs, &images->domain_count);

@@ -313,8 +313,10 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 		free(point);
 	}
 	fs->epoch = max_u64(head->epoch, epoch);
-	if (!r && (rec.records || !head->clean))
+	if (!r && (rec.records || !head->clean)) {
 		fs->reclaim_wanted = true;
+		atomic_store(&fs->marks_lost, true);
+	}
 	return r;
 }
 

@@ -447,26 +447,31 @@ bool layer_has_unexamined(struct layer *l)
 	return l->unexamined;
 }
 
-bool layer_take_unexamined(
-	struct layer *l, uint32_t from, uint32_t *region, uint64_t *asked)
+static struct region *find_unexamined_locked(struct layer *l, uint32_t from, uint32_t *number)
 {
-	bool before = false;
-
-	MUTEX_GUARD(&l->lock);
-	for (uint32_t n = 0; l->unexamined && n < l->leaf_count * LEAF_REGIONS; n++) {
+	for (uint32_t n = from; n < l->leaf_count * LEAF_REGIONS; n++) {
 		struct region *r = layer_find_region_locked(l, n);
 
 		if (!r || !r->unexamined)
 			continue;
-		if (n < from) {
-			before = true;
-			continue;
-		}
-		r->unexamined = false;
-		*region = n;
-		*asked = l->asked;
-		return true;
+		*number = n;
+		return r;
 	}
-	l->unexamined = before;
-	return false;
+	return NULL;
+}
+
+bool layer_take_unexamined(
+	struct layer *l, uint32_t from, uint32_t *region, uint64_t *asked)
+{
+	struct region *r;
+
+	MUTEX_GUARD(&l->lock);
+	r = l->unexamined ? find_unexamined_locked(l, from, region) : NULL;
+	if (!r) {
+		l->unexamined = l->unexamined && find_unexamined_locked(l, 0, region);
+		return false;
+	}
+	r->unexamined = false;
+	*asked = l->asked;
+	return true;
 }
