@@ -1125,13 +1125,11 @@ int checkpoint_start(struct fs *fs)
 		r = syncer_start(fs);
 	if (r)
 		return r;
-	helper_start(fs);
 	fs->worker_runs = true;
 	r = pthread_create(&fs->worker, NULL, worker_main, fs);
 	if (r) {
 		fs->worker_runs = false;
 		syncer_stop(fs);
-		helper_stop(fs);
 	}
 	return -r;
 }
@@ -1139,7 +1137,6 @@ int checkpoint_start(struct fs *fs)
 void checkpoint_stop(struct fs *fs)
 {
 	syncer_stop(fs);
-	helper_stop(fs);
 	if (!fs->worker_runs)
 		return;
 	pthread_mutex_lock(&fs->work_lock);

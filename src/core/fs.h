@@ -452,7 +452,6 @@ int fs_store_figures_quick(
 	X(write_bytes, "Bytes written to clones") \
 	X(large_write_bytes, "Bytes that went straight to layer files") \
 	X(straight_writes, "Small writes that went to their place past the ring") \
-	X(split_writes, "Large writes that two threads carried out") \
 	X(discard_bytes, "Bytes discarded or zeroed by range") \
 	X(flushes, "Flush requests of clients") \
 	X(journal_syncs, "Syncs of the journal, each serving one or more flushes") \

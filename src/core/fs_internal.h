@@ -331,17 +331,6 @@ struct fs {
 		bool stopping;		/* lock */
 	} syncer; /* makes durable what nobody waits for (flush.c) */
 
-	struct helper {
-		pthread_t thread;
-		bool started;
-		atomic_uint writes; /* large ones under way */
-		pthread_mutex_t lock;
-		pthread_cond_t work, done;
-		void (*run)(void *arg); /* lock; what it is to do, or does; NULL: nothing */
-		void *arg;		/* lock */
-		bool stopping;		/* lock */
-	} helper; /* with large writes (helper.c) */
-
 	/* After a takeover (takeover.c). */
 	atomic_bool names_owed;	  /* files in layer/ may have names that are not durable */
 	atomic_bool resent_open;  /* requests that were sent again may not be served yet */
@@ -990,18 +979,6 @@ struct io_flush *io_flush_begin(
 	struct inode *inode, void (*done)(void *arg, int result), void *arg);
 void io_flush_done(void *flush, int result);
 void io_stats_release(struct inode *inode);
-
-/* ---- helper.c ---- */
-
-/* Without it, or without memory for it, large writes are carried out by one thread. */
-void helper_start(struct fs *fs);
-void helper_stop(struct fs *fs);
-/* A large write begins; helper_leave() in any case. true: it is the only one, and may use helper_run(). */
-bool helper_take(struct fs *fs);
-void helper_leave(struct fs *fs);
-/* This thread and the helper run it, both with the same arg; returns when both are done. The helper has
- * no client's request (request.c): what it records must do without. */
-void helper_run(struct fs *fs, void (*run)(void *arg), void *arg);
 
 /* ---- straight.c ---- */
 

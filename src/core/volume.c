@@ -42,13 +42,11 @@
  * would be soonest reached by who overwrites the same blocks, and each sync stands in his way: with 4 GiB
  * a guest that writes megabytes without an end waited for one every second. */
 #define LARGE_SYNC_BYTES (16 * GIB)
-#define SPLIT_FROM (512 * KIB)	/* bytes of a write that is worth a second thread */
-#define SPLIT_PIECE (256 * KIB) /* of which each of the two takes one at a time */
 #define MAX_PIECE MIB /* of a write, at once */
 /* Page caches keep what was written at once as one piece, of which every later write to it walks all
  * blocks, while large ones pay for every piece. On ext4, 4 KiB into pieces of 16 KiB, 32, 64, 256 and a MiB:
  * 2.7 us, 2.8, 3.8, 4.5 and 11; a MiB: 128 us, 106, 98, 83 and 84. */
-#define GUEST_AT_ONCE SPLIT_PIECE
+#define GUEST_AT_ONCE (256 * KIB)
 #define COPY_AT_ONCE (32 * KIB) /* behind a guest */
 #define READ_FAILURES_LOGGED 1000
 
@@ -991,77 +989,29 @@ static int admit(struct fs *fs, struct inode *inode, uint64_t off, size_t len)
 	return space_get(fs, inode, bytes_missing(fs, inode, off, len));
 }
 
-/* The bytes of one write, cut into pieces. */
-struct stretch {
-	struct fs *fs;
-	struct inode *inode;
-	const uint8_t *data;
-	size_t len;
-	uint64_t off;
-	uint64_t base; /* where the first piece would begin, if it is not cut short */
-	size_t piece;  /* bytes of one */
-	atomic_size_t next; /* the piece that nobody has taken yet */
-	atomic_int result;  /* of any that failed */
-};
-
-/* Where the i-th piece begins. */
-static uint64_t piece_start(const struct stretch *s, size_t i)
+static int write_again_if_full(
+	struct fs *fs, struct inode *inode, const uint8_t *data, size_t len, uint64_t off)
 {
-	uint64_t at = s->base + i * s->piece;
+	int r = write_piece(fs, inode, data, len, off, false);
 
-	return min_u64(max_u64(at, s->off), s->off + s->len);
+	if (r != -ENOSPC)
+		return r;
+	/* The look before was too old; what was given up may be enough. */
+	space_given_back(fs);
+	space_make(fs);
+	return write_piece(fs, inode, data, len, off, true);
 }
 
-static int write_one(struct stretch *s, uint64_t from, uint64_t to)
+/* Pieces are recorded one by one: a write that was not answered may be there in part, as its bytes may be. */
+static int write_all(struct fs *fs, struct inode *inode, const uint8_t *data, size_t len, uint64_t off)
 {
-	const uint8_t *data = s->data + (from - s->off);
-	int r = write_piece(s->fs, s->inode, data, to - from, from, false);
+	int r = 0;
 
-	/* The look before was too old; what was given up may be enough. */
-	if (r == -ENOSPC) {
-		space_given_back(s->fs);
-		space_make(s->fs);
-		r = write_piece(s->fs, s->inode, data, to - from, from, true);
+	for (size_t done = 0, n; done < len && !r; done += n) {
+		n = min_u64(len - done, MAX_PIECE);
+		r = write_again_if_full(fs, inode, data + done, n, off + done);
 	}
 	return r;
-}
-
-/* Takes pieces until there are no more. */
-static void write_pieces(void *arg)
-{
-	struct stretch *s = arg;
-
-	while (!atomic_load(&s->result)) {
-		size_t i = atomic_fetch_add(&s->next, 1);
-		uint64_t from = piece_start(s, i), to = piece_start(s, i + 1);
-		int r;
-
-		if (from == to)
-			break;
-		r = write_one(s, from, to);
-		if (r)
-			atomic_store(&s->result, r);
-	}
-}
-
-/* Pieces are recorded one by one, in any order: a write that was not answered may be there in part, as
- * its bytes may be. What makes the file longer is not for two: sizes are recorded in the order in which
- * they grow, and the kernel has no other write beside such a one. */
-static int write_all(struct stretch *s)
-{
-	bool large = s->len >= SPLIT_FROM;
-
-	if (large && helper_take(s->fs) && s->off + s->len <= atomic_load(&s->inode->size)) {
-		s->piece = SPLIT_PIECE;
-		s->base = round_down(s->off, SPLIT_PIECE);
-		helper_run(s->fs, write_pieces, s);
-		COUNT(s->fs, split_writes, 1);
-	} else {
-		write_pieces(s);
-	}
-	if (large)
-		helper_leave(s->fs);
-	return s->result;
 }
 
 static ssize_t write_file(
@@ -1080,8 +1030,7 @@ static ssize_t write_file(
 		r = admit(fs, inode, off, len);
 	COUNT(fs, write_ops, 1);
 	if (!r)
-		r = write_all(&(struct stretch){.fs = fs, .inode = inode, .data = buf, .len = len,
-			.off = off, .base = off, .piece = MAX_PIECE});
+		r = write_all(fs, inode, buf, len, off);
 	if (r)
 		return volume_error(fs, r);
 	COUNT(fs, write_bytes, len);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The second thread of large writes: whatever the sizes and whoever writes beside, content is right. */
+/* Large writes of any size, whoever writes beside: content is right. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "base/processors.h"
 #include "base/sizes.h"
 #include "core/fs.h"
 #include "goldfs/format.h"
@@ -53,19 +52,6 @@ static uint64_t make_file(const char *name, uint64_t size)
 	attr.size = size;
 	assert_int_equal(fs_setattr(fs, ino, FS_SET_SIZE, &attr), 0);
 	return ino;
-}
-
-static uint64_t count_split(void)
-{
-	struct fs_counters counters;
-
-	fs_counters(fs, &counters);
-	return counters.split_writes;
-}
-
-static bool has_two_processors(void)
-{
-	return processors_usable() > 1;
 }
 
 /* A file and what it should hold, for one who writes to it. */
@@ -123,14 +109,13 @@ static void writer_init(struct writer *w, const char *name, uint64_t seed)
 
 static void test_one_writer(void **state)
 {
-	uint64_t seed = seed_from_environment(5), before = count_split();
+	uint64_t seed = seed_from_environment(5);
 	struct writer w;
 
 	writer_init(&w, "one", seed);
 	write_much(&w);
 	if (!w.right)
 		fail_msg("seed %llu", (unsigned long long)seed);
-	assert_true(count_split() > before || !has_two_processors());
 	assert_int_equal(fs_sync(fs), 0);
 	assert_true(is_as_model(&w));
 	free(w.model);
@@ -156,34 +141,11 @@ static void test_many_writers(void **state)
 	}
 }
 
-/* Of a write that makes the file longer and of a small one each piece is recorded after the one before. */
-static void test_what_is_not_split(void **state)
-{
-	uint64_t ino = make_file("grows", 0), before = count_split();
-	uint8_t *data = calloc(1, MOST);
-	struct fs_attr attr;
-
-	assert_non_null(data);
-	memset(data, 7, MOST);
-	assert_int_equal(fs_write(fs, ino, data, MOST, 0), MOST);
-	assert_int_equal(fs_write(fs, ino, data, MOST, MOST / 2), MOST);
-	assert_int_equal(fs_write(fs, ino, data, MOST / 4, 4096), MOST / 4);
-	assert_int_equal(fs_getattr(fs, ino, &attr), 0);
-	assert_int_equal(attr.size, MOST + MOST / 2);
-	assert_int_equal(count_split(), before);
-	if (has_two_processors()) {
-		assert_int_equal(fs_write(fs, ino, data, MOST, MOST / 2), MOST);
-		assert_int_equal(count_split(), before + 1);
-	}
-	free(data);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_one_writer),
 		cmocka_unit_test(test_many_writers),
-		cmocka_unit_test(test_what_is_not_split),
 	};
 
 	return cmocka_run_group_tests(tests, start, stop);
