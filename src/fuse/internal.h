@@ -23,6 +23,7 @@
 #include "fuse/cp_detect.h"
 #include "fuse/fuse_server.h"
 #include "fuse/later.h"
+#include "fuse/lookout.h"
 #include "fuse/notify.h"
 #include "fuse/takeover.h"
 #include "fuse/turn.h"
@@ -44,6 +45,7 @@ struct fuse_worker {
 	atomic_uint_fast64_t rounds; /* times it went to wait */
 	uint64_t rounds_seen;	   /* by fuse_server_tick() */
 	/* About the request being served, from its raw form: */
+	bool alone; /* it takes longer, and nobody else was there */
 	bool left; /* by a dead process to be served (takeover.c) */
 	uint64_t unique; /* without the bit that says: sent again */
 	bool again;	 /* which is here */
@@ -81,6 +83,8 @@ struct fuse_server {
 	struct fuse_worker *workers;
 	bool trimmed; /* fuse_server_tick(): nothing came since memory was given back */
 	struct turn turn; /* held by the thread that takes the next request */
+	struct lookout lookout;
+	atomic_uint crowded; /* longer requests to hand over for: others waited behind one */
 	struct busy_poll busy_poll; /* turn */
 	struct order order;
 	struct cp_detect *cp;
@@ -96,6 +100,8 @@ extern __thread struct fuse_worker *me;
 extern const struct fuse_lowlevel_ops server_ops;
 
 void server_say_ready(struct fuse_server *server);
+/* An answer is about to be sent. (After it the client's next request may be there already.) */
+void server_answers(struct fuse_server *server);
 
 /* ---- wire.c: what libfuse does not do, on the raw form ---- */
 

@@ -44,6 +44,7 @@
 #define THREADS_MAX 256u
 _Static_assert(THREADS_MAX < IN_FLIGHT_MAX, "each has an entry, and so has who writes behind guests");
 #define TURN_KEEP_BYTES (32 * KIB)
+#define CROWDED_FOR 64 /* longer requests */
 #define TURN_SLIM_SECONDS 2 /* a thread that waits longer for its turn frees its buffers */
 
 #define BACKGROUND 512 /* requests in flight; the kernel's default of 12 caps a guest's queue */
@@ -263,24 +264,29 @@ static void take_turn(struct fuse_worker *worker)
 	blocking_hook = leave_turn;
 }
 
-/* Answered from memory in a few microseconds, as a rule. */
-static bool is_quick(const void *request, size_t len)
+enum request_time {
+	QUICK,	/* answered from memory in a few microseconds, as a rule */
+	LONGER, /* in some hundred */
+	LONG,
+};
+
+static enum request_time time_of(const void *request, size_t len)
 {
 	const struct fuse_in_header *in = request;
 	const struct fuse_read_in *io = (const void *)(in + 1);
 
 	if (len < sizeof(*in) + sizeof(*io) || virtual_has(in->nodeid))
-		return false; /* a control request takes as long as its work does */
+		return LONG; /* a control request takes as long as its work does */
 	switch (in->opcode) {
 	case FUSE_READ:
 	case FUSE_WRITE:
-		return io->size <= TURN_KEEP_BYTES; /* at the same place in both */
+		return io->size <= TURN_KEEP_BYTES ? QUICK : LONGER; /* at the same place in both */
 	case FUSE_GETATTR:
 	case FUSE_LOOKUP:
 	case FUSE_FORGET:
-		return true;
+		return QUICK;
 	default:
-		return false;
+		return LONG;
 	}
 }
 
@@ -291,14 +297,48 @@ static bool has_request(const struct fuse_server *server)
 	return poll(&poll_fd, 1, 0) > 0;
 }
 
-/* The turn is kept where nobody else needs it while a quick request is answered. */
+/* Somebody waits behind a longer request: for the next ones the turn is handed over. */
+static void note_crowd(struct fuse_server *server)
+{
+	if (has_request(server))
+		atomic_store(&server->crowded, CROWDED_FOR);
+}
+
+void server_answers(struct fuse_server *server)
+{
+	if (!me || !me->alone)
+		return;
+	me->alone = false;
+	note_crowd(server);
+}
+
+/* Whether the thread stays active while it serves this one. It is its turn. */
+static bool stays_active(struct fuse_worker *worker, size_t len)
+{
+	struct fuse_server *server = worker->server;
+	enum request_time time = time_of(worker->in, len);
+	unsigned crowded;
+
+	worker->alone = false;
+	if (time != LONGER)
+		return time == QUICK;
+	crowded = atomic_load(&server->crowded);
+	if (crowded)
+		atomic_store(&server->crowded, crowded - 1);
+	else
+		note_crowd(server);
+	worker->alone = !atomic_load(&server->crowded);
+	return worker->alone;
+}
+
+/* It stays active, but does not hold the turn: whatever it serves may be held up without warning, and then
+ * the lookout has another thread go on. */
 static void pass_turn(struct fuse_worker *worker)
 {
 	struct turn *turn = &worker->server->turn;
-	bool more = turn_wants_more(turn) && has_request(worker->server);
 
-	if (more || turn_is_wanted(turn))
-		turn_pass(turn, &worker->waiter, more);
+	turn_pass(turn, &worker->waiter, turn_wants_more(turn) && has_request(worker->server));
+	lookout_wake(&worker->server->lookout);
 }
 
 /* See busy_poll.h; not while another thread serves: the processor is its own, or its client's. */
@@ -349,7 +389,7 @@ static ssize_t next_request(struct fuse_worker *worker, struct order_entry *entr
 	n = read_request(worker);
 	if (n > 0)
 		order_enter(&worker->server->order, entry, worker->in, (size_t)n);
-	if (n <= 0 || worker->left || !is_quick(worker->in, (size_t)n))
+	if (n <= 0 || worker->left || !stays_active(worker, (size_t)n))
 		about_to_block();
 	else
 		pass_turn(worker);
@@ -543,6 +583,8 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 	if (r == 0 && server->takeover && !server->resent.count)
 		served_resent(server);
 	if (r == 0)
+		r = lookout_start(&server->lookout, &server->turn);
+	if (r == 0)
 		r = start_workers(server);
 	if (r == 0 && atomic_load(&server->init_answered))
 		server_say_ready(server);
@@ -569,7 +611,6 @@ void fuse_server_tick(struct fuse_server *server)
 		fs_tick(server->fs);
 		handles_tick(server);
 	}
-	turn_tick(&server->turn);
 	for (unsigned i = 0; i < server->threads; i++) {
 		struct fuse_worker *w = &server->workers[i];
 		uint64_t rounds = atomic_load(&w->rounds);
@@ -607,6 +648,7 @@ void fuse_server_stop(struct fuse_server *server)
 	atomic_store(&server->stopping, true);
 	if (server->workers)
 		join_workers(server);
+	lookout_stop(&server->lookout);
 	later_free(server->later);
 	server->later = NULL;
 	if (server->notifier)

@@ -78,6 +78,7 @@ static bool try_take(struct turn *turn, struct turn_waiter *waiter)
 		!atomic_compare_exchange_strong(&turn->held, &held, true))
 		return false;
 	atomic_fetch_sub(&turn->active, 1);
+	atomic_fetch_add_explicit(&turn->taken, 1, memory_order_relaxed);
 	waiter->state = TURN_HELD;
 	return true;
 }
@@ -180,8 +181,13 @@ void turn_leave(struct turn *turn, struct turn_waiter *waiter)
 		wake_one(turn);
 }
 
-void turn_tick(struct turn *turn)
+bool turn_look(struct turn *turn, unsigned *seen)
 {
-	if (!atomic_load(&turn->held))
+	unsigned taken = atomic_load(&turn->taken);
+	bool moved = taken != *seen, free = !atomic_load(&turn->held);
+
+	*seen = taken;
+	if (free && !moved)
 		wake_one(turn);
+	return moved || free;
 }

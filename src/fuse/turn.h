@@ -39,6 +39,7 @@ struct turn_waiter {
 
 struct turn {
 	atomic_bool held;
+	atomic_uint taken; /* how often; wraps round */
 	atomic_uint active;
 	atomic_uint sleeping;
 	pthread_mutex_t lock;
@@ -63,7 +64,8 @@ bool turn_is_wanted(const struct turn *turn);
 void turn_pass(struct turn *turn, struct turn_waiter *waiter, bool more);
 /* By the holder, or an active one: it does not come again soon. */
 void turn_leave(struct turn *turn, struct turn_waiter *waiter);
-/* When the turn is free somebody comes for it, even if whoever is active does not keep its word. */
-void turn_tick(struct turn *turn);
+/* Whether the turn was taken since the look that *seen is from, or is free. If nobody took it and it is
+ * free, whoever is active does not keep its word: somebody who sleeps is woken. */
+bool turn_look(struct turn *turn, unsigned *seen);
 
 #endif

@@ -140,6 +140,7 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 		is_init_answer(server, iov, count))
 		return server->replaying_init ? swallow_init(server, iov)
 					      : answer_init(server, fd, iov);
+	server_answers(server);
 	return writev(fd, iov, count);
 }
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "../crash/rng.h"
+#include "fuse/lookout.h"
 #include "fuse/turn.h"
 #include "store_dir.h"
 
@@ -171,20 +172,68 @@ static void who_is_active_and_has_to_wait_wakes_another(void **state)
 	turn_waiter_release(&w);
 }
 
-static void a_tick_helps_where_the_active_one_does_not_come(void **state)
+static void a_look_helps_where_the_active_one_does_not_come(void **state)
 {
 	struct turn_waiter w;
+	unsigned seen = 0;
 	struct taker a;
 
 	hold_while_it_sleeps(&w, &a);
-	turn_tick(&turn);
+	assert_true(turn_look(&turn, &seen)); /* it was taken */
+	assert_false(turn_look(&turn, &seen));
 	assert_int_equal(atomic_load(&turn.sleeping), 1); /* it is held */
 	turn_pass(&turn, &w, false);
-	turn_tick(&turn);
+	assert_true(turn_look(&turn, &seen));
 	wait_until_has(&a);
 	turn_leave(&turn, &w);
 	end(&a);
 	turn_waiter_release(&w);
+}
+
+/* Somebody takes it once, and soon after is free for the next look. */
+static void a_look_leaves_those_alone_who_come_again(void **state)
+{
+	struct turn_waiter w;
+	unsigned seen = 0;
+	struct taker a;
+
+	hold_while_it_sleeps(&w, &a);
+	for (int i = 0; i < 3; i++) {
+		turn_pass(&turn, &w, false);
+		assert_true(turn_take(&turn, &w, 0));
+		turn_pass(&turn, &w, false);
+		assert_true(turn_look(&turn, &seen));
+		assert_int_equal(atomic_load(&turn.sleeping), 1);
+		assert_true(turn_take(&turn, &w, 0));
+	}
+	turn_leave(&turn, &w);
+	wait_until_has(&a);
+	end(&a);
+	turn_waiter_release(&w);
+}
+
+/* Whether it looks already or sleeps, as it does when nothing comes for some time. */
+static void the_lookout_wakes_who_is_needed(void **state)
+{
+	static const unsigned pauses_ms[] = {0, 2 * LOOKOUT_MS, 100 * LOOKOUT_MS};
+	struct lookout lookout;
+
+	assert_int_equal(lookout_start(&lookout, &turn), 0);
+	for (size_t i = 0; i < sizeof(pauses_ms) / sizeof(pauses_ms[0]); i++) {
+		struct turn_waiter w;
+		struct taker a;
+
+		hold_while_it_sleeps(&w, &a);
+		usleep(pauses_ms[i] * 1000);
+		assert_int_equal(atomic_load(&turn.sleeping), 1);
+		turn_pass(&turn, &w, false);
+		lookout_wake(&lookout);
+		wait_until_has(&a);
+		turn_leave(&turn, &w);
+		end(&a);
+		turn_waiter_release(&w);
+	}
+	lookout_stop(&lookout);
 }
 
 /* As many as there are processors, between two and four. */
@@ -325,7 +374,9 @@ int main(void)
 		TEST(who_leaves_wakes_another),
 		TEST(one_that_comes_back_wakes_nobody_unless_there_is_more),
 		TEST(who_is_active_and_has_to_wait_wakes_another),
-		TEST(a_tick_helps_where_the_active_one_does_not_come),
+		TEST(a_look_helps_where_the_active_one_does_not_come),
+		TEST(a_look_leaves_those_alone_who_come_again),
+		TEST(the_lookout_wakes_who_is_needed),
 		TEST(enough_is_a_matter_of_processors),
 		TEST(sleep_can_end),
 		TEST(all_work_is_done_once),
