@@ -37,8 +37,9 @@ struct fuse_worker {
 	pthread_t thread;
 	bool started;
 	struct turn_waiter waiter; /* its thread's */
-	char *in;		   /* one request, IN_SIZE bytes, mapped */
-	char *out;		   /* what a read returns, FUSE_SERVER_IO_MAX bytes, mapped */
+	char *mapped;		   /* both of these: */
+	char *in;		   /* one request, IN_SIZE bytes */
+	char *out;		   /* what a read returns, FUSE_SERVER_IO_MAX bytes */
 	atomic_bool reading;	   /* waits for a request, or is about to */
 	bool resident;		   /* all pages of `in` are there; its thread's own */
 	atomic_bool fat;	   /* has touched much of `out` since it was given back */

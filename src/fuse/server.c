@@ -38,8 +38,12 @@
 #include "base/times.h"
 #include "fuse/internal.h"
 
-#define HEADER_ROOM 4096
-#define IN_SIZE (FUSE_SERVER_IO_MAX + HEADER_ROOM)
+#define PAGE 4096
+/* What a write brings begins with a page: the kernel copies pages of the client to as many of ours. */
+#define IN_OFFSET (PAGE - sizeof(struct fuse_in_header) - sizeof(struct fuse_write_in))
+#define IN_PAGES (PAGE + FUSE_SERVER_IO_MAX + PAGE) /* in bytes; some room behind, too */
+#define IN_SIZE (IN_PAGES - IN_OFFSET)
+#define MAPPED_SIZE (IN_PAGES + FUSE_SERVER_IO_MAX)
 #define WAKE_SIGNAL SIGUSR1
 #define THREADS_MAX 256u
 _Static_assert(THREADS_MAX < IN_FLIGHT_MAX, "each has an entry, and so has who writes behind guests");
@@ -198,15 +202,16 @@ int fuse_server_new(struct fuse_server **out, const struct fuse_server_options *
 
 static int map_buffers(struct fuse_worker *worker)
 {
-	char *all = mmap(NULL, IN_SIZE + FUSE_SERVER_IO_MAX, PROT_READ | PROT_WRITE,
+	char *all = mmap(NULL, MAPPED_SIZE, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (all == MAP_FAILED)
 		return -errno;
 	/* A fork would write-protect the pages, which is as bad as not having them: make_resident(). */
-	madvise(all, IN_SIZE + FUSE_SERVER_IO_MAX, MADV_DONTFORK);
-	worker->in = all;
-	worker->out = all + IN_SIZE;
+	madvise(all, MAPPED_SIZE, MADV_DONTFORK);
+	worker->mapped = all;
+	worker->in = all + IN_OFFSET;
+	worker->out = all + IN_PAGES;
 	return 0;
 }
 
@@ -219,7 +224,7 @@ static void slim_out(struct fuse_worker *worker)
 static void slim(struct fuse_worker *worker)
 {
 	slim_out(worker);
-	madvise(worker->in, IN_SIZE, MADV_DONTNEED);
+	madvise(worker->mapped, IN_PAGES, MADV_DONTNEED);
 	worker->resident = false;
 }
 
@@ -233,9 +238,9 @@ static void make_resident(struct fuse_worker *worker)
 {
 	if (worker->resident)
 		return;
-	if (madvise(worker->in, IN_SIZE, MADV_POPULATE_WRITE) < 0)
-		for (size_t i = 0; i < IN_SIZE; i += 4096) /* before Linux 5.14 */
-			((volatile char *)worker->in)[i] = 0;
+	if (madvise(worker->mapped, IN_PAGES, MADV_POPULATE_WRITE) < 0)
+		for (size_t i = 0; i < IN_PAGES; i += PAGE) /* before Linux 5.14 */
+			((volatile char *)worker->mapped)[i] = 0;
 	worker->resident = true;
 }
 
@@ -664,8 +669,8 @@ void fuse_server_free(struct fuse_server *server)
 	if (server->session)
 		fuse_session_destroy(server->session); /* closes the descriptor */
 	for (unsigned i = 0; server->workers && i < server->threads; i++)
-		if (server->workers[i].in)
-			munmap(server->workers[i].in, IN_SIZE + FUSE_SERVER_IO_MAX);
+		if (server->workers[i].mapped)
+			munmap(server->workers[i].mapped, MAPPED_SIZE);
 	notifier_free(server->notifier);
 	virtual_files_free(server->virtual_files);
 	cp_detect_free(server->cp);
