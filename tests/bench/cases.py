@@ -136,6 +136,18 @@ def writing(depth=1, jobs=1, rw="randwrite", block="4k", owned=0):
     return measure
 
 
+def full(depth=1, rw="randread", block="4k"):
+    """On a copy of its own against one beside goldfs."""
+    def measure(bench, peer):
+        path = peer.full("golden.img")
+        # Both in the page cache, and no page of either new.
+        fio(bench, [path], "write", "1m", timed=False, direct=1, ioengine="psync", end_fsync=1)
+        fio(bench, [path], "read", "1m", timed=False, direct=1, ioengine="psync")
+        peer.settle()
+        return rate(fio(bench, [path], rw, block, direct=1, **engine(depth)), bandwidth=block != "4k")
+    return measure
+
+
 def mixed(bench, peer):
     path = peer.filled("golden.img")
     warm(bench)
@@ -240,6 +252,7 @@ def creation(count):
 
 
 CREATORS = ("goldfs", "reflink", "qcow2")
+COPIES = ("goldfs", "floor")
 
 CASES = [
     Case("read1", "4 KiB random read, direct, depth 1", "/s", reading(), READERS,
@@ -266,6 +279,18 @@ CASES = [
          writing(owned=64 * MIB), WRITERS, {}, "write"),
     Case("owned16", "4 KiB random write, owned range, direct, depth 16", "/s",
          writing(16, owned=64 * MIB), WRITERS, {}, "write"),
+    Case("fullread1", "full copy: 4 KiB random read, direct, depth 1", "/s", full(), COPIES,
+         {"floor": 0.9}, "full"),
+    Case("fullread16", "full copy: 4 KiB random read, direct, depth 16", "/s", full(16), COPIES,
+         {"floor": 0.9}, "full"),
+    Case("fullreadseq", "full copy: 1 MiB sequential read, direct", "MiB/s",
+         full(rw="read", block="1m"), COPIES, {"floor": 0.9}, "bandwidth"),
+    Case("fullwrite1", "full copy: 4 KiB random write, direct, depth 1", "/s",
+         full(rw="randwrite"), COPIES, {"floor": 0.9}, "full"),
+    Case("fullwrite16", "full copy: 4 KiB random write, direct, depth 16", "/s",
+         full(16, rw="randwrite"), COPIES, {"floor": 0.9}, "full"),
+    Case("fullwriteseq", "full copy: 1 MiB sequential write, direct", "MiB/s",
+         full(rw="write", block="1m"), COPIES, {"floor": 0.9}, "bandwidth"),
     Case("sustained", "4 KiB random write, depth 16, many times the ring, until settled", "MiB/s",
          sustained, ("goldfs", "sparse", "reflink", "qcow2"), {"sparse": 0.5, "qcow2": 2},
          "bandwidth"),

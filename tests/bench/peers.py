@@ -132,6 +132,10 @@ class Peer:
         """A path for those who write and need what is in the image."""
         return self.fresh(image)[0]
 
+    def full(self, image):
+        """A path for those who want a copy that shares nothing, all of it allocated."""
+        return self.filled(image)
+
     def settle(self):
         """Returns when all that was written stands where it is to stay."""
         sync_files(self.dir)
@@ -242,6 +246,16 @@ class Goldfs(Peer):
         run(self.bench.goldfs, "clone", "-n", count, self.mnt / "golden" / image, f"{folder}/vm%d.img")
         return [folder / f"vm{n + 1}.img" for n in range(count)]
 
+    def full(self, image):
+        """One for all samples: it is not made anew when they are through."""
+        path = self.mnt / f"full-{image}"
+        if not path.exists():
+            self.keep(image)
+            run(self.bench.goldfs, "clone", self.mnt / "golden" / image, path)
+            run(self.bench.goldfs, "convert", path, "--mode", "full")
+            self.settle()
+        return path
+
     def settle(self):
         run(self.bench.goldfs, "settle", self.mnt)
 
@@ -276,7 +290,7 @@ class Floor(Server):
     name = "floor"
     title = "floor"
     settings = ("tests/bench/floor.c, 16 threads, on the image itself (reads), a full copy (mixed "
-                "work) or a new sparse file (writes)")
+                "work, full copies) or a new sparse file (writes)")
 
     def serve_file(self, file, n, *options):
         mnt = self.dir / f"mnt{n}"
@@ -304,7 +318,7 @@ class Floor(Server):
 class Sparse(Peer):
     name = "sparse"
     title = "plain file"
-    settings = "the image itself (reads), a full copy (mixed work) or a new sparse file (writes)"
+    settings = "the image itself (reads), a full copy (mixed work, full copies) or a new sparse file (writes)"
 
     def fresh(self, image, count=1):
         size = os.path.getsize(self.images / image)
