@@ -44,7 +44,6 @@
 #define MAX_CANDIDATES 4
 #define SUMS_AT_ONCE 1024
 #define FILL_NS INT64_C(50000000) /* at a time */
-#define ALL_BLOCKS ((uint64_t)LAYER_NO_REGION * GF_REGION_BLOCKS)
 #define MAX_MOVES (1u << 20) /* noted blocks; what comes after stays where it is */
 
 struct move {
@@ -426,12 +425,14 @@ void dedup_owe_lost(struct fs *fs)
 {
 	const struct layer_entry *entry;
 
-	if (fs->options.dedup == FS_DEDUP_OFF || !atomic_exchange(&fs->marks_lost, false))
+	if (fs->options.dedup != FS_DEDUP_ALL || !atomic_exchange(&fs->marks_lost, false))
 		return;
 	pthread_rwlock_rdlock(&fs->tree);
-	/* By what the table knows of them: nobody waits for all bytes of the store to be read. */
+	/* By what the table knows of them, and not for images that get an index: nobody waits for all
+	 * bytes of the store to be read. */
 	for (entry = fs->layers; entry; entry = entry->hh.next)
-		dedup_owe(fs, entry->layer, 0, ALL_BLOCKS);
+		if (!atomic_load(&entry->layer->apart))
+			layer_set_unexamined(entry->layer, 0, LAYER_NO_REGION, UINT64_MAX);
 	pthread_rwlock_unlock(&fs->tree);
 }
 
@@ -592,15 +593,12 @@ static bool fill_one_region(struct fs *fs, struct layer *layer)
 	return f.refused < GF_REGION_BLOCKS / 2;
 }
 
-bool dedup_fill_some(struct fs *fs)
+/* Until that time. false: there is nothing left to do. */
+static bool fill_until(struct fs *fs, int64_t until)
 {
 	struct dedup_state *d = fs->dedup;
-	int64_t until = times_now(CLOCK_MONOTONIC) + FILL_NS;
 	struct layer *layer;
 
-	if (!d || fs->options.dedup != FS_DEDUP_ALL)
-		return false;
-	MUTEX_GUARD(&d->fill_lock);
 	while (!d->filled && times_now(CLOCK_MONOTONIC) < until) {
 		layer = layer_to_fill_from(fs);
 		d->filled = !layer || !fill_one_region(fs, layer);
@@ -608,6 +606,29 @@ bool dedup_fill_some(struct fs *fs)
 			atomic_fetch_sub(&layer->users, 1);
 	}
 	return !d->filled;
+}
+
+bool dedup_fill_some(struct fs *fs)
+{
+	struct dedup_state *d = fs->dedup;
+	bool more;
+
+	if (!d || fs->options.dedup != FS_DEDUP_ALL)
+		return false;
+	/* Who fills all of it takes longer than a checkpoint may wait. */
+	if (pthread_mutex_trylock(&d->fill_lock))
+		return true;
+	more = fill_until(fs, times_now(CLOCK_MONOTONIC) + FILL_NS);
+	pthread_mutex_unlock(&d->fill_lock);
+	return more;
+}
+
+void dedup_fill_rest(struct fs *fs)
+{
+	if (!fs->dedup || fs->options.dedup != FS_DEDUP_ALL)
+		return;
+	MUTEX_GUARD(&fs->dedup->fill_lock);
+	fill_until(fs, INT64_MAX);
 }
 
 /* ---- moving the other block ---- */

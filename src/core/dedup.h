@@ -64,8 +64,8 @@ bool dedup_has_moves(struct fs *fs);
 /* They may come to be known elsewhere later, and are to be looked at again. */
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count);
 void dedup_owe_all(struct fs *fs, struct layer *layer);
-/* All blocks of all layers, after a process that did not end cleanly: which ones it owed a look, it
- * alone knew. */
+/* With dedup=all, blocks of all layers after a process that did not end cleanly: which ones it owed a look,
+ * it alone knew. */
 void dedup_owe_lost(struct fs *fs);
 /* Whether content with this checksum was seen in a domain, or was seen elsewhere than in this block.
  * Hints. */
@@ -78,8 +78,9 @@ void dedup_expect_known(
  * are to be examined come last: where the table has not room for all, they are what it knows. stop is
  * asked after each region. */
 void dedup_fill_table(struct fs *fs, bool (*stop)(void *arg), void *arg);
-/* A part of that, of some 50 ms, as far as there is room for more. false: nothing is left to do. */
+/* The same as far as there is room for more: a part of some 50 ms, or what is left. false: that is nothing. */
 bool dedup_fill_some(struct fs *fs);
+void dedup_fill_rest(struct fs *fs);
 
 /* ---- dedup_examine.c: looking once more at what stands in layers ---- */
 

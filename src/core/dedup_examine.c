@@ -381,8 +381,7 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 	if (!something_is_unexamined(fs))
 		return NULL;
 	/* What is not in the table yet would not be found, and not be looked for again. */
-	while (!atomic_load(&fs->golden_stopping) && dedup_fill_some(fs))
-		;
+	dedup_fill_rest(fs);
 	images = calloc(1, sizeof(*images));
 	if (images)
 		images->domains = domain_list(fs, &images->domain_count);
@@ -455,6 +454,8 @@ static int examine_all(
 {
 	int r = 0;
 
+	/* Before: what is owed in any case is nobody's wish. */
+	dedup_owe_lost(fs);
 	p->total = want(fs, inos, count);
 	dedup_fill_table(fs, is_stopped, p);
 	if (!p->stopped) {

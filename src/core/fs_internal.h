@@ -251,7 +251,7 @@ struct fs {
 	struct examine_progress *examine_progress; /* checkpoint_lock; NULL: nobody wants to know */
 	atomic_bool examine_asked; /* somebody's fs_dedup() is under way */
 	atomic_bool examine; /* the next checkpoint looks at unexamined regions */
-	atomic_bool marks_lost; /* a process before this one ended and had blocks to look at again */
+	atomic_bool marks_lost; /* a process did not end cleanly: what it owed a look is not known */
 	uint64_t examine_layer;	 /* checkpoint_lock; from here on */
 	uint32_t examine_region; /* checkpoint_lock; of that layer */
 	_Atomic uint64_t indexes_opened; /* counts content indexes that came to be known */

@@ -464,11 +464,12 @@ bool layer_take_unexamined(
 	struct layer *l, uint32_t from, uint32_t *region, uint64_t *asked)
 {
 	struct region *r;
+	uint32_t before;
 
 	MUTEX_GUARD(&l->lock);
 	r = l->unexamined ? find_unexamined_locked(l, from, region) : NULL;
 	if (!r) {
-		l->unexamined = l->unexamined && find_unexamined_locked(l, 0, region);
+		l->unexamined = l->unexamined && find_unexamined_locked(l, 0, &before);
 		return false;
 	}
 	r->unexamined = false;
