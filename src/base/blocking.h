@@ -4,9 +4,9 @@
  * long) says so first.
  *
  * The threads that serve requests take turns at taking one from the kernel, and the one whose turn
- * it is keeps it while it answers from memory: handing over for every request would cost more than
- * the answer. Before it waits for anything it has to hand over; this is how the layers below, which
- * know nothing of requests, let it.
+ * it was comes for the next one itself when it answers from memory: to wake another for every request
+ * would cost more than the answer. Before it waits for anything it has to hand over; this is how the
+ * layers below, which know nothing of requests, let it.
  */
 #ifndef GOLDFS_BASE_BLOCKING_H
 #define GOLDFS_BASE_BLOCKING_H

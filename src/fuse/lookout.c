@@ -8,7 +8,7 @@
 #include "base/cleanup.h"
 #include "base/times.h"
 
-#define QUIET_LOOKS 25 /* with nothing new, before it sleeps */
+#define QUIET_LOOKS 25 /* with nothing served, before it sleeps */
 
 static void pause_locked(struct lookout *l)
 {
@@ -17,10 +17,10 @@ static void pause_locked(struct lookout *l)
 	pthread_cond_timedwait(&l->wake, &l->lock, &until);
 }
 
-static void sleep_locked(struct lookout *l, unsigned *seen)
+static void sleep_locked(struct lookout *l)
 {
 	atomic_store(&l->asleep, true);
-	if (!turn_look(l->turn, seen))
+	if (!turn_look(l->turn))
 		while (atomic_load(&l->asleep) && !l->stopping)
 			pthread_cond_wait(&l->wake, &l->lock);
 	atomic_store(&l->asleep, false);
@@ -29,15 +29,15 @@ static void sleep_locked(struct lookout *l, unsigned *seen)
 static void *lookout_main(void *arg)
 {
 	struct lookout *l = arg;
-	unsigned seen = 0, quiet = 0;
+	unsigned quiet = 0;
 
 	MUTEX_GUARD(&l->lock);
 	while (!l->stopping) {
 		if (quiet < QUIET_LOOKS) {
 			pause_locked(l);
-			quiet = turn_look(l->turn, &seen) ? 0 : quiet + 1;
+			quiet = turn_look(l->turn) ? 0 : quiet + 1;
 		} else {
-			sleep_locked(l, &seen);
+			sleep_locked(l);
 			quiet = 0;
 		}
 	}

@@ -4,7 +4,7 @@
  *
  * Who serves a request and comes again soon keeps others asleep (turn.h). It may be held up all the same:
  * a write to the page cache waits where too much of it is dirty, or for places in a file. So while requests
- * come somebody looks every LOOKOUT_MS whether the turn was taken since, and wakes one more if not.
+ * are served somebody looks every LOOKOUT_MS whether they are still the same.
  */
 #ifndef GOLDFS_FUSE_LOOKOUT_H
 #define GOLDFS_FUSE_LOOKOUT_H
@@ -24,7 +24,7 @@ struct lookout {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	bool stopping;	    /* lock */
-	atomic_bool asleep; /* nothing came for some looks */
+	atomic_bool asleep; /* nothing was served at some looks */
 };
 
 /* 0 or -errno. The turn is lent. */

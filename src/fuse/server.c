@@ -41,13 +41,14 @@
 #define PAGE 4096
 /* What a write brings begins with a page: the kernel copies pages of the client to as many of ours. */
 #define IN_OFFSET (PAGE - sizeof(struct fuse_in_header) - sizeof(struct fuse_write_in))
-#define IN_PAGES (PAGE + FUSE_SERVER_IO_MAX + PAGE) /* in bytes; some room behind, too */
-#define IN_SIZE (IN_PAGES - IN_OFFSET)
-#define MAPPED_SIZE (IN_PAGES + FUSE_SERVER_IO_MAX)
+#define IN_MAPPED (PAGE + FUSE_SERVER_IO_MAX + PAGE)
+#define IN_SIZE (IN_MAPPED - IN_OFFSET)
+_Static_assert(IN_OFFSET % 8 == 0, "where a request begins");
+#define MAPPED_SIZE (IN_MAPPED + FUSE_SERVER_IO_MAX)
 #define WAKE_SIGNAL SIGUSR1
 #define THREADS_MAX 256u
 _Static_assert(THREADS_MAX < IN_FLIGHT_MAX, "each has an entry, and so has who writes behind guests");
-#define TURN_KEEP_BYTES (32 * KIB)
+#define QUICK_BYTES (32 * KIB)
 #define CROWDED_FOR 64 /* longer requests */
 #define TURN_SLIM_SECONDS 2 /* a thread that waits longer for its turn frees its buffers */
 
@@ -211,7 +212,7 @@ static int map_buffers(struct fuse_worker *worker)
 	madvise(all, MAPPED_SIZE, MADV_DONTFORK);
 	worker->mapped = all;
 	worker->in = all + IN_OFFSET;
-	worker->out = all + IN_PAGES;
+	worker->out = all + IN_MAPPED;
 	return 0;
 }
 
@@ -224,7 +225,7 @@ static void slim_out(struct fuse_worker *worker)
 static void slim(struct fuse_worker *worker)
 {
 	slim_out(worker);
-	madvise(worker->mapped, IN_PAGES, MADV_DONTNEED);
+	madvise(worker->mapped, IN_MAPPED, MADV_DONTNEED);
 	worker->resident = false;
 }
 
@@ -238,16 +239,16 @@ static void make_resident(struct fuse_worker *worker)
 {
 	if (worker->resident)
 		return;
-	if (madvise(worker->mapped, IN_PAGES, MADV_POPULATE_WRITE) < 0)
-		for (size_t i = 0; i < IN_PAGES; i += PAGE) /* before Linux 5.14 */
+	if (madvise(worker->mapped, IN_MAPPED, MADV_POPULATE_WRITE) < 0)
+		for (size_t i = 0; i < IN_MAPPED; i += PAGE) /* before Linux 5.14 */
 			((volatile char *)worker->mapped)[i] = 0;
 	worker->resident = true;
 }
 
 /*
- * One thread at a time takes requests (turn.h). It keeps its turn while it answers what takes no
- * longer than handing over would, as long as nothing else is waiting; before it waits for anything
- * it hands over (base/blocking.h). Whoever waits long for its turn gives its memory back.
+ * One thread at a time takes requests (turn.h). It stays active, and nobody else is woken, while it answers
+ * what takes no longer than handing over would, as long as nothing else is waiting; before it waits for
+ * anything it hands over (base/blocking.h). Whoever waits long for its turn gives its memory back.
  */
 static void leave_turn(void *arg)
 {
@@ -285,7 +286,7 @@ static enum request_time time_of(const void *request, size_t len)
 	switch (in->opcode) {
 	case FUSE_READ:
 	case FUSE_WRITE:
-		return io->size <= TURN_KEEP_BYTES ? QUICK : LONGER; /* at the same place in both */
+		return io->size <= QUICK_BYTES ? QUICK : LONGER; /* at the same place in both */
 	case FUSE_GETATTR:
 	case FUSE_LOOKUP:
 	case FUSE_FORGET:
@@ -328,10 +329,11 @@ static bool stays_active(struct fuse_worker *worker, size_t len)
 	if (time != LONGER)
 		return time == QUICK;
 	crowded = atomic_load(&server->crowded);
-	if (crowded)
+	if (crowded) {
 		atomic_store(&server->crowded, crowded - 1);
-	else
-		note_crowd(server);
+		return false;
+	}
+	note_crowd(server);
 	worker->alone = !atomic_load(&server->crowded);
 	return worker->alone;
 }
@@ -502,7 +504,7 @@ static int start_worker(struct fuse_server *server, struct fuse_worker *worker)
 	int r;
 
 	worker->server = server;
-	turn_waiter_init(&worker->waiter);
+	turn_waiter_init(&server->turn, &worker->waiter);
 	r = worker->in ? 0 : map_buffers(worker);
 	if (r < 0)
 		return r;
@@ -643,7 +645,7 @@ static void join_workers(struct fuse_server *server)
 		if (!server->workers[i].started)
 			continue;
 		pthread_join(server->workers[i].thread, NULL);
-		turn_waiter_release(&server->workers[i].waiter);
+		turn_waiter_release(&server->turn, &server->workers[i].waiter);
 		server->workers[i].started = false;
 	}
 }

@@ -31,25 +31,31 @@ void turn_release(struct turn *turn)
 	pthread_mutex_destroy(&turn->lock);
 }
 
-void turn_waiter_init(struct turn_waiter *waiter)
+void turn_waiter_init(struct turn *turn, struct turn_waiter *waiter)
 {
 	*waiter = (struct turn_waiter){0};
 	times_cond_init(&waiter->cond);
+	MUTEX_GUARD(&turn->lock);
+	waiter->next_of_all = turn->all;
+	turn->all = waiter;
 }
 
-void turn_waiter_release(struct turn_waiter *waiter)
+void turn_waiter_release(struct turn *turn, struct turn_waiter *waiter)
 {
+	struct turn_waiter **p = &turn->all;
+
+	pthread_mutex_lock(&turn->lock);
+	while (*p != waiter)
+		p = &(*p)->next_of_all;
+	*p = waiter->next_of_all;
+	pthread_mutex_unlock(&turn->lock);
 	pthread_cond_destroy(&waiter->cond);
 }
 
-static void wake_one(struct turn *turn)
+static void wake_one_locked(struct turn *turn)
 {
-	struct turn_waiter *waiter;
+	struct turn_waiter *waiter = turn->sleepers;
 
-	if (!atomic_load(&turn->sleeping))
-		return;
-	MUTEX_GUARD(&turn->lock);
-	waiter = turn->sleepers;
 	if (!waiter)
 		return;
 	turn->sleepers = waiter->next;
@@ -58,6 +64,14 @@ static void wake_one(struct turn *turn)
 	atomic_fetch_add(&turn->active, 1);
 	waiter->woken = true;
 	pthread_cond_signal(&waiter->cond);
+}
+
+static void wake_one(struct turn *turn)
+{
+	if (!atomic_load(&turn->sleeping))
+		return;
+	MUTEX_GUARD(&turn->lock);
+	wake_one_locked(turn);
 }
 
 static void relax(void)
@@ -78,8 +92,7 @@ static bool try_take(struct turn *turn, struct turn_waiter *waiter)
 		!atomic_compare_exchange_strong(&turn->held, &held, true))
 		return false;
 	atomic_fetch_sub(&turn->active, 1);
-	atomic_fetch_add_explicit(&turn->taken, 1, memory_order_relaxed);
-	waiter->state = TURN_HELD;
+	atomic_store(&waiter->state, TURN_HELD);
 	return true;
 }
 
@@ -125,11 +138,10 @@ bool turn_take(struct turn *turn, struct turn_waiter *waiter, unsigned seconds)
 {
 	struct timespec until;
 
-	if (waiter->state == TURN_HELD)
+	if (atomic_load(&waiter->state) == TURN_HELD)
 		return true;
-	if (waiter->state == TURN_AWAY)
+	if (atomic_exchange(&waiter->state, TURN_LOOKING) == TURN_AWAY)
 		atomic_fetch_add(&turn->active, 1);
-	waiter->state = TURN_ACTIVE;
 	if (seconds) {
 		clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_sec += seconds;
@@ -159,8 +171,10 @@ bool turn_is_wanted(const struct turn *turn)
 
 void turn_pass(struct turn *turn, struct turn_waiter *waiter, bool more)
 {
-	waiter->state = TURN_ACTIVE;
+	atomic_fetch_add_explicit(&waiter->passes, 1, memory_order_relaxed);
+	/* In this order: who finds it ACTIVE may take it off the count. */
 	atomic_fetch_add(&turn->active, 1);
+	atomic_store(&waiter->state, TURN_ACTIVE);
 	atomic_store(&turn->held, false);
 	if (more && atomic_load(&turn->active) < turn->most)
 		wake_one(turn);
@@ -168,26 +182,44 @@ void turn_pass(struct turn *turn, struct turn_waiter *waiter, bool more)
 
 void turn_leave(struct turn *turn, struct turn_waiter *waiter)
 {
-	const enum turn_state state = waiter->state;
+	const enum turn_state state = atomic_exchange(&waiter->state, TURN_AWAY);
 
-	waiter->state = TURN_AWAY;
+	if (state == TURN_AWAY)
+		return;
 	if (state == TURN_HELD)
 		atomic_store(&turn->held, false);
-	else if (state == TURN_ACTIVE)
-		atomic_fetch_sub(&turn->active, 1);
 	else
-		return;
+		atomic_fetch_sub(&turn->active, 1);
 	if (!atomic_load(&turn->held) && !atomic_load(&turn->active))
 		wake_one(turn);
 }
 
-bool turn_look(struct turn *turn, unsigned *seen)
+/* Still at the same request? It passes for away then, as if it had said so. */
+static bool is_overdue_locked(struct turn_waiter *waiter)
 {
-	unsigned taken = atomic_load(&turn->taken);
-	bool moved = taken != *seen, free = !atomic_load(&turn->held);
+	enum turn_state state = TURN_ACTIVE;
+	unsigned passes = atomic_load(&waiter->passes);
 
-	*seen = taken;
-	if (free && !moved)
-		wake_one(turn);
-	return moved || free;
+	if (passes != waiter->passes_seen) {
+		waiter->passes_seen = passes;
+		return false;
+	}
+	return atomic_compare_exchange_strong(&waiter->state, &state, TURN_AWAY);
+}
+
+bool turn_look(struct turn *turn)
+{
+	bool serving = false;
+
+	MUTEX_GUARD(&turn->lock);
+	for (struct turn_waiter *w = turn->all; w; w = w->next_of_all) {
+		if (atomic_load(&w->state) != TURN_ACTIVE)
+			continue;
+		serving = true;
+		if (is_overdue_locked(w))
+			atomic_fetch_sub(&turn->active, 1);
+	}
+	if (serving && !atomic_load(&turn->held) && !atomic_load(&turn->active))
+		wake_one_locked(turn);
+	return serving;
 }

@@ -19,19 +19,20 @@ end()
 {
 	local status=$?
 	[ -z "$frozen" ] || fsfreeze -u "$work/below"
-	kill "${writers[@]}" 2>/dev/null
+	kill "${writers[@]}" ${thaw:+$thaw} 2>/dev/null
 	wait
 	(exit $status)
 	cleanup
 }
 writers=()
+thaw=
 trap end EXIT
 extra_mounts=("$mnt" "$work/below")
 store=$work/below/store
 mkdir "$store"
 make_image base.img 8M
 mount_goldfs
-for name in a b c; do
+for name in a b c d; do
 	cp "$mnt/golden/base.img" "$mnt/$name.img" || fail "no clone"
 done
 head -c 1M /dev/urandom >data
@@ -41,6 +42,9 @@ dd if=data of="$mnt/a.img" bs=1M conv=notrunc status=none || fail "cannot write"
 for size in 4096 1048576; do
 	fsfreeze -f below || skip "needs fsfreeze"
 	frozen=yes
+	# Whoever waits for a request cannot be ended otherwise.
+	(sleep 40; fsfreeze -u "$work/below") &
+	thaw=$!
 	# As many as may be active at once.
 	for name in a c; do
 		dd if=data of="$mnt/$name.img" bs=$size count=1 seek=1 oflag=direct conv=notrunc \
@@ -51,9 +55,14 @@ for size in 4096 1048576; do
 	for pid in "${writers[@]}"; do
 		kill -0 "$pid" 2>/dev/null || skip "a frozen file system does not hold writes up here"
 	done
+	# Somebody who takes a request that waits for the store comes next: the thread that is left.
+	fallocate -p -o 0 -l 65536 "$mnt/d.img" &
+	writers+=($!)
+	sleep 0.5
 	timeout 20 dd if="$mnt/b.img" of=/dev/null bs=1M iflag=direct status=none ||
 		fail "a reader waits for somebody else's write of $size bytes"
 	timeout 20 stat "$mnt/b.img" >stat.out || fail "so does stat"
+	kill $thaw
 	fsfreeze -u below
 	frozen=
 	wait "${writers[@]}" || fail "a write that was held up failed"

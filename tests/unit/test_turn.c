@@ -68,7 +68,7 @@ static void *take(void *arg)
 
 static void start(struct taker *k)
 {
-	turn_waiter_init(&k->waiter);
+	turn_waiter_init(&turn, &k->waiter);
 	atomic_init(&k->has, false);
 	atomic_init(&k->goes, false);
 	assert_int_equal(pthread_create(&k->thread, NULL, take, k), 0);
@@ -86,13 +86,13 @@ static void end(struct taker *k)
 {
 	atomic_store(&k->goes, true);
 	pthread_join(k->thread, NULL);
-	turn_waiter_release(&k->waiter);
+	turn_waiter_release(&turn, &k->waiter);
 }
 
 /* The caller has the turn, and another one waits for it. */
 static void hold_while_it_sleeps(struct turn_waiter *w, struct taker *other)
 {
-	turn_waiter_init(w);
+	turn_waiter_init(&turn, w);
 	assert_true(turn_take(&turn, w, 0));
 	start(other);
 	wait_until_asleep(1);
@@ -102,7 +102,7 @@ static void one_alone_keeps_it(void **state)
 {
 	struct turn_waiter w;
 
-	turn_waiter_init(&w);
+	turn_waiter_init(&turn, &w);
 	assert_true(turn_take(&turn, &w, 0));
 	assert_true(turn_take(&turn, &w, 0));
 	assert_false(turn_is_wanted(&turn));
@@ -116,7 +116,7 @@ static void one_alone_keeps_it(void **state)
 	turn_leave(&turn, &w);
 	assert_int_equal(atomic_load(&turn.active), 0);
 	assert_false(atomic_load(&turn.held));
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
 }
 
 static void who_leaves_wakes_another(void **state)
@@ -137,7 +137,7 @@ static void who_leaves_wakes_another(void **state)
 	wait_until_has(&a);
 	end(&a);
 	assert_int_equal(atomic_load(&turn.active), 0);
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
 }
 
 static void one_that_comes_back_wakes_nobody_unless_there_is_more(void **state)
@@ -156,7 +156,7 @@ static void one_that_comes_back_wakes_nobody_unless_there_is_more(void **state)
 	end(&a);
 	assert_true(turn_take(&turn, &w, 0));
 	turn_leave(&turn, &w);
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
 }
 
 static void who_is_active_and_has_to_wait_wakes_another(void **state)
@@ -169,47 +169,70 @@ static void who_is_active_and_has_to_wait_wakes_another(void **state)
 	turn_leave(&turn, &w);
 	wait_until_has(&a);
 	end(&a);
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
 }
 
 static void a_look_helps_where_the_active_one_does_not_come(void **state)
 {
 	struct turn_waiter w;
-	unsigned seen = 0;
 	struct taker a;
 
 	hold_while_it_sleeps(&w, &a);
-	assert_true(turn_look(&turn, &seen)); /* it was taken */
-	assert_false(turn_look(&turn, &seen));
-	assert_int_equal(atomic_load(&turn.sleeping), 1); /* it is held */
+	assert_false(turn_look(&turn)); /* it is held */
 	turn_pass(&turn, &w, false);
-	assert_true(turn_look(&turn, &seen));
+	assert_true(turn_look(&turn)); /* it may come yet */
+	assert_int_equal(atomic_load(&turn.sleeping), 1);
+	assert_true(turn_look(&turn));
 	wait_until_has(&a);
-	turn_leave(&turn, &w);
+	/* It comes late, and is counted again. */
 	end(&a);
-	turn_waiter_release(&w);
+	assert_true(turn_take(&turn, &w, 0));
+	assert_int_equal(atomic_load(&turn.active), 0);
+	turn_pass(&turn, &w, false);
+	assert_int_equal(atomic_load(&turn.active), 1);
+	turn_leave(&turn, &w);
+	assert_int_equal(atomic_load(&turn.active), 0);
+	turn_waiter_release(&turn, &w);
 }
 
-/* Somebody takes it once, and soon after is free for the next look. */
 static void a_look_leaves_those_alone_who_come_again(void **state)
 {
 	struct turn_waiter w;
-	unsigned seen = 0;
 	struct taker a;
 
 	hold_while_it_sleeps(&w, &a);
 	for (int i = 0; i < 3; i++) {
 		turn_pass(&turn, &w, false);
+		assert_true(turn_look(&turn));
 		assert_true(turn_take(&turn, &w, 0));
-		turn_pass(&turn, &w, false);
-		assert_true(turn_look(&turn, &seen));
+		assert_false(turn_look(&turn));
 		assert_int_equal(atomic_load(&turn.sleeping), 1);
-		assert_true(turn_take(&turn, &w, 0));
 	}
 	turn_leave(&turn, &w);
 	wait_until_has(&a);
 	end(&a);
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
+}
+
+/* One is held up and was found to be; another takes something long: it does not count on the first. */
+static void one_that_is_overdue_is_not_counted_on(void **state)
+{
+	struct turn_waiter w, other;
+	struct taker a;
+
+	hold_while_it_sleeps(&w, &a);
+	turn_waiter_init(&turn, &other);
+	turn_pass(&turn, &w, false);
+	assert_true(turn_take(&turn, &other, 0));
+	assert_true(turn_look(&turn));
+	assert_true(turn_look(&turn));
+	assert_int_equal(atomic_load(&turn.sleeping), 1);
+	turn_leave(&turn, &other);
+	wait_until_has(&a);
+	turn_leave(&turn, &w);
+	end(&a);
+	turn_waiter_release(&turn, &other);
+	turn_waiter_release(&turn, &w);
 }
 
 /* Whether it looks already or sleeps, as it does when nothing comes for some time. */
@@ -231,7 +254,7 @@ static void the_lookout_wakes_who_is_needed(void **state)
 		wait_until_has(&a);
 		turn_leave(&turn, &w);
 		end(&a);
-		turn_waiter_release(&w);
+		turn_waiter_release(&turn, &w);
 	}
 	lookout_stop(&lookout);
 }
@@ -257,10 +280,10 @@ static void *take_a_second(void *arg)
 {
 	struct turn_waiter w;
 
-	turn_waiter_init(&w);
+	turn_waiter_init(&turn, &w);
 	assert_false(turn_take(&turn, &w, 1));
 	assert_int_equal(w.state, TURN_AWAY);
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
 	return NULL;
 }
 
@@ -269,14 +292,14 @@ static void sleep_can_end(void **state)
 	struct turn_waiter w;
 	pthread_t thread;
 
-	turn_waiter_init(&w);
+	turn_waiter_init(&turn, &w);
 	assert_true(turn_take(&turn, &w, 0));
 	assert_int_equal(pthread_create(&thread, NULL, take_a_second, NULL), 0);
 	pthread_join(thread, NULL);
 	assert_int_equal(atomic_load(&turn.sleeping), 0);
 	assert_int_equal(atomic_load(&turn.active), 0);
 	turn_leave(&turn, &w);
-	turn_waiter_release(&w);
+	turn_waiter_release(&turn, &w);
 }
 
 /* ---- a queue of work, taken by several ---- */
@@ -342,9 +365,22 @@ static void *work(void *arg)
 	return NULL;
 }
 
+/* Finds some overdue that are on their way, too: they are counted again when they come. */
+static void *look_on(void *arg)
+{
+	struct queue *q = arg;
+
+	while (atomic_load(&q->done) < ITEMS) {
+		turn_look(&turn);
+		sched_yield();
+	}
+	return NULL;
+}
+
 static void all_work_is_done_once(void **state)
 {
 	struct worker workers[WORKERS];
+	pthread_t looking;
 	struct queue queue = {.left = ITEMS};
 
 	queue.seed = seed_from_environment((uint64_t)time(NULL));
@@ -352,14 +388,16 @@ static void all_work_is_done_once(void **state)
 	atomic_init(&queue.done, 0);
 	for (unsigned i = 0; i < WORKERS; i++) {
 		workers[i] = (struct worker){.queue = &queue, .number = i};
-		turn_waiter_init(&workers[i].waiter);
+		turn_waiter_init(&turn, &workers[i].waiter);
 		assert_int_equal(
 			pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
 	}
-	for (unsigned i = 0; i < WORKERS; i++) {
+	assert_int_equal(pthread_create(&looking, NULL, look_on, &queue), 0);
+	for (unsigned i = 0; i < WORKERS; i++)
 		pthread_join(workers[i].thread, NULL);
-		turn_waiter_release(&workers[i].waiter);
-	}
+	pthread_join(looking, NULL);
+	for (unsigned i = 0; i < WORKERS; i++)
+		turn_waiter_release(&turn, &workers[i].waiter);
 	assert_int_equal(queue.taken, ITEMS);
 	assert_int_equal(atomic_load(&turn.active), 0);
 	assert_int_equal(atomic_load(&turn.sleeping), 0);
@@ -376,6 +414,7 @@ int main(void)
 		TEST(who_is_active_and_has_to_wait_wakes_another),
 		TEST(a_look_helps_where_the_active_one_does_not_come),
 		TEST(a_look_leaves_those_alone_who_come_again),
+		TEST(one_that_is_overdue_is_not_counted_on),
 		TEST(the_lookout_wakes_who_is_needed),
 		TEST(enough_is_a_matter_of_processors),
 		TEST(sleep_can_end),
