@@ -406,19 +406,24 @@ void dedup_note(struct fs *fs, struct layer *layer, uint64_t block,
 	}
 }
 
+/* asked: as for layer_set_unexamined(). */
+static void owe_regions(
+	struct fs *fs, struct layer *layer, uint32_t first, uint32_t count, uint64_t asked)
+{
+	if (fs->options.dedup != FS_DEDUP_OFF && !atomic_load(&layer->apart))
+		layer_set_unexamined(layer, first, count, asked);
+}
+
 void dedup_owe(struct fs *fs, struct layer *layer, uint64_t block, uint64_t count)
 {
 	uint32_t first = block / GF_REGION_BLOCKS, last = (block + count - 1) / GF_REGION_BLOCKS;
 
-	if (fs->options.dedup != FS_DEDUP_OFF && !atomic_load(&layer->apart))
-		layer_set_unexamined(
-			layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
+	owe_regions(fs, layer, first, last - first + 1, atomic_load(&fs->indexes_opened));
 }
 
 void dedup_owe_all(struct fs *fs, struct layer *layer)
 {
-	if (fs->options.dedup != FS_DEDUP_OFF && !atomic_load(&layer->apart))
-		layer_set_unexamined(layer, 0, LAYER_NO_REGION, 0);
+	owe_regions(fs, layer, 0, LAYER_NO_REGION, 0);
 }
 
 void dedup_owe_lost(struct fs *fs)
@@ -431,8 +436,7 @@ void dedup_owe_lost(struct fs *fs)
 	/* By what the table knows of them, and not for images that get an index: nobody waits for all
 	 * bytes of the store to be read. */
 	for (entry = fs->layers; entry; entry = entry->hh.next)
-		if (!atomic_load(&entry->layer->apart))
-			layer_set_unexamined(entry->layer, 0, LAYER_NO_REGION, UINT64_MAX);
+		owe_regions(fs, entry->layer, 0, LAYER_NO_REGION, UINT64_MAX);
 	pthread_rwlock_unlock(&fs->tree);
 }
 

@@ -303,11 +303,14 @@ static bool has_request(const struct fuse_server *server)
 	return poll(&poll_fd, 1, 0) > 0;
 }
 
-/* Somebody waits behind a longer request: for the next ones the turn is handed over. */
-static void note_crowd(struct fuse_server *server)
+/* Whether somebody waits behind a longer request: for the next ones the turn is handed over then. */
+static bool note_crowd(struct fuse_server *server)
 {
-	if (has_request(server))
+	bool crowd = has_request(server);
+
+	if (crowd)
 		atomic_store(&server->crowded, CROWDED_FOR);
+	return crowd;
 }
 
 void server_answers(struct fuse_server *server)
@@ -333,8 +336,7 @@ static bool stays_active(struct fuse_worker *worker, size_t len)
 		atomic_store(&server->crowded, crowded - 1);
 		return false;
 	}
-	note_crowd(server);
-	worker->alone = !atomic_load(&server->crowded);
+	worker->alone = !note_crowd(server);
 	return worker->alone;
 }
 
@@ -343,8 +345,9 @@ static bool stays_active(struct fuse_worker *worker, size_t len)
 static void pass_turn(struct fuse_worker *worker)
 {
 	struct turn *turn = &worker->server->turn;
+	bool more = !worker->alone && turn_wants_more(turn) && has_request(worker->server);
 
-	turn_pass(turn, &worker->waiter, turn_wants_more(turn) && has_request(worker->server));
+	turn_pass(turn, &worker->waiter, more);
 	lookout_wake(&worker->server->lookout);
 }
 

@@ -120,6 +120,13 @@ def buffered(rw, block):
 
 # ---- writing ----
 
+def own(bench, peer, path, size):
+    """So many bytes from the beginning are the clone's, and stand where they are to stay."""
+    fio(bench, [path], "write", "1m", timed=False, direct=1, size=size, ioengine="psync",
+        end_fsync=1)
+    peer.settle()
+
+
 def writing(depth=1, jobs=1, rw="randwrite", block="4k", owned=0):
     """On a fresh clone, or on a range of `owned` bytes that it has already."""
     def measure(bench, peer):
@@ -128,9 +135,7 @@ def writing(depth=1, jobs=1, rw="randwrite", block="4k", owned=0):
         options = {}
         if owned:
             options["size"] = min(owned, bench.size)
-            fio(bench, [path], "write", "1m", timed=False, direct=1, size=options["size"],
-                ioengine="psync", end_fsync=1)
-            peer.settle()
+            own(bench, peer, path, options["size"])
         job = fio(bench, [path], rw, block, direct=1, numjobs=jobs, **options, **engine(depth))
         return rate(job, bandwidth=block != "4k")
     return measure
@@ -141,9 +146,8 @@ def full(depth=1, rw="randread", block="4k"):
     def measure(bench, peer):
         path = peer.full("golden.img")
         # Both in the page cache, and no page of either new.
-        fio(bench, [path], "write", "1m", timed=False, direct=1, ioengine="psync", end_fsync=1)
+        own(bench, peer, path, bench.size)
         fio(bench, [path], "read", "1m", timed=False, direct=1, ioengine="psync")
-        peer.settle()
         return rate(fio(bench, [path], rw, block, direct=1, **engine(depth)), bandwidth=block != "4k")
     return measure
 
@@ -181,9 +185,7 @@ def punch(bench, peer):
     """Discards of 64 KiB, one after the other, of blocks that the clone holds."""
     path = peer.fresh("golden.img")[0]
     size, step = min(64 * MIB, bench.size), 64 * 1024
-    fio(bench, [path], "write", "1m", timed=False, direct=1, size=size, ioengine="psync",
-        end_fsync=1)
-    peer.settle()
+    own(bench, peer, path, size)
     libc = ctypes.CDLL(None, use_errno=True)
     fd = os.open(path, os.O_RDWR)
     start = time.monotonic()

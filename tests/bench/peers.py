@@ -318,7 +318,7 @@ class Floor(Server):
 class Sparse(Peer):
     name = "sparse"
     title = "plain file"
-    settings = "the image itself (reads), a full copy (mixed work, full copies) or a new sparse file (writes)"
+    settings = "the image itself (reads), a full copy (mixed work) or a new sparse file (writes)"
 
     def fresh(self, image, count=1):
         size = os.path.getsize(self.images / image)

@@ -180,6 +180,7 @@ class Results:
         yield "read.svg", self.bars("read", "4 KiB random reads", "requests per second")
         yield "cached.svg", self.bars("cached", "reads of cached data", "requests per second")
         yield "write.svg", self.bars("write", "4 KiB writes", "requests per second")
+        yield "full.svg", self.bars("full", "4 KiB, full copies", "requests per second")
         yield "bandwidth.svg", self.bars("bandwidth", "throughput", "MiB per second")
         yield "sync.svg", self.bars("sync", "4 KiB write+fsync", "requests per second")
         yield "seconds.svg", self.bars("seconds", "whole images", "seconds")

@@ -141,11 +141,29 @@ static void test_many_writers(void **state)
 	}
 }
 
+static void test_growing(void **state)
+{
+	uint64_t ino = make_file("grows", 0);
+	uint8_t *data = calloc(1, MOST);
+	struct fs_attr attr;
+
+	assert_non_null(data);
+	memset(data, 7, MOST);
+	assert_int_equal(fs_write(fs, ino, data, MOST, 0), MOST);
+	assert_int_equal(fs_write(fs, ino, data, MOST, MOST / 2), MOST);
+	assert_int_equal(fs_write(fs, ino, data, MOST / 4, 4096), MOST / 4);
+	assert_int_equal(fs_getattr(fs, ino, &attr), 0);
+	assert_int_equal(attr.size, MOST + MOST / 2);
+	assert_int_equal(fs_write(fs, ino, data, MOST, MOST / 2), MOST);
+	free(data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_one_writer),
 		cmocka_unit_test(test_many_writers),
+		cmocka_unit_test(test_growing),
 	};
 
 	return cmocka_run_group_tests(tests, start, stop);
