@@ -17,14 +17,14 @@ io_of()
 	awk '/^(rchar|wchar):/ { sum += $2 } END { printf "%.0f\n", sum }' "/proc/$1/io"
 }
 
-# Waits until the daemon has nothing to do in the background.
+# quiet SECONDS: waits until the daemon has done nothing in the background for as long.
 quiet()
 {
 	local pid io last=0
 	pid=$(worker_pid)
 	while io=$(io_of "$pid"); [ $((io - last)) -gt 65536 ]; do
 		last=$io
-		sleep 1.5
+		sleep "$1"
 	done
 }
 
@@ -44,7 +44,7 @@ clones()
 {
 	local pid io reads writes
 	pid=$(worker_pid)
-	quiet
+	quiet 0.3
 	io=$(io_of "$pid") reads=$(requests read) writes=$(requests write)
 	"$@" || fail "$*"
 	io=$(($(io_of "$pid") - io))
@@ -78,6 +78,7 @@ same_samples()
 }
 
 warm_up
+quiet 1.5
 
 # In every way that cp is called; sources are sparse and full images, and clones of them.
 clones cp golden/sparse.img web1.img

@@ -10,21 +10,32 @@
 
 depth=${DEPTH:-66} seed=${SEED:-$RANDOM}
 echo "SEED=$seed"
-size=4 # MiB
+size=2 # MiB
 
-# change FILE N: blocks of file N's own, the same in the clone and in the plain copy beside it.
+cat >"$work/change.py" <<-'END'
+	import os, random, sys
+	for line in sys.stdin:
+	    seed, *names = line.rstrip("\n").split("\t")
+	    rng, size = random.Random(seed), int(sys.argv[1]) << 20
+	    files = [os.open(name, os.O_WRONLY) for name in names]
+	    for length in [4096] * 6 + [512, 65536, 70000, 3000]:
+	        at = rng.randrange(size // 512 - 256) * 512
+	        data = rng.randbytes(length) if rng.randrange(5) else bytes(length)
+	        for fd in files:
+	            os.pwrite(fd, data, at)
+	    for fd in files:
+	        os.close(fd)
+	    print("done", flush=True)
+END
+coproc changer { exec python3 "$work/change.py" "$size"; }
+pids=("$changer_PID")
+
+# change FILE N COPY: blocks of file N's own, the same in the clone and in the plain copy.
 change()
 {
-	python3 - "$seed $2" "$size" "$@" <<-'END'
-		import os, random, sys
-		rng, size = random.Random(sys.argv[1]), int(sys.argv[2]) << 20
-		files = [os.open(name, os.O_WRONLY) for name in (sys.argv[3], sys.argv[5])]
-		for length in [4096] * 6 + [512, 65536, 70000, 3000]:
-		    at = rng.randrange(size // 512 - 256) * 512
-		    data = rng.randbytes(length) if rng.randrange(5) else bytes(length)
-		    for fd in files:
-		        os.pwrite(fd, data, at)
-	END
+	local answer
+	printf '%s\t%s\t%s\n' "$seed $2" "$1" "$3" >&"${changer[1]}"
+	read -r answer <&"${changer[0]}" && [ "$answer" = done ] || fail "cannot change $1"
 }
 
 # same WHEN: every clone that is left reads as its plain copy.
@@ -74,9 +85,9 @@ for i in 3 $((depth / 2)) "$depth"; do
 done
 kill_worker
 same 'after the worker was killed'
-kill "${pids[0]}"
-wait "${pids[0]}" || true
-pids=()
+kill "${pids[1]}"
+wait "${pids[1]}" || true
+pids=("$changer_PID")
 umount_goldfs
 mount_goldfs
 same 'after a remount'

@@ -6,16 +6,16 @@
 . "$(dirname "$0")/work_lib.sh"
 need tar rsync qemu-img cp
 
-golden base.img 256
+golden base.img 128
 mount_goldfs
 cp "$mnt/golden/base.img" "$mnt/vm.img"
 # Own data where the image has a hole, zeros over its data, and a hole punched into it.
 dd if=/dev/urandom of="$mnt/vm.img" bs=1M seek=4 count=3 conv=notrunc,fsync status=none
 dd if=/dev/zero of="$mnt/vm.img" bs=1M seek=8 count=2 conv=notrunc,fsync status=none
 fallocate -p -o $((16 * 1048576)) -l $((4 * 1048576)) "$mnt/vm.img"
-truncate -s 300M "$mnt/vm.img"
+truncate -s 160M "$mnt/vm.img"
 "$goldfs" clone "$mnt/vm.img" "$mnt/second.img"
-truncate -s 300M "$mnt/blank.img"
+truncate -s 160M "$mnt/blank.img"
 dd if=/dev/urandom of="$mnt/blank.img" bs=1M seek=100 count=5 conv=notrunc,fsync status=none
 
 # check WAY DISK COPY: the copy is right and small enough.

@@ -13,7 +13,7 @@ make_tree()
 {
 	local top=$1 sub part n
 	for sub in arch block crypto drivers fs kernel lib mm net sound; do
-		for part in $(seq 1 12); do
+		for part in $(seq 1 6); do
 			mkdir -p "$top/$sub/part$part/include"
 			for n in $(seq 1 16); do
 				seq -f "static int ${sub}_${part}_${n}_%.0f(struct device *dev);" \
