@@ -888,9 +888,12 @@ void checkpoint_reclaim(struct fs *fs);
 struct layer *layer_hold(struct fs *fs, uint64_t id);
 void checkpoint_pressure(void *fs);
 
-/* The tree for changing it. Who only counts gives way. */
+/* The tree for changing it. Who only counts gives way. Nobody else finds a file meanwhile, so what would
+ * hold the record of the change up is waited for before. */
 static inline void tree_lock(struct fs *fs)
 {
+	if (fs->worker_runs)
+		journal_await(fs->journal);
 	atomic_fetch_add(&fs->tree_wanted, 1);
 	pthread_rwlock_wrlock(&fs->tree_held);
 	pthread_rwlock_wrlock(&fs->tree);

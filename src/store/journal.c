@@ -796,6 +796,13 @@ static int write_record(struct journal *j, const struct iovec *parts, int count,
 	return io_poke(j->io, j->fd, all, len, place);
 }
 
+void journal_await(struct journal *journal)
+{
+	MUTEX_GUARD(&journal->append_lock);
+	if (journal->io->ops->await_writable)
+		journal->io->ops->await_writable(journal->io, journal->fd);
+}
+
 int journal_append(struct journal *j, const struct iovec *iov, int count, uint64_t *seq,
 	uint64_t *ops_pos)
 {

@@ -145,6 +145,10 @@ int64_t journal_try_reserve(struct journal *journal, size_t len, enum journal_ur
 int journal_append(struct journal *journal, const struct iovec *iov, int count, uint64_t *seq,
 	uint64_t *ops_pos);
 
+/* Returns when a record may be appended without waiting for one before it, or for a file system below that is
+ * frozen: as far as that is known now. */
+void journal_await(struct journal *journal);
+
 /* Calls done(arg, result) once, here or on another thread, when everything up to seq is durable. */
 void journal_sync_async(struct journal *journal, uint64_t seq, void (*done)(void *, int),
 	void *arg);

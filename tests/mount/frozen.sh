@@ -58,6 +58,11 @@ for size in 4096 1048576; do
 	# Somebody who takes a request that waits for the store comes next: the thread that is left.
 	fallocate -p -o 0 -l 65536 "$mnt/d.img" &
 	writers+=($!)
+	# And two who change what others look up their files in.
+	mkdir "$mnt/folder$size" &
+	writers+=($!)
+	"$goldfs" clone "$mnt/golden/base.img" "$mnt/new$size.img" &
+	writers+=($!)
 	sleep 0.5
 	timeout 20 dd if="$mnt/b.img" of=/dev/null bs=1M iflag=direct status=none ||
 		fail "a reader waits for somebody else's write of $size bytes"
@@ -67,6 +72,8 @@ for size in 4096 1048576; do
 	frozen=
 	wait "${writers[@]}" || fail "a write that was held up failed"
 	writers=()
+	[ -d "$mnt/folder$size" ] || fail "a folder that was held up is not there"
+	cmp "$mnt/new$size.img" "$images/base.img" || fail "a clone that was held up is another"
 	for name in a c; do
 		cmp -n $size "$mnt/$name.img" data "$size" || fail "$name.img: other bytes"
 	done
