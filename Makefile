@@ -9,6 +9,7 @@
 #   SANITIZE=address,undefined    instrumented, in a folder of its own below BUILD; asserts too
 #   DESTDIR= PREFIX= SBINDIR=     for install and uninstall
 #   CI=true                       a test that is skipped counts as failed
+#   STATIC="lib …"                libraries to link in instead of loading them, see below
 #   V=1                           print whole commands
 #   FUZZ_SECONDS=30               how long make fuzz runs each harness
 #   SIZE= TIME= ROUNDS= CASES= PEERS= …   for bench, see tests/bench/bench
@@ -32,6 +33,17 @@ BIN := $(BUILD)$(if $(flavour),/$(flavour))
 PKGS := fuse3 libxxhash jansson smartcols libseccomp libcap-ng ncursesw
 pkg_cflags := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 pkg_libs := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+
+# Loading libraries is half of what a short command costs. So goldfs has in it what most commands do not
+# need, where the archives are installed and need nothing else; STATIC= for none.
+STATIC ?= fuse3 seccomp cap-ng ncursesw tinfo jansson
+static := $(filter $(STATIC:%=-l%),$(pkg_libs))
+static_libs := $(static:-l%=-l:lib%.a)
+ifneq ($(shell echo 'int main(void) { return 0; }' | $(CC) -x c -o /dev/null - -Wl,--whole-archive \
+	$(static_libs) -Wl,--no-whole-archive -pthread -ldl 2>/dev/null && echo whole),whole)
+static_libs := $(static)
+endif
+goldfs_libs = $(static_libs) $(filter-out $(static),$(all_libs)) -ldl
 
 warnings := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
 	-Wno-unused-parameter
@@ -98,7 +110,7 @@ all: $(BIN)/goldfs
 
 $(BIN)/goldfs: $(main_obj) $(lib_objs) $(OBJ)/flags
 	@mkdir -p $(@D)
-	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $(filter %.o,$^) $(all_libs)
+	$(call quiet,LINK)$(CC) $(all_cflags) $(all_ldflags) -o $@ $(filter %.o,$^) $(goldfs_libs)
 
 $(OBJ)/%.o: %.c $(OBJ)/flags
 	@mkdir -p $(@D)
@@ -156,7 +168,7 @@ $(OBJ)/flags: force
 	@pkg-config --exists $(PKGS) || { \
 		echo "make: something to build with is missing: type 'make deps' as root" >&2; exit 1; }
 	@mkdir -p $(@D)
-	@echo '$(subst ','\'',$(CC) $(all_cppflags) $(all_cflags) $(all_ldflags) $(all_libs))' >$@.new
+	@echo '$(subst ','\'',$(CC) $(all_cppflags) $(all_cflags) $(all_ldflags) $(goldfs_libs))' >$@.new
 	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
 
 ## check: all tests, after installing what they need

@@ -7,7 +7,6 @@
  * is what mount takes. --help behind a verb prints its usage and two examples.
  */
 #include <errno.h>
-#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -316,8 +315,6 @@ int main(int argc, char **argv)
 	static const char version[] = "goldfs " GOLDFS_VERSION "\n";
 	const struct verb *verb;
 
-	/* Widths of characters only: numbers must read the same everywhere. */
-	setlocale(LC_CTYPE, "");
 	if (argc < 2)
 		return cli_usage("", "a verb, or a folder of images and a mount point are needed");
 	if (strcmp(argv[1], "--version") == 0)

@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <locale.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,4 +95,10 @@ int cli_print(const char *text, size_t len)
 	if (fwrite(text, 1, len, stdout) != len || fflush(stdout) != 0)
 		return cli_fail("cannot write the output: %s", cli_reason(errno));
 	return EXIT_DONE;
+}
+
+void cli_use_locale(void)
+{
+	/* Numbers must read the same everywhere. */
+	setlocale(LC_CTYPE, "");
 }

@@ -24,5 +24,7 @@ int cli_bad_option(const char *verb, int opt, char **argv);
 const char *cli_reason(int err);
 /* Prints a result, all of it or a failure. Returns EXIT_DONE or EXIT_FAILED. */
 int cli_print(const char *text, size_t len);
+/* Before anything that depends on how wide characters are: loading that takes a tenth of a short command. */
+void cli_use_locale(void);
 
 #endif

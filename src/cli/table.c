@@ -528,11 +528,13 @@ static int fill_table(struct libscols_table *table, const struct view *view,
 
 static int print_table(const struct view *view, const struct selection *selection, json_t *rows)
 {
-	struct libscols_table *table = scols_new_table();
+	struct libscols_table *table;
 	CLEANUP_FREE char *text = NULL;
 	CLEANUP_FREE char *lines = NULL;
 	int r = -1;
 
+	cli_use_locale();
+	table = scols_new_table();
 	if (table)
 		r = fill_table(table, view, selection, rows);
 	if (r == 0 && json_array_size(rows))

@@ -589,6 +589,7 @@ static int open_signals(sigset_t *old)
 
 static bool open_terminal(SCREEN **terminal)
 {
+	cli_use_locale();
 	*terminal = newterm(NULL, stdout, stdin);
 	if (!*terminal)
 		return false;
