@@ -550,8 +550,14 @@ struct fs_recast_options {
  * what it was; -EINTR: it was put off; -ENOSPC, -EIO: what was done is undone.
  */
 int fs_rebase(struct fs *fs, uint64_t ino, uint64_t golden, const struct fs_recast_options *options);
-/* About how many bytes the clone would have less of its own; below 0: more. Reads both, changes nothing. */
-int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, int64_t *gain,
+/* What the clones that are asked about with it would have given up, one after the other. NULL: out of memory;
+ * owned by the caller. */
+struct fs_gains;
+struct fs_gains *fs_gains_new(void);
+void fs_gains_free(struct fs_gains *gains);
+/* About how many bytes that would give back, after those before it; below 0: take. Reads both, changes
+ * nothing. */
+int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, struct fs_gains *gains, int64_t *gain,
 	const struct fs_recast_options *options);
 /* The clone's mode becomes another one; errors as above. golden: where it is to stand, for
  * FS_MODE_SNAPSHOT only; 0: it stays where it is. */

@@ -699,14 +699,14 @@ static int try_layer(struct recast *rc, struct inode *inode)
 	return r;
 }
 
-int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, int64_t *gain,
+int fs_rebase_gain(struct fs *fs, uint64_t ino, uint64_t golden, struct fs_gains *gains, int64_t *gain,
 	const struct fs_recast_options *options)
 {
 	static const struct image_ops ops = {.read = trial_read, .next_data = trial_next_data};
 	struct trial_image image = {.image = {.ops = &ops}, .fs = fs};
 	struct recast rc = {.fs = fs,
 		.kind = GF_RECAST_REBASE,
-		.trial = true,
+		.trial = gains,
 		.image = &image.image,
 		.options = options};
 	struct inode *inode;

@@ -22,7 +22,7 @@ struct recast {
 	uint64_t golden;      /* the new base, 0: none, or FOLD */
 	struct image *image;  /* of it; NULL: none */
 	struct layer *fold;   /* FOLD: the layer that goes, which is held */
-	bool trial;	      /* nothing is changed: the next two say what it would come to */
+	struct fs_gains *trial; /* nothing is changed: these say what it would come to. NULL: no trial */
 	uint64_t trial_bound; /* bytes of the new base that would show */
 	uint64_t would_store, would_drop; /* blocks */
 	struct recast_equal *equal; /* what two images are known to have in common; may be NULL */
@@ -44,6 +44,11 @@ int recast_work(struct recast *rc);
 /* What is told as the state of a file: "copying", "rebasing" or "ok". tree held. */
 const char *recast_state(struct inode *inode);
 bool recast_is_stopped(const struct fs_recast_options *options);
+
+/* ---- recast_gain.c ---- */
+
+/* A reference to the slot would go: 1 when it is the last one of all, 0, or -ENOMEM. */
+int gains_drop(struct fs_gains *gains, struct pool *pool, uint64_t slot);
 
 /* ---- recast_place.c ---- */
 

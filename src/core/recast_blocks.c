@@ -490,11 +490,20 @@ static bool is_told_to_stop(void *arg)
 	return o && o->progress && o->progress(o->arg, rc->done, rc->total);
 }
 
-static void count_trial(struct recast *rc, const struct piece *p)
+static int count_trial(struct recast *rc, const struct piece *p)
 {
+	int r = 0;
+
 	rc->would_store += p->stored;
-	for (uint32_t i = 0; i < p->count; i++)
-		rc->would_drop += p->kinds[i] == GF_PARENT && is_at_rest(p, i, GF_OVERLAY);
+	for (uint32_t i = 0; i < p->count && r >= 0; i++) {
+		if (p->kinds[i] != GF_PARENT)
+			continue;
+		r = is_at_rest(p, i, GF_OVERLAY);
+		if (is_at_rest(p, i, GF_SHARED) && place_is_pool(p->places[i]))
+			r = gains_drop(rc->trial, rc->fs->pool, place_to_slot(p->places[i]));
+		rc->would_drop += r > 0;
+	}
+	return r < 0 ? r : 0;
 }
 
 /* While guests ask, what was stored goes to the disk as it comes, so that a step takes the time that it
@@ -535,7 +544,7 @@ static int work_at_piece(struct recast *rc, struct piece *p, look_fn fn)
 	p->stored = 0;
 	r = look(rc, p, fn);
 	if (!r && rc->trial)
-		count_trial(rc, p);
+		r = count_trial(rc, p);
 	else if (!r && p->changes)
 		r = change(rc, p, fn);
 	if (!r && pace_after(&rc->pace, start, rc->trial ? 0 : (uint64_t)p->stored * GF_BLOCK_SIZE,

@@ -41,6 +41,7 @@ struct work {
 	size_t count, room;
 	enum what what;
 	enum fs_mode mode;
+	struct fs_gains *gains; /* TRY */
 	uint64_t golden; /* ino, held by `onto`; 0: none */
 	struct node onto;
 	char *base; /* only clones that stand on this; NULL: any */
@@ -58,6 +59,7 @@ static void work_free(struct work *w)
 		free(w->items[i].path);
 	node_release(w->service->fs, &w->onto);
 	json_decref(w->report);
+	fs_gains_free(w->gains);
 	free(w->items);
 	free(w->base);
 	free(w);
@@ -112,7 +114,7 @@ static int do_item(struct work *w, const struct item *item)
 	int r;
 
 	if (w->what == TRY)
-		r = fs_rebase_gain(fs, item->ino, w->golden, &gain, &options);
+		r = fs_rebase_gain(fs, item->ino, w->golden, w->gains, &gain, &options);
 	else if (w->what == REBASE)
 		r = fs_rebase(fs, item->ino, w->golden, &options);
 	else
@@ -452,8 +454,14 @@ int control_upgrade_base(struct request *rq)
 		work_free(w);
 		return rq->error;
 	}
-	if (dry_run)
+	if (dry_run) {
 		w->what = TRY;
+		w->gains = fs_gains_new();
+		if (!w->gains) {
+			work_free(w);
+			return request_fail(rq, -ENOMEM, "out of memory");
+		}
+	}
 	if (!dry_run && rq->service->info.read_only) {
 		request_fail_path(rq, -EROFS, "cannot change the clones of", w->base);
 		work_free(w);

@@ -230,5 +230,27 @@ sha256sum -c --quiet stay.want move.want || fail "forward again it shows somethi
 "$goldfs" snapshot delete "$mnt/c005.img" first || fail "snapshot delete"
 "$goldfs" settle "$mnt"
 grep -v /first stay.want | sha256sum -c --quiet - || fail "without the first snapshot another shows something else"
+
+# ---- a dry run says what clones hold together, too ----
+make_image w1.img $((4 << 20))
+"$goldfs" clone -n 4 "$mnt/golden/w1.img" "$mnt/w%d.img"
+head -c 2M /dev/urandom >patch
+for n in 1 2 3 4; do
+	dd if=patch of="$mnt/w$n.img" bs=1M seek=1 conv=notrunc,fsync status=none
+	dd if=/dev/urandom of="$mnt/w$n.img" bs=4k count="$n" conv=notrunc,fsync status=none
+done
+"$goldfs" settle "$mnt"
+cp "$images/w1.img" "$images/.w2.img"
+dd if=patch of="$images/.w2.img" bs=1M seek=1 conv=notrunc status=none
+mv "$images/.w2.img" "$images/w2.img"
+"$goldfs" upgrade-base --dry-run -j "$mnt/golden/w1.img" "$mnt/golden/w2.img" >plan.json || fail "--dry-run"
+held=$("$goldfs" stat --if-removed -j "$mnt"/w?.img | jq .if_removed_bytes)
+"$goldfs" upgrade-base -j "$mnt/golden/w1.img" "$mnt/golden/w2.img" >done.json || fail "upgrade-base"
+"$goldfs" settle "$mnt"
+held=$((held - $("$goldfs" stat --if-removed -j "$mnt"/w?.img | jq .if_removed_bytes)))
+[ "$held" -ge $((2 << 20)) ] || fail "all together gain $held bytes"
+for file in plan.json done.json; do
+	[ "$(jq '[.goldfs[].gain_bytes] | add' $file)" -eq $held ] || fail "$held bytes are not what $file says: $(cat $file)"
+done
 umount_goldfs
 "$goldfs" check "$store" || fail "check at the end"
