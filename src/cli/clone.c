@@ -242,6 +242,7 @@ int verb_clone(int argc, char **argv)
 		r = pages_write_back(argv[0]);
 	if (r == EXIT_DONE) {
 		reply = client_call(source.mountpoint, json_incref(request));
+		pages_forget(source.mountpoint, reply);
 		r = reply ? EXIT_DONE : EXIT_FAILED;
 		if (json_object_get(reply, "job"))
 			r = job_follow(source.mountpoint,

@@ -74,10 +74,11 @@ int cli_bad_option(const char *verb, int opt, char **argv)
 		return cli_usage(verb, "option \"%s\" needs a value", last);
 	if (opt == ':')
 		return cli_usage(verb, "option \"-%c\" needs a value", optopt);
-	if (optopt && last[0] == '-' && last[1] != '-')
-		return cli_usage(verb, "unknown option \"-%c\"", optopt);
-	if (optopt)
+	/* Behind one letter of several the word is not done with, and the one before is none of this. */
+	if (optopt && last[0] == '-' && last[1] == '-' && strchr(last, '='))
 		return cli_usage(verb, "option \"%s\" takes no value", last);
+	if (optopt)
+		return cli_usage(verb, "unknown option \"-%c\"", optopt);
 	return cli_usage(verb, "unknown option \"%s\"", last);
 }
 

@@ -4,12 +4,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "cli/message.h"
 #include "cli/verbs.h"
+#include "service/names.h"
 
 static int open_any(const char *path)
 {
@@ -40,4 +44,34 @@ void pages_drop(const char *path)
 
 	if (fd >= 0)
 		close(fd);
+}
+
+void pages_look(const char *mountpoint, const char *name)
+{
+	CLEANUP_FREE char *path = NULL;
+	struct stat st;
+
+	if (asprintf(&path, "%s/%s", mountpoint, name) < 0)
+		path = NULL;
+	else
+		(void)lstat(path, &st);
+}
+
+void pages_forget(const char *mountpoint, const json_t *reply)
+{
+	const json_t *value;
+	size_t i;
+
+	json_array_foreach (json_object_get(reply, "gone"), i, value) {
+		const char *name = json_string_value(value);
+		CLEANUP_FREE char *bytes = NULL;
+
+		if (!name)
+			continue;
+		pages_look(mountpoint, name);
+		/* It may be escaped: nothing says that, and asking for a name does no harm. */
+		bytes = strchr(name, '%') ? name_unescape(name) : NULL;
+		if (bytes)
+			pages_look(mountpoint, bytes);
+	}
 }

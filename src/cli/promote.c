@@ -5,13 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "cli/client.h"
 #include "cli/jobs.h"
 #include "cli/message.h"
+#include "cli/pages.h"
 #include "cli/verbs.h"
 
 struct wanted {
@@ -72,17 +72,6 @@ static int follow(const struct place *place, const char *path, uint64_t job)
 	return r == JOB_LOST ? EXIT_DONE : r;
 }
 
-/* The kernel forgets what the name stood for when somebody looks for it, and only then is the space
- * of what nobody else has free. */
-static void look_at(const struct place *place, const char *path)
-{
-	CLEANUP_FREE char *full = NULL;
-	struct stat st;
-
-	if (asprintf(&full, "%s/%s", place->mountpoint, path) >= 0)
-		(void)stat(full, &st);
-}
-
 static int finish(const struct place *place, const char *path, uint64_t job, const struct wanted *w)
 {
 	char line[32];
@@ -90,7 +79,7 @@ static int finish(const struct place *place, const char *path, uint64_t job, con
 
 	if (!w->background) {
 		r = follow(place, path, job);
-		look_at(place, path);
+		pages_look(place->mountpoint, path);
 		return r;
 	}
 	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", job);
@@ -110,7 +99,9 @@ static int begin(const char *source, const char *name, const struct wanted *w)
 	r = place_find(source, &place);
 	if (r != EXIT_DONE)
 		return r;
-	r = ask(&place, json_pack("{s:s, s:o, s:o}", "verb", "promote", "source",
+	r = pages_write_back(source);
+	if (r == EXIT_DONE)
+		r = ask(&place, json_pack("{s:s, s:o, s:o}", "verb", "promote", "source",
 				client_path(place.path), "name", client_path(name)), w, &job);
 	if (r == EXIT_DONE && asprintf(&path, "golden/%s", name) < 0)
 		r = cli_fail("out of memory");
@@ -132,7 +123,7 @@ static int go_on(const char *typed, const struct wanted *w)
 	if (r == EXIT_DONE && strcmp(w->action, "resume") == 0)
 		r = finish(&place, place.path, job, w);
 	else
-		look_at(&place, place.path);
+		pages_look(place.mountpoint, place.path);
 	place_release(&place);
 	return r;
 }

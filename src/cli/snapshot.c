@@ -66,6 +66,7 @@ static json_t *ask(json_t *request, const char *path)
 	if (place_find_gone(path, &place) == EXIT_DONE) {
 		json_object_set_new(request, "path", client_path(place.path));
 		reply = client_call(place.mountpoint, json_incref(request));
+		pages_forget(place.mountpoint, reply);
 		place_release(&place);
 	}
 	json_decref(request);
@@ -213,7 +214,8 @@ static int tell_kept(const char *clone, const json_t *reply)
 		return EXIT_DONE;
 	if (!path || !name || asprintf(&text,
 		    "what was there is kept as \"%s\", to go there again:\n"
-		    "  goldfs snapshot rollback %s %s\n", kept, path, name) < 0)
+		    "  goldfs snapshot rollback %s%s %s\n", kept,
+		    *path == '-' || *name == '-' ? "-- " : "", path, name) < 0)
 		return EXIT_DONE;
 	return cli_print(text, strlen(text));
 }
@@ -391,8 +393,13 @@ int verb_rm(int argc, char **argv)
 		return cli_usage("rm", "a clone is needed");
 	if (!snapshots)
 		return cli_usage("rm", "--snapshots is needed; rm(1) removes the clone alone");
-	for (int i = optind; i < argc && r == EXIT_DONE; i++)
+	for (int i = optind; i < argc && r == EXIT_DONE; i++) {
+		struct stat st;
+
+		if (lstat(argv[i], &st) == 0 && S_ISLNK(st.st_mode))
+			return cli_fail("\"%s\" is a symbolic link: rm(1) removes it, or name the clone", argv[i]);
 		r = done(ask(json_pack("{s:s}", "verb", "remove"), argv[i]));
+	}
 	return r;
 }
 

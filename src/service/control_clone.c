@@ -449,6 +449,19 @@ static int finish(struct request *rq, const struct clone *clone)
 	return strcmp(clone->mode, "snapshot") == 0 ? 0 : start_copies(rq, clone);
 }
 
+/* What the kernel has to ask for anew, see control_snapshot.c. */
+static int tell_replaced(struct request *rq, const struct clone *clone)
+{
+	json_t *gone = json_array();
+
+	for (size_t i = 0; i < clone->count; i++) {
+		CLEANUP_FREE char *path = target_path(&clone->targets[i]);
+
+		json_array_append_new(gone, path ? name_json(path) : NULL);
+	}
+	return gone ? request_reply(rq, "gone", gone) : request_fail(rq, -ENOMEM, "out of memory");
+}
+
 /* As struct fs_clone_judge has it. */
 static int judge(void *arg, size_t i, const struct fs_attr *folder, const struct fs_attr *existing)
 {
@@ -477,6 +490,8 @@ static int make(struct request *rq, const struct clone *clone)
 		return r;
 	if (r < 0)
 		return explain(rq, clone, r, &clone->targets[failed < clone->count ? failed : 0]);
+	if (clone->replace && tell_replaced(rq, clone) < 0)
+		return rq->error;
 	return finish(rq, clone);
 }
 

@@ -70,11 +70,20 @@ static int reply_again(struct request *rq, const char *name, uint64_t rate)
 	return resume(rq, path, rate);
 }
 
+static int golden_already(struct request *rq, const char *source)
+{
+	CLEANUP_FREE char *text = request_name(rq, source);
+
+	return request_fail(rq, -EINVAL, "\"%s\" is a golden image already", text ? text : "");
+}
+
 static int begin(struct request *rq, const char *source, const char *name, uint64_t rate)
 {
 	struct service *s = rq->service;
+	struct fs_info info = {0};
 	struct node node;
 	uint64_t ino, job, done;
+	bool is_golden;
 	int r;
 
 	/* Asked once more, as the process that did it died before it answered. */
@@ -89,11 +98,14 @@ static int begin(struct request *rq, const char *source, const char *name, uint6
 		node_release(s->fs, &node);
 		return request_fail_path(rq, r, "cannot promote", source);
 	}
+	is_golden = fs_info(s->fs, node.attr.ino, &info) == 0 && info.kind == FS_KIND_GOLDEN;
+	fs_info_release(&info);
 	r = fs_promote(s->fs, node.attr.ino, name, rate, &ino);
 	node_release(s->fs, &node);
+	if (r == -EINVAL && is_golden)
+		return golden_already(rq, source);
 	if (r == -EINVAL)
-		return request_fail(rq, r, "\"%s\" is no name of a new golden image, or the source is one",
-			name);
+		return request_fail(rq, r, "\"%s\" is no name of a new golden image", name);
 	if (r == -EEXIST)
 		return request_fail(rq, r, "there is a golden image \"%s\" already", name);
 	if (r == -ENOENT || r == -ENOTDIR)

@@ -35,6 +35,7 @@
 
 struct subject {
 	char *path;	    /* of the clone, below the root */
+	bool by_snapshots;  /* it was named by its folder in .snapshots */
 	struct node file;   /* not held: it was removed */
 	struct node folder; /* that it lies in, or its counterpart in .snapshots; not held: the root */
 	struct node group;  /* its folder in .snapshots; not held: there is none */
@@ -63,7 +64,8 @@ static void set_path(struct subject *s, char *path)
 {
 	size_t top = strlen(TOP), skip = strspn(path, "/"), len;
 
-	if (strncmp(path + skip, TOP, top) == 0 && path[skip + top] == '/')
+	s->by_snapshots = strncmp(path + skip, TOP, top) == 0 && path[skip + top] == '/';
+	if (s->by_snapshots)
 		skip += top + 1;
 	skip += strspn(path + skip, "/");
 	memmove(path, path + skip, strlen(path + skip) + 1);
@@ -276,7 +278,8 @@ static bool is_name(const char *name)
 	return *name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-static int explain_create(struct request *rq, int err, const struct subject *s, const char *name)
+static int explain_name(struct request *rq, int err, const struct subject *s, const char *name,
+	const char *what)
 {
 	CLEANUP_FREE char *path = request_name(rq, s->path);
 	CLEANUP_FREE char *text = name_text(name);
@@ -288,7 +291,7 @@ static int explain_create(struct request *rq, int err, const struct subject *s, 
 		return request_fail(rq, err, "\"%s\" is named twice", path ? path : "");
 	if (err == -EINVAL)
 		return request_fail(rq, err, "\"%s\" is no name of a snapshot", text ? text : "");
-	return request_fail_path(rq, err, "cannot make a snapshot of", s->path);
+	return request_fail_path(rq, err, what, s->path);
 }
 
 /* One that was removed meanwhile has nothing to lose. */
@@ -315,7 +318,7 @@ static int create(struct request *rq, const struct subject *list, size_t count, 
 	}
 	r = fs_snapshot_create(rq->service->fs, inos, count, name, &failed);
 	if (r < 0)
-		return explain_create(rq, r, &list[failed], name);
+		return explain_name(rq, r, &list[failed], name, "cannot make a snapshot of");
 	r = fs_sync_soon(rq->service->fs);
 	if (r < 0)
 		return request_fail(rq, r,
@@ -569,6 +572,29 @@ static int tell_deleted(struct request *rq, const struct subject *s, const struc
 	return r ? r : request_reply(rq, "if_removed_bytes", json_integer((json_int_t)bytes));
 }
 
+/* Tells names that are gone: the kernel may know them until somebody asks for them once more, and holds
+ * what they named as long. */
+static int tell_gone(struct request *rq, json_t *gone)
+{
+	return gone ? request_reply(rq, "gone", gone) : request_fail(rq, -ENOMEM, "out of memory");
+}
+
+/* gone: an array, or NULL without memory. */
+static void add_gone(json_t *gone, const char *path)
+{
+	json_array_append_new(gone, name_json(path));
+}
+
+static void add_gone_snapshot(json_t *gone, const struct subject *s, const struct fs_snapshot *one)
+{
+	CLEANUP_FREE char *path = NULL;
+
+	if (asprintf(&path, "%s/%s/%s", TOP, s->path, one->name) < 0)
+		path = NULL;
+	else
+		add_gone(gone, path);
+}
+
 static int durable(struct request *rq, const char *key, uint64_t count)
 {
 	int r = fs_sync_journal(rq->service->fs);
@@ -581,6 +607,7 @@ static int durable(struct request *rq, const char *key, uint64_t count)
 
 static int delete_chosen(struct request *rq, const struct subject *s, const struct chosen *c)
 {
+	json_t *gone;
 	int r = 0;
 
 	for (size_t i = 0; i < c->count; i++)
@@ -590,7 +617,11 @@ static int delete_chosen(struct request *rq, const struct subject *s, const stru
 		r = fs_snapshot_delete(rq->service->fs, c->inos, c->count);
 	if (r < 0)
 		return refuse(rq, r, "cannot delete a snapshot of", s);
-	return durable(rq, "deleted", c->count);
+	gone = json_array();
+	for (size_t i = 0; i < c->count; i++)
+		add_gone_snapshot(gone, s, c->list[i]);
+	r = tell_gone(rq, gone);
+	return r ? r : durable(rq, "deleted", c->count);
 }
 
 int control_snapshot_delete(struct request *rq)
@@ -628,7 +659,7 @@ static int rename_one(struct request *rq, const struct subject *s)
 	if (!may_delete(rq, s, one->ino))
 		return refuse(rq, -EACCES, "cannot rename a snapshot of", s);
 	r = fs_snapshot_rename(rq->service->fs, one->ino, to);
-	return r < 0 ? explain_create(rq, r, s, to) : durable(rq, "renamed", 1);
+	return r < 0 ? explain_name(rq, r, s, to, "cannot rename a snapshot of") : durable(rq, "renamed", 1);
 }
 
 int control_snapshot_rename(struct request *rq)
@@ -664,6 +695,7 @@ static int remove_all(struct request *rq, const struct subject *s)
 	CLEANUP_FREE char *folder = NULL;
 	CLEANUP_FREE char *name = NULL;
 	struct fs_attr attr;
+	json_t *gone;
 	int r = path_split(s->path, &folder, &name);
 
 	if (r == 0)
@@ -676,7 +708,23 @@ static int remove_all(struct request *rq, const struct subject *s)
 		r = remove_snapshots_alone(rq, s);
 	else if (r == 0)
 		r = fs_unlink_snapshots(rq->service->fs, attr.ino, name);
-	return r < 0 ? refuse(rq, r, "cannot remove", s) : durable(rq, "removed", 1 + s->count);
+	if (r < 0)
+		return refuse(rq, r, "cannot remove", s);
+	gone = json_array();
+	add_gone(gone, s->path);
+	for (size_t i = 0; i < s->count; i++)
+		add_gone_snapshot(gone, s, &s->list[i]);
+	r = tell_gone(rq, gone);
+	return r ? r : durable(rq, "removed", 1 + s->count);
+}
+
+/* Who names the folder may want the snapshots to go and the clone to stay. */
+static int refuse_folder(struct request *rq, const struct subject *s)
+{
+	CLEANUP_FREE char *name = request_name(rq, s->path);
+
+	return request_fail(rq, -EEXIST, "\"%s\" is there and would be removed with its snapshots: name it itself, "
+		"or delete them by goldfs snapshot delete", name ? name : "");
 }
 
 int control_remove(struct request *rq)
@@ -686,8 +734,12 @@ int control_remove(struct request *rq)
 
 	if (fs_request_is_done(rq->service->fs, &done))
 		return durable(rq, "removed", 1);
-	if (take_subject_key(rq, "path", &s) == 0)
-		remove_all(rq, &s);
+	if (take_subject_key(rq, "path", &s) == 0) {
+		if (s.by_snapshots && s.file.held)
+			refuse_folder(rq, &s);
+		else
+			remove_all(rq, &s);
+	}
 	subject_release(rq->service->fs, &s);
 	return rq->error;
 }

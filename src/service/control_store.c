@@ -157,6 +157,16 @@ unsigned int request_jobs_running(const struct request *rq)
 	return running;
 }
 
+/* By their numbers: slots are used again. */
+static void insert_job(json_t *list, const struct job_view *view)
+{
+	size_t at = json_array_size(list);
+
+	while (at && (uint64_t)json_integer_value(json_object_get(json_array_get(list, at - 1), "id")) > view->id)
+		at--;
+	json_array_insert_new(list, at, job_json(view));
+}
+
 int control_job_list(struct request *rq)
 {
 	json_t *list = json_array();
@@ -166,7 +176,7 @@ int control_job_list(struct request *rq)
 		if (jobs_slot(rq->service->jobs, slot, &view) < 0)
 			continue;
 		if (may_see(rq, &view))
-			json_array_append_new(list, job_json(&view));
+			insert_job(list, &view);
 		job_view_release(&view);
 	}
 	return request_reply(rq, "jobs", list);

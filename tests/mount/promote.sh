@@ -61,7 +61,7 @@ refused 'already' "$vm" there.img
 refused 'does not exist' "$vm" nowhere/x.img
 refused 'no name' "$vm" .hidden.img
 refused 'no name' "$vm" sub/../x.img
-refused 'no name' "$mnt/golden/base.img" x.img
+refused 'is a golden image already' "$mnt/golden/base.img" x.img
 refused 'are needed' "$vm"
 refused 'below golden' "$vm" "$mnt/golden/x.img"
 refused 'no such file' "$mnt/nothing" x.img
@@ -197,6 +197,23 @@ if chattr +i "$images/sub" 2>/dev/null; then
 	"$goldfs" promote --resume "$mnt/golden/sub/later.img"
 	written sub/later.img slow
 fi
+
+# What somebody wrote through a mapping, and did not sync, is in it.
+python3 - "$vm" <<-'END' &
+	import mmap, os, sys, time
+	fd = os.open(sys.argv[1], os.O_RDWR)
+	m = mmap.mmap(fd, 4096)
+	m[100:106] = b'mapped'
+	open('mapped', 'w').close()
+	time.sleep(60)
+END
+pids+=($!)
+until [ -e mapped ]; do sleep 0.05; done
+"$goldfs" promote "$vm" mapped.img || fail 'promote'
+kill "${pids[-1]}"
+wait "${pids[-1]}" || true
+unset 'pids[-1]'
+[ "$(dd if="$images/mapped.img" bs=1 skip=100 count=6 status=none)" = mapped ] || fail 'what was mapped is not in it'
 
 # What stood on the clone stays when the clone goes; accounts are right, and a check finds nothing.
 rm "$vm" "$mnt"/of-* "$mnt"/kept-*

@@ -323,5 +323,37 @@ rm "$work/kill"; wait $killer
 [ "$(ls "$snaps/a.img" | wc -l)" = $((n + 24)) ] || fail "there are $(ls "$snaps/a.img")"
 "$goldfs" rm --snapshots "$a" "$b" || fail "rm --snapshots"
 [ -z "$(ls "$snaps")" ] || fail "something is left: $(ls -R "$snaps")"
+
+# ---- what is deleted is free, also when somebody looked at it before ----
+holds() { "$goldfs" df -j "$mnt" | jq '.store.unique_bytes'; }
+"$goldfs" settle "$mnt" || fail "settle"
+before=$(holds)
+for how in delete automatic rm force; do
+	rm -f "$a"
+	"$goldfs" clone "$mnt/golden/base.img" "$a" || fail "clone"
+	put "$a" 16
+	snap create "$a" one
+	put "$a" 16
+	ls -lR "$mnt" "$snaps" >/dev/null
+	case $how in
+	delete) for name in $(ls "$snaps/a.img"); do snap delete "$a" "$name"; done; rm "$a" ;;
+	automatic) snap rollback "$a" one >/dev/null; ls -lR "$snaps" >/dev/null
+		snap delete --automatic "$a"; snap delete "$a" one; rm "$a" ;;
+	rm) "$goldfs" rm --snapshots "$a" || fail "rm --snapshots" ;;
+	force) snap delete "$a" one; "$goldfs" clone --force "$mnt/golden/base.img" "$a" || fail "clone --force" ;;
+	esac
+	"$goldfs" settle "$mnt" || fail "settle"
+	[ "$(holds)" -eq "$before" ] || fail "after $how the store holds $(holds) bytes, $before before"
+done
+# Neither the clone that a link means nor the one whose snapshots are named.
+snap create "$a" one
+ln -s a.img "$mnt/link"
+refused 'link" is a symbolic link' "$goldfs" rm --snapshots "$mnt/link"
+refused 'a.img" is there and would be removed' "$goldfs" rm --snapshots "$snaps/a.img"
+[ -e "$a" ] && [ -e "$snaps/a.img/one" ] || fail "a refused rm removes something"
+rm "$a" "$mnt/link"
+"$goldfs" rm --snapshots "$snaps/a.img" || fail "rm --snapshots of a removed clone"
 umount_goldfs
-"$goldfs" check "$store" || fail "check"
+"$goldfs" check "$store" >check.out || fail "check"
+grep -q 'removed while' check.out && fail "files were open: $(cat check.out)"
+true
