@@ -546,8 +546,9 @@ struct fs_recast_options {
  * The clone stands on another golden image and shows what it showed. What is equal to that image is
  * not kept any more, and of the image that it stood on nothing is needed. It may be open and written to.
  * What was begun and not finished goes on with a call for the same image. -EMEDIUMTYPE, -EBUSY, -ESTALE:
- * as fs_clone(); -EALREADY: it is being changed into something else; -ECANCELED: it was stopped, and is
- * what it was; -EINTR: it was put off; -ENOSPC, -EIO: what was done is undone.
+ * as fs_clone(), and -ESTALE when it was rolled back or refreshed meanwhile; -EALREADY: it is being changed
+ * into something else; -ECANCELED: it was stopped, and is what it was; -EINTR: it was put off; -ENOSPC, -EIO:
+ * what was done is undone.
  */
 int fs_rebase(struct fs *fs, uint64_t ino, uint64_t golden, const struct fs_recast_options *options);
 /* What the clones that are asked about with it would have given up, one after the other. NULL: out of memory;

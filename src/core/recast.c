@@ -368,6 +368,16 @@ static int add_base(struct opbuf *buf, const struct recast *rc)
 	return 0;
 }
 
+/* tree is held. When snapshots were taken meanwhile, they stand on the layer, and the file on them. */
+static bool stands_on(const struct inode *inode, const struct layer *layer)
+{
+	const struct layer *at = atomic_load(&inode->layer);
+
+	while (at && at != layer)
+		at = at->parent;
+	return at != NULL;
+}
+
 /* The file whose mode it is becomes what was asked for; it may have another layer by now. */
 static int add_mode(struct opbuf *buf, const struct recast *rc, const struct inode *head)
 {
@@ -392,9 +402,12 @@ static int switch_locked(struct recast *rc)
 	struct fs *fs = rc->fs;
 	struct layer *layer = rc->layer;
 	struct inode *head = layer->head_of ? tree_find(fs, layer->head_of) : NULL;
+	struct inode *owner = head;
 	struct opbuf buf;
 	int r = 0;
 
+	if (!owner && rc->inode && stands_on(rc->inode, layer))
+		owner = rc->inode;
 	if (!layer->refs)
 		return -ESTALE;
 	if (!goes_on(layer, rc) || (rc->fold && (rc->fold != layer->parent || rc->fold->refs != 1)))
@@ -409,7 +422,7 @@ static int switch_locked(struct recast *rc)
 	if (!r)
 		r = add_base(&buf, rc);
 	if (!r)
-		r = add_mode(&buf, rc, head);
+		r = add_mode(&buf, rc, owner);
 	if (!r)
 		r = record_commit(fs, &buf, NULL);
 	pthread_rwlock_unlock(&fs->sharing);
@@ -513,6 +526,18 @@ static int place_all(struct recast *rc)
 	return r ? r : SITE("recast: sync the places", layer_sync_data(rc->layer));
 }
 
+/* Whether the file went elsewhere while it was worked on, by a rollback for one: then all was done for what it
+ * left. */
+static bool went_elsewhere(const struct recast *rc)
+{
+	bool elsewhere;
+
+	pthread_rwlock_rdlock(&rc->fs->tree);
+	elsewhere = rc->inode->key && !stands_on(rc->inode, rc->layer);
+	pthread_rwlock_unlock(&rc->fs->tree);
+	return elsewhere;
+}
+
 /* Steps 2 to 5 of a layer that begin() left busy. */
 int recast_work(struct recast *rc)
 {
@@ -539,6 +564,8 @@ int recast_work(struct recast *rc)
 		recast_drop(rc);
 		dedup_owe_all(rc->fs, rc->layer);
 	}
+	if (!r && rc->inode && went_elsewhere(rc))
+		r = -ESTALE;
 	figures_changed(rc->fs);
 	atomic_store(&rc->layer->recast_busy, false);
 	atomic_fetch_sub(&rc->layer->users, 1);

@@ -53,7 +53,7 @@ static int add_file(struct fs *fs, struct snap_build *b, struct inode *inode, co
 	int r = snapshot_keep(fs, b, inode, false, keep_as, &kept);
 
 	if (!r)
-		r = file_replace(b, inode, at);
+		r = file_replace(fs, b, inode, at);
 	return r ? r : op_add_position(b->buf, inode->ino, 0, true);
 }
 

@@ -74,7 +74,25 @@ static int add_snapshot(struct snap_build *b, struct inode *inode, const struct 
 	return r ? r : add_base(b->buf, *ino, inode->base, automatic);
 }
 
-int file_replace(struct snap_build *b, struct inode *inode, const struct frozen *at)
+/* What stands on an image shares with it again, whatever it was before. */
+static int add_mode(struct fs *fs, struct snap_build *b, const struct inode *inode, const struct frozen *at)
+{
+	const struct layer *below = at->parent ? tree_find_layer(fs, at->parent) : NULL;
+	uint64_t golden = at->golden;
+	struct gf_op_mode *op;
+
+	for (; below && !golden; below = below->parent)
+		golden = below->golden;
+	if (!golden || inode->copy_mode == GF_MODE_SNAPSHOT)
+		return 0;
+	if (!OPBUF_ADD(b->buf, GF_OP_MODE, 0, op, 0))
+		return -ENOMEM;
+	op->ino = inode->ino;
+	op->mode = GF_MODE_SNAPSHOT;
+	return 0;
+}
+
+int file_replace(struct fs *fs, struct snap_build *b, struct inode *inode, const struct frozen *at)
 {
 	uint64_t layer;
 	int r = op_add_layer(b->buf, at, &b->next_layer, &layer);
@@ -82,6 +100,8 @@ int file_replace(struct snap_build *b, struct inode *inode, const struct frozen 
 	inode->copy_task = 0;
 	if (!r)
 		r = SITE("rollback: the file gets another layer", op_add_head(b->buf, inode->ino, layer));
+	if (!r)
+		r = add_mode(fs, b, inode, at);
 	return r ? r : op_add_size(b->buf, inode->ino, layer, at->size);
 }
 
@@ -341,7 +361,7 @@ static int build_rollback(struct fs *fs, struct snap_build *b, struct change *c)
 	if (!r && fresh)
 		r = file_go_on(b->buf, snapshot, &at, &b->next_layer);
 	if (!r)
-		r = file_replace(b, inode, &at);
+		r = file_replace(fs, b, inode, &at);
 	return r ? r : op_add_position(b->buf, inode->ino, snapshot->ino, true);
 }
 

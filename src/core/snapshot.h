@@ -45,7 +45,7 @@ const char *snapshot_is_wrong(struct fs *fs, const struct inode *inode);
 /* The op that says where a file is in its tree of snapshots. */
 int op_add_position(struct opbuf *buf, uint64_t ino, uint64_t snapshot, bool replaced);
 /* The file's new head, over what `at` says; its old one is kept or given up. */
-int file_replace(struct snap_build *b, struct inode *inode, const struct frozen *at);
+int file_replace(struct fs *fs, struct snap_build *b, struct inode *inode, const struct frozen *at);
 /* Refuses a file that is open for writing, unless forced. */
 int file_may_replace(const struct inode *inode, bool force);
 

@@ -94,11 +94,18 @@ static uint64_t unique_bytes(struct fs *fs, uint64_t ino)
 	return unique;
 }
 
+static const char *reason(int r)
+{
+	if (r == -ESTALE)
+		return "It was rolled back, refreshed or replaced meanwhile";
+	return r ? strerror(-r) : "";
+}
+
 static void note(struct work *w, const struct item *item, uint64_t before, int64_t gain, int r)
 {
 	json_t *path = name_json(item->path);
 	json_t *row = json_pack("{s:o, s:I, s:I, s:s}", "path", path, "unique_bytes",
-		(json_int_t)before, "gain_bytes", (json_int_t)gain, "error", r ? strerror(-r) : "");
+		(json_int_t)before, "gain_bytes", (json_int_t)gain, "error", reason(r));
 
 	if (row)
 		json_array_append_new(w->report, row);

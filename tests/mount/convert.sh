@@ -176,9 +176,31 @@ sha256sum -c --quiet snap.want || fail "a clone with a snapshot shows something 
 "$goldfs" snapshot rollback "$mnt/snap.img" then || fail "rollback of a thin copy"
 cmp "$mnt/snap.img" "$mnt/.snapshots/snap.img/then" || fail "back it shows something else"
 "$goldfs" rm --snapshots "$mnt/snap.img" || fail "rm --snapshots"
-# The kernel forgets what it knew of them.
-umount_goldfs
-mount_goldfs
+
+# ---- overtaken ----
+"$goldfs" clone "$mnt/golden/base.img" "$mnt/over.img"
+"$goldfs" snapshot create "$mnt/over.img" first
+"$goldfs" convert "$mnt/over.img" --mode thin --rate 3M 2>err &
+job=$!
+await_state "$mnt/over.img" copying
+"$goldfs" snapshot create "$mnt/over.img" amidst || fail "snapshot create"
+wait "$job" || fail "a snapshot in the middle of it: $(cat err)"
+[ "$(word "$mnt/over.img" mode)" = thin ] || fail "after a snapshot in the middle it is $(word "$mnt/over.img" mode)"
+cmp "$mnt/over.img" "$images/base.img" || fail "a copy with a snapshot in the middle shows something else"
+"$goldfs" snapshot rollback "$mnt/over.img" first || fail "rollback"
+[ "$(word "$mnt/over.img" mode)" = snapshot ] || fail "back on its image it is $(word "$mnt/over.img" mode)"
+"$goldfs" convert "$mnt/over.img" --mode thin --rate 3M 2>err &
+job=$!
+await_state "$mnt/over.img" copying
+"$goldfs" snapshot rollback "$mnt/over.img" first || fail "rollback"
+wait "$job" && fail "a copy of what was rolled back meanwhile is done"
+grep -q 'over.img": it was rolled back' err || fail "it says: $(cat err)"
+[ "$(word "$mnt/over.img" mode)" = snapshot ] || fail "rolled back meanwhile it is $(word "$mnt/over.img" mode)"
+"$goldfs" convert "$mnt/over.img" --mode thin || fail "convert"
+"$goldfs" refresh "$mnt/over.img" --onto "$mnt/golden/base.img" || fail "refresh"
+[ "$(word "$mnt/over.img" mode)" = snapshot ] || fail "refreshed it is $(word "$mnt/over.img" mode)"
+cmp "$mnt/over.img" "$images/base.img" || fail "refreshed it shows something else"
+"$goldfs" rm --snapshots "$mnt/over.img" || fail "rm --snapshots"
 
 # ---- without the image ----
 sha256sum <"$mnt/thin.img" >thin.want
