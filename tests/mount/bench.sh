@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 # Time limit: 180 s
 #
-# `make bench` in small: every case once for goldfs and the floor, but for what is the same at depth
-# 16, a few for all peers that there are. The report must name each case and each peer that is
-# missing; images compare equal. What is fast is not asked.
+# `make bench` in small: every case once for goldfs, but for what is the same at depth 16, a few for all
+# peers that there are. The report must name each case and each peer that is missing; images compare
+# equal. What is fast is not asked.
 . "$(dirname "$0")/lib.sh"
 setup "$1"
 bench=$here/../bench
@@ -33,14 +33,14 @@ import sys
 sys.path.insert(0, '$bench')
 import cases
 print(*[c.name for c in cases.CASES if not c.name.endswith('16')])") || fail 'no list of cases'
-CASES="$cases mounts" PEERS='goldfs floor' MOUNTS='1 20' run_bench all
+CASES="$cases mounts" PEERS=goldfs MOUNTS='1 20' run_bench all
 for case in $cases; do
 	jq -e --arg name "$case" '.cases[] | select(.name == $name).medians.goldfs > 0' \
 		"$work/all/results.json" >/dev/null || fail "no result for $case"
 done
 jq -e '.clones[1].clones == 20 and .clones[1].memory_bytes > 0' "$work/all/results.json" \
 	>/dev/null || fail 'no result for mounts'
-for peer in sparse reflink qcow2 nbdkit xmount; do
+for peer in floor sparse reflink qcow2 nbdkit xmount; do
 	grep -q "left out: $peer: not asked for" "$work/all/report.md" || fail "$peer is not named"
 done
 
@@ -61,7 +61,7 @@ BOOT_CACHE=$work/cache VERIFY=1 GUESTS=10 PEERS=goldfs CASES=guests run_bench bo
 jq -e '[.guests[] | select(.peer == "goldfs" and .stored > 0)] | length == 3' \
 	"$work/boots/results.json" >/dev/null || { cat "$work/boots.err"; fail 'no boots'; }
 
-CASES='read1 write1' run_bench some
+CASES='read1 write1 fullread1' run_bench some
 for peer in goldfs floor sparse reflink qcow2 nbdkit xmount; do
 	grep -q "^- $peer (\|left out: $peer:" "$work/some/report.md" || fail "$peer is not named"
 done

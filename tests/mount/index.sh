@@ -155,4 +155,5 @@ umount_goldfs
 mount_goldfs dedup=golden
 await test -e "$store/index/3"
 umount_goldfs
-! grep -i "error\|warning\|EPERM" "$store/log" || fail "the log complains"
+# That the disk is nearly full is nobody's fault here.
+! grep -v "% full" "$store/log" | grep -i "error\|warning\|EPERM" || fail "the log complains"
