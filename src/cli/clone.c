@@ -250,6 +250,9 @@ int verb_clone(int argc, char **argv)
 		if (r == JOB_LOST)
 			r = cli_fail("the daemon was restarted while it copied; the clones are there, "
 				     "goldfs convert makes of the rest what was asked for");
+		else if (reply && r != EXIT_DONE)
+			cli_fail("the clones are there: remove them, or goldfs convert --mode %s goes on with them",
+				options.mode);
 		json_decref(reply);
 	}
 	json_decref(request);
