@@ -1061,15 +1061,8 @@ static int serialize_recast(struct opbuf *buf, struct layer *layer)
 static int serialize_mode(struct opbuf *buf, const struct inode *inode)
 {
 	uint32_t mode = inode->golden_left ? GF_MODE_LEFT : inode->copy_mode;
-	struct gf_op_mode *op;
 
-	if (mode == GF_MODE_SNAPSHOT)
-		return 0;
-	if (!OPBUF_ADD(buf, GF_OP_MODE, 0, op, 0))
-		return -ENOMEM;
-	op->ino = inode->ino;
-	op->mode = mode;
-	return 0;
+	return mode == GF_MODE_SNAPSHOT ? 0 : op_add_mode(buf, inode->ino, mode);
 }
 
 static int serialize_layer(struct opbuf *buf, struct layer *layer)

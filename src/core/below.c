@@ -18,8 +18,7 @@
 /* The golden image at the end of the chain below a layer; 0: none. fs.sharing held. */
 static uint64_t bottom_golden(const struct layer *layer)
 {
-	while (layer->parent)
-		layer = layer->parent;
+	layer = layer_bottom(layer);
 	return layer->image ? layer->golden : 0;
 }
 

@@ -731,10 +731,8 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 
 static struct golden *golden_below(struct fs *fs, struct inode *inode)
 {
-	struct layer *layer = atomic_load(&inode->layer);
+	const struct layer *layer = layer_bottom(atomic_load(&inode->layer));
 
-	while (layer && layer->parent)
-		layer = layer->parent;
 	return layer && layer->golden ? tree_find_golden(fs, layer->golden) : NULL;
 }
 

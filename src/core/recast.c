@@ -368,6 +368,17 @@ static int add_base(struct opbuf *buf, const struct recast *rc)
 	return 0;
 }
 
+int op_add_mode(struct opbuf *buf, uint64_t ino, uint32_t mode)
+{
+	struct gf_op_mode *op;
+
+	if (!OPBUF_ADD(buf, GF_OP_MODE, 0, op, 0))
+		return -ENOMEM;
+	op->ino = ino;
+	op->mode = mode;
+	return 0;
+}
+
 /* tree is held. When snapshots were taken meanwhile, they stand on the layer, and the file on them. */
 static bool stands_on(const struct inode *inode, const struct layer *layer)
 {
@@ -384,16 +395,11 @@ static int add_mode(struct opbuf *buf, const struct recast *rc, const struct ino
 	enum gf_mode mode = rc->kind == GF_RECAST_THIN	 ? GF_MODE_THIN
 			    : rc->kind == GF_RECAST_FULL ? GF_MODE_FULL
 							 : GF_MODE_SNAPSHOT;
-	struct gf_op_mode *op;
 
 	if (!head || head->kind != GF_KIND_USER || rc->kind == GF_RECAST_FOLD ||
 		head->copy_mode == mode)
 		return 0;
-	if (!OPBUF_ADD(buf, GF_OP_MODE, 0, op, 0))
-		return -ENOMEM;
-	op->ino = head->ino;
-	op->mode = mode;
-	return 0;
+	return op_add_mode(buf, head->ino, mode);
 }
 
 /* tree is held exclusively. */

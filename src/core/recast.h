@@ -41,6 +41,8 @@ int recast_begin_fold(struct recast *rc, struct layer *layer);
 int recast_resume(struct recast *rc, struct layer *layer);
 /* All that is to be done with a layer that has begun. */
 int recast_work(struct recast *rc);
+/* The op that gives a file a mode, enum gf_mode. */
+int op_add_mode(struct opbuf *buf, uint64_t ino, uint32_t mode);
 /* What is told as the state of a file: "copying", "rebasing" or "ok". tree held. */
 const char *recast_state(struct inode *inode);
 bool recast_is_stopped(const struct fs_recast_options *options);

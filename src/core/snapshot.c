@@ -24,6 +24,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/mutation.h"
+#include "core/recast.h"
 
 #define OPS_BOUND 4096 /* of one file, most times: otherwise it begins anew with what it needs */
 
@@ -77,19 +78,11 @@ static int add_snapshot(struct snap_build *b, struct inode *inode, const struct 
 /* What stands on an image shares with it again, whatever it was before. */
 static int add_mode(struct fs *fs, struct snap_build *b, const struct inode *inode, const struct frozen *at)
 {
-	const struct layer *below = at->parent ? tree_find_layer(fs, at->parent) : NULL;
-	uint64_t golden = at->golden;
-	struct gf_op_mode *op;
+	const struct layer *bottom = layer_bottom(at->parent ? tree_find_layer(fs, at->parent) : NULL);
 
-	for (; below && !golden; below = below->parent)
-		golden = below->golden;
-	if (!golden || inode->copy_mode == GF_MODE_SNAPSHOT)
+	if ((!at->golden && (!bottom || !bottom->golden)) || inode->copy_mode == GF_MODE_SNAPSHOT)
 		return 0;
-	if (!OPBUF_ADD(b->buf, GF_OP_MODE, 0, op, 0))
-		return -ENOMEM;
-	op->ino = inode->ino;
-	op->mode = GF_MODE_SNAPSHOT;
-	return 0;
+	return op_add_mode(b->buf, inode->ino, GF_MODE_SNAPSHOT);
 }
 
 int file_replace(struct fs *fs, struct snap_build *b, struct inode *inode, const struct frozen *at)

@@ -459,7 +459,7 @@ static int tell_replaced(struct request *rq, const struct clone *clone)
 
 		json_array_append_new(gone, path ? name_json(path) : NULL);
 	}
-	return gone ? request_reply(rq, "gone", gone) : request_fail(rq, -ENOMEM, "out of memory");
+	return request_reply(rq, "gone", gone);
 }
 
 /* As struct fs_clone_judge has it. */

@@ -70,6 +70,18 @@ static int reply_again(struct request *rq, const char *name, uint64_t rate)
 	return resume(rq, path, rate);
 }
 
+static bool is_golden(struct fs *fs, uint64_t ino)
+{
+	struct fs_info info;
+	bool golden;
+
+	if (fs_info(fs, ino, &info) < 0)
+		return false;
+	golden = info.kind == FS_KIND_GOLDEN;
+	fs_info_release(&info);
+	return golden;
+}
+
 static int golden_already(struct request *rq, const char *source)
 {
 	CLEANUP_FREE char *text = request_name(rq, source);
@@ -80,10 +92,9 @@ static int golden_already(struct request *rq, const char *source)
 static int begin(struct request *rq, const char *source, const char *name, uint64_t rate)
 {
 	struct service *s = rq->service;
-	struct fs_info info = {0};
 	struct node node;
 	uint64_t ino, job, done;
-	bool is_golden;
+	bool golden;
 	int r;
 
 	/* Asked once more, as the process that did it died before it answered. */
@@ -98,11 +109,10 @@ static int begin(struct request *rq, const char *source, const char *name, uint6
 		node_release(s->fs, &node);
 		return request_fail_path(rq, r, "cannot promote", source);
 	}
-	is_golden = fs_info(s->fs, node.attr.ino, &info) == 0 && info.kind == FS_KIND_GOLDEN;
-	fs_info_release(&info);
 	r = fs_promote(s->fs, node.attr.ino, name, rate, &ino);
+	golden = r == -EINVAL && is_golden(s->fs, node.attr.ino);
 	node_release(s->fs, &node);
-	if (r == -EINVAL && is_golden)
+	if (golden)
 		return golden_already(rq, source);
 	if (r == -EINVAL)
 		return request_fail(rq, r, "\"%s\" is no name of a new golden image", name);

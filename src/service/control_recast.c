@@ -468,8 +468,7 @@ int control_upgrade_base(struct request *rq)
 			work_free(w);
 			return request_fail(rq, -ENOMEM, "out of memory");
 		}
-	}
-	if (!dry_run && rq->service->info.read_only) {
+	} else if (rq->service->info.read_only) {
 		request_fail_path(rq, -EROFS, "cannot change the clones of", w->base);
 		work_free(w);
 		return rq->error;

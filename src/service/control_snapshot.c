@@ -353,16 +353,21 @@ static const char *name_of(const struct subject *s, uint64_t ino)
 	return "";
 }
 
+static char *snapshot_path(const struct subject *s, const struct fs_snapshot *one)
+{
+	char *path;
+
+	return asprintf(&path, "%s/%s/%s", TOP, s->path, one->name) < 0 ? NULL : path;
+}
+
 static json_t *snapshot_json(struct request *rq, const struct subject *s, const struct fs_snapshot *one)
 {
-	CLEANUP_FREE char *path = NULL;
+	CLEANUP_FREE char *path = snapshot_path(s, one);
 	struct fs_info info;
 	json_t *object;
 
-	if (asprintf(&path, "%s/%s/%s", TOP, s->path, one->name) < 0) {
-		path = NULL;
+	if (!path)
 		return NULL;
-	}
 	if (fs_info(rq->service->fs, one->ino, &info))
 		return json_null(); /* it is gone */
 	object = report_file(path, &info);
@@ -572,27 +577,13 @@ static int tell_deleted(struct request *rq, const struct subject *s, const struc
 	return r ? r : request_reply(rq, "if_removed_bytes", json_integer((json_int_t)bytes));
 }
 
-/* Tells names that are gone: the kernel may know them until somebody asks for them once more, and holds
- * what they named as long. */
-static int tell_gone(struct request *rq, json_t *gone)
+/* "gone" tells names that are: the kernel may know them until somebody asks for them once more, and holds what
+ * they named as long. gone: an array, or NULL without memory. */
+static void add_gone(json_t *gone, const struct subject *s, const struct fs_snapshot *one)
 {
-	return gone ? request_reply(rq, "gone", gone) : request_fail(rq, -ENOMEM, "out of memory");
-}
+	CLEANUP_FREE char *path = snapshot_path(s, one);
 
-/* gone: an array, or NULL without memory. */
-static void add_gone(json_t *gone, const char *path)
-{
-	json_array_append_new(gone, name_json(path));
-}
-
-static void add_gone_snapshot(json_t *gone, const struct subject *s, const struct fs_snapshot *one)
-{
-	CLEANUP_FREE char *path = NULL;
-
-	if (asprintf(&path, "%s/%s/%s", TOP, s->path, one->name) < 0)
-		path = NULL;
-	else
-		add_gone(gone, path);
+	json_array_append_new(gone, path ? name_json(path) : NULL);
 }
 
 static int durable(struct request *rq, const char *key, uint64_t count)
@@ -619,8 +610,8 @@ static int delete_chosen(struct request *rq, const struct subject *s, const stru
 		return refuse(rq, r, "cannot delete a snapshot of", s);
 	gone = json_array();
 	for (size_t i = 0; i < c->count; i++)
-		add_gone_snapshot(gone, s, c->list[i]);
-	r = tell_gone(rq, gone);
+		add_gone(gone, s, c->list[i]);
+	r = request_reply(rq, "gone", gone);
 	return r ? r : durable(rq, "deleted", c->count);
 }
 
@@ -711,10 +702,10 @@ static int remove_all(struct request *rq, const struct subject *s)
 	if (r < 0)
 		return refuse(rq, r, "cannot remove", s);
 	gone = json_array();
-	add_gone(gone, s->path);
+	json_array_append_new(gone, name_json(s->path));
 	for (size_t i = 0; i < s->count; i++)
-		add_gone_snapshot(gone, s, &s->list[i]);
-	r = tell_gone(rq, gone);
+		add_gone(gone, s, &s->list[i]);
+	r = request_reply(rq, "gone", gone);
 	return r ? r : durable(rq, "removed", 1 + s->count);
 }
 

@@ -473,6 +473,17 @@ bool layer_rewrite_page(struct layer *layer, uint32_t region);
 int page_decode(const void *buf, uint64_t layer, uint32_t region, uint64_t generation,
 	uint8_t states[GF_STATE_BYTES], uint32_t *runs);
 
+/* ---- what it stands on ---- */
+
+/* The last one of the chain, which may stand on a golden image; NULL of NULL. What keeps parents from changing is
+ * held. */
+static inline const struct layer *layer_bottom(const struct layer *layer)
+{
+	while (layer && layer->parent)
+		layer = layer->parent;
+	return layer;
+}
+
 /* ---- space ---- */
 
 /* Takes over the blocks to be punched; to be called while nothing changes. */
