@@ -687,19 +687,52 @@ static int compare_announced(struct fs *fs, struct layer *layer, uint64_t block,
 	return e;
 }
 
+/*
+ * What a commit record vouches for is OVERLAY; what stands in place may be newer, and so may its checksum.
+ * Over a new mount every later record writes the checksums that it announces, too. Over a takeover those do
+ * not whose write is known to have ended: so the checksum of an earlier one must not come between. It is
+ * written where the bytes are its own: it was noted in memory only when there was no room for it.
+ */
+static int take_over_committed(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
+	uint32_t count)
+{
+	bool same[REPLAY_BLOCKS], there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS];
+	uint32_t stored[REPLAY_BLOCKS];
+	int e = layer_read_sums(layer, block, stored, count), r;
+
+	if (e && e != -EUCLEAN && e != -EIO)
+		return e;
+	r = replay_run(fs, layer, block, sums, count, true);
+	for (uint32_t i = 0; i < count; i++)
+		same[i] = !e && stored[i] == sums[i];
+	for (uint32_t i = 0, n; i < count && !r; i += n) {
+		n = run_length(same, i, count);
+		if (!same[i])
+			r = compare_announced(fs, layer, block + i, sums + i, n, there + i, empty + i);
+		for (uint32_t k = i; k < i + n && !r; k++)
+			if (!same[i] && there[k])
+				r = replay_run(fs, layer, block + k, sums + k, 1, false);
+	}
+	return r;
+}
+
 /* *whole becomes false when some of it is not there. */
 static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, const uint32_t *sums,
 	uint32_t count, const struct apply *how, bool committed, bool *whole)
 {
-	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS], summed = how->in_place;
-	bool known = committed || how->in_place || MUTATED("an uncommitted large write counts unseen");
+	bool there[REPLAY_BLOCKS], empty[REPLAY_BLOCKS], summed = false;
 	uint32_t n;
-	int r = 0;
+	int r;
 
-	memset(there, known, sizeof(there));
-	if (!known)
-		r = compare_announced(fs, layer, block, sums, count, there, empty);
-	if (!r && !known && how->alive)
+	if (how->in_place)
+		return replay_run(fs, layer, block, sums, count, true);
+	if (committed && fs->options.takeover &&
+		!MUTATED("a takeover repeats the checksums of what was committed"))
+		return take_over_committed(fs, layer, block, sums, count);
+	if (committed || MUTATED("an uncommitted large write counts unseen"))
+		return replay_run(fs, layer, block, sums, count, false);
+	r = compare_announced(fs, layer, block, sums, count, there, empty);
+	if (!r && how->alive)
 		r = find_damaged(layer, block, sums, count, empty, there, &summed);
 	/* For the reason that write_again() gives, checksums are written once more, too. */
 	if (!fs->options.takeover)

@@ -70,6 +70,7 @@ struct world {
 	struct file files[FILES];
 	size_t file_count;
 	struct file *names[NAMES];
+	struct file *written; /* last; may be NULL */
 	struct request open[WINDOW + 1]; /* not answered; the oldest first */
 	size_t open_count;
 	uint64_t unique;
@@ -130,6 +131,7 @@ static struct fs_options options(struct world *w, bool takeover)
 		.reserve = 64 * KIB,
 		.no_background = true,
 		.takeover = takeover,
+		.verify_reads = true,
 		.connection = CONNECTION,
 		.in_flight = &w->board,
 		.straight = w->straight,
@@ -390,19 +392,25 @@ static void look_up(struct world *w, struct file *f, const char *name)
 		f->known = true;
 }
 
-/* A file that a client has found, by name or open. */
+/* Whether a client can have it, by name or open. */
+static bool is_found(struct world *w, struct file *f)
+{
+	bool named = false;
+
+	for (int i = 0; i < NAMES && !f->gone; i++) {
+		named |= w->names[i] == f;
+		if (w->names[i] == f && f->ino)
+			look_up(w, f, name_of[i]);
+	}
+	return f->ino && S_ISREG(f->type) && !f->gone && f->known && (named || f->opens);
+}
+
 static struct file *any_file(struct world *w)
 {
 	for (int tries = 0; tries < 30 && w->file_count; tries++) {
 		struct file *f = &w->files[rng_below(&w->rng, w->file_count)];
-		bool named = false;
 
-		for (int i = 0; i < NAMES && !f->gone; i++) {
-			named |= w->names[i] == f;
-			if (w->names[i] == f && f->ino)
-				look_up(w, f, name_of[i]);
-		}
-		if (f->ino && S_ISREG(f->type) && !f->gone && f->known && (named || f->opens))
+		if (is_found(w, f))
 			return f;
 	}
 	return NULL;
@@ -430,6 +438,11 @@ static bool choose(struct world *w, struct request *r)
 		r->flags = set_flags[rng_below(&w->rng, 2)];
 	if (r->kind == SET || r->kind == REMOVE || r->kind == COPY || r->kind == WRITE)
 		r->file = any_file(w);
+	/* Over what the ring holds already. */
+	if (r->kind == WRITE && w->written && is_found(w, w->written) && rng_below(&w->rng, 2))
+		r->file = w->written;
+	if (r->kind == WRITE)
+		w->written = r->file;
 	if (r->kind == COPY || r->kind == CLONE)
 		r->source = any_file(w);
 	if ((r->kind == SET || r->kind == REMOVE || r->kind == WRITE) && !r->file)
@@ -654,6 +667,8 @@ static void step(struct world *w)
 		evict_some(w);
 	if (rng_below(&w->rng, 30) == 0 && fs_settle(w->fs) && !w->dead)
 		wrong(w, "fs_settle fails");
+	if (!w->dead && rng_below(&w->rng, 8) == 0 && fs_sync(w->fs) && !w->dead)
+		wrong(w, "fs_sync fails");
 	if (!w->dead) {
 		if (!choose(w, &next))
 			return;
@@ -682,7 +697,7 @@ static void run(uint64_t seed, int ops, struct world *w)
 	rng_seed(&w->rng, seed);
 	w->straight = rng_below(&w->rng, 2);
 	opt = options(w, false);
-	w->disk = simdisk_new(64 * MIB);
+	w->disk = simdisk_new(256 * MIB);
 	if (fs_open(&w->fs, simdisk_io(w->disk), &opt))
 		wrong(w, "fs_open of a new store fails");
 	simdisk_set_hook(w->disk, hook, w);

@@ -92,5 +92,6 @@ for n in 1 2; do
 		fail "c$n.img lost acknowledged writes with the unmount"
 done
 umount_goldfs
+"$goldfs" check "$store" || fail "damage that nobody has read yet"
 grep -E 'is damaged|cannot|error' "$store/log" && fail "something suspicious in the log"
 exit 0
