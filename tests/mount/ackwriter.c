@@ -164,6 +164,23 @@ static void describe(struct run *run, const void *buf, uint64_t number)
 		fprintf(stderr, "it holds what was never written\n");
 }
 
+/* What a call returned, with errno, in place of all it was asked for. Returns -errno, -EIO for less. */
+static int failed(const char *call, bool direct, uint64_t number, uint64_t count, ssize_t got)
+{
+	int err = got < 0 ? errno : EIO;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	fprintf(stderr, "ackwriter: %s%s of %llu bytes at %llu, at second %.3f: ", direct ? "direct " : "",
+		call, (unsigned long long)(count * SECTOR), (unsigned long long)(number * SECTOR),
+		(double)(now.tv_sec % 60) + (double)now.tv_nsec / 1e9);
+	if (got < 0)
+		fprintf(stderr, "%s\n", strerror(err));
+	else
+		fprintf(stderr, "%lld bytes only\n", (long long)got);
+	return -err;
+}
+
 static void read_ground(struct run *run, void *buf, uint64_t number, uint64_t count)
 {
 	ssize_t got = 0;
@@ -184,7 +201,7 @@ static int check(struct run *run, int fd, unsigned char *buf, unsigned char *gro
 	int wrong = 0;
 
 	if (got != (ssize_t)(count * SECTOR))
-		return got < 0 ? -errno : -EIO;
+		return failed("read", fd == run->direct, number, count, got);
 	read_ground(run, ground, number, count);
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t at = number + i;
@@ -286,15 +303,15 @@ static int change(struct writer *writer, uint64_t number, uint64_t count)
 	else
 		done = pwrite(direct ? run->direct : run->buffered, writer->buf, count * SECTOR, off);
 	if (done < 0)
-		return -errno;
+		return failed(punch ? "punch" : "write", direct, number, count, done);
 	/* A short write acknowledges what it wrote. */
 	for (uint64_t i = 0; i < (uint64_t)done / SECTOR; i++)
 		state->sector[number + i].acked = version;
 	atomic_fetch_add(&run->writes, 1);
 	atomic_fetch_add(&run->bytes, (uint64_t)done);
 	if (draw(writer, 32) == 0 && !run->no_fsync && fsync(run->buffered) < 0)
-		return -errno;
-	return (uint64_t)done == count * SECTOR ? 0 : -EIO;
+		return failed("fsync", false, 0, 0, -1);
+	return (uint64_t)done == count * SECTOR ? 0 : failed("write", direct, number, count, done);
 }
 
 static bool time_is_up(struct run *run)
@@ -328,10 +345,8 @@ static void *write_along(void *arg)
 			err = change(writer, number, count);
 		}
 	}
-	if (err < 0) {
-		if (!atomic_exchange(&run->died, true))
-			fprintf(stderr, "ackwriter: %s\n", strerror(-err));
-	}
+	if (err < 0)
+		atomic_store(&run->died, true);
 	return NULL;
 }
 

@@ -121,10 +121,12 @@ worker_pid()
 	done
 }
 
-# await_end PID: until the process is gone, or is a zombie.
+# await_end PID: until the process is gone, or a zombie that waits for nothing but its parent. While
+# other threads of it still end, which a long fsync makes last, it holds what it had open.
 await_end()
 {
-	while [ -e "/proc/$1" ] && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null; do
+	while [ -e "/proc/$1" ] && ! { grep -q '^State:.*Z' "/proc/$1/status" &&
+		[ "$(ls "/proc/$1/task" | wc -l)" -le 1 ]; } 2>/dev/null; do
 		sleep 0.01
 	done
 }
@@ -141,13 +143,16 @@ kill_daemon()
 	[ -z "$worker" ] || await_end "$worker"
 }
 
-# kill_worker [SIGNAL]: the process that serves; the next one takes over.
+# kill_worker [SIGNAL]: the process that serves; the next one takes over. Between two of them it waits
+# for the one that comes, so that each call is a death.
 kill_worker()
 {
-	local worker
-	worker=$(worker_pid)
-	[ -n "$worker" ] || return 0
-	kill "-${1:-9}" "$worker" 2>/dev/null
+	local worker end=$((SECONDS + 30))
+	until worker=$(worker_pid) && [ -n "$worker" ]; do
+		[ $SECONDS -lt $end ] || fail "no worker comes: $(tail -n 3 "$store/log")"
+		sleep 0.01
+	done
+	kill "-${1:-9}" "$worker" || fail "the worker ended by itself"
 	await_end "$worker"
 }
 
