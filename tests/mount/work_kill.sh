@@ -63,3 +63,4 @@ for n in 1 2 3 4; do
 		fail "after unmount and mount: c$n.img"
 done
 umount_goldfs
+"$goldfs" check "$store" || fail "damage that nobody has read yet"

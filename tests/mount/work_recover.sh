@@ -107,3 +107,4 @@ mount_goldfs
 picture killed
 same killed
 umount_goldfs
+"$goldfs" check "$store" || fail "damage that nobody has read yet"
