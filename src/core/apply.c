@@ -772,9 +772,9 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 		layer_set_unsynced(layer);
 	if (!committed) {
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
-		/* Not after a takeover: nothing was lost, these are writes as any others. */
-		layer->recovered = !fs->options.takeover &&
-				   !MUTATED("large writes go over what recovery found");
+		/* Not what a dead process wrote that somebody takes over from: these are writes as any others. */
+		if (how->found && !MUTATED("large writes go over what recovery found"))
+			layer->recovered = true;
 	}
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
 	if (!whole && !how->recalling && !MUTATED("recovery commits a large write that is not whole")) {
@@ -877,7 +877,8 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 		return r;
 	if (!committed) {
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
-		layer->recovered = !fs->options.takeover;
+		if (how->found)
+			layer->recovered = true;
 	}
 	if (!whole) {
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);

@@ -75,6 +75,7 @@ int carried_apply(struct fs *fs, struct carried_list *list, uint64_t tail_seq,
 		r = journal_read(fs->journal, c->pos, ops, c->len);
 		how.seq = c->seq;
 		how.ops_pos = c->pos;
+		how.found = is_found(fs, c->origin);
 		if (!r)
 			r = apply_ops(fs, ops, c->len, &how);
 	}

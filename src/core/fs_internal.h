@@ -471,6 +471,7 @@ struct apply {
 	bool replaying;    /* recovery: large writes are verified */
 	bool alive;	   /* the machine lives since the record: what was written is there */
 	bool in_place;	   /* all that the record announces is, with its checksums (in_flight.h) */
+	bool found;	   /* is_found() */
 	const struct commit_point *commits;
 };
 
@@ -850,6 +851,8 @@ int suspect_marked(struct fs *fs);
 /* Recovery: whether nothing can have been lost between what was replayed so far and this life of
  * the machine, synced or not: then every block in place is explained by an announcement. */
 bool is_same_boot(const struct fs *fs, const uint8_t boot[16]);
+/* Whether what record seq announces was found by a mount, rather than written under it. */
+bool is_found(const struct fs *fs, uint64_t seq);
 /* Makes all checksums of a region true that may be old, which then is not suspect any more. */
 int heal_region(struct fs *fs, struct layer *layer, uint32_t region);
 /* Does so for one suspect region. false: there is none left to do. */

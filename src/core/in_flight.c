@@ -61,6 +61,11 @@ static uint64_t oldest(const struct in_flight *board)
 	return first;
 }
 
+bool in_flight_may_predate(const struct in_flight *board, uint64_t seq)
+{
+	return !board || !atomic_load(&board->since) || seq < atomic_load(&board->since);
+}
+
 bool in_flight_vouches(const struct in_flight *board, uint64_t seq)
 {
 	uint64_t since;

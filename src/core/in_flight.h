@@ -37,6 +37,8 @@ unsigned in_flight_begin(struct in_flight *board, uint64_t lower);
 void in_flight_end(struct in_flight *board, unsigned entry, bool ok, uint64_t next);
 /* Whether the large writes of record seq are in place. */
 bool in_flight_vouches(const struct in_flight *board, uint64_t seq);
+/* Whether record seq may be older than the mount, so that recovery found what it announces. */
+bool in_flight_may_predate(const struct in_flight *board, uint64_t seq);
 /* The dead process's records, which end before `next`, were replayed; none is before `tail`. From now on this
  * process enters its own. */
 void in_flight_take_over(struct in_flight *board, uint64_t tail, uint64_t next);

@@ -220,6 +220,11 @@ static int find_commits(void *arg, uint64_t seq, uint64_t ops_pos, const void *o
 	return r ? log_error(r, "record %" PRIu64 " of the journal is malformed", seq) : 0;
 }
 
+bool is_found(const struct fs *fs, uint64_t seq)
+{
+	return !fs->options.takeover || in_flight_may_predate(fs->options.in_flight, seq);
+}
+
 static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *ops, size_t len)
 {
 	struct recovery *rec = arg;
@@ -231,6 +236,7 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 		.replaying = true,
 		.alive = seq >= rec->life,
 		.in_place = rec->fs->options.takeover && in_flight_vouches(rec->fs->options.in_flight, seq),
+		.found = is_found(rec->fs, seq),
 		.commits = rec->commits,
 	};
 
@@ -505,6 +511,15 @@ void remove_orphan_files(struct fs *fs)
 	fs->io->ops->list(fs->io, "layer", remove_orphan_file, fs);
 }
 
+/* Of a process that died between the two, or of a version that had one only. */
+static void complete_superblock(struct fs *fs)
+{
+	int r = superblock_complete(fs->io, &fs->super);
+
+	if (r)
+		log_warning("cannot write the copy of the superblock: %s", strerror(-r));
+}
+
 static int take_over(struct fs *fs)
 {
 	int r = notes_heed(fs);
@@ -516,7 +531,10 @@ static int take_over(struct fs *fs)
 	journal_believe_synced(fs->journal);
 	in_flight_take_over(fs->options.in_flight, fs->tail.seq, journal_last_seq(fs->journal) + 1);
 	/* What failed for the dead process has failed. */
-	return fs_writable(fs) ? 0 : start_epoch(fs);
+	if (fs_writable(fs))
+		return 0;
+	complete_superblock(fs);
+	return start_epoch(fs);
 }
 
 static int recover(struct fs *fs)
@@ -542,9 +560,7 @@ static int recover(struct fs *fs)
 		r = journal_write_again(fs->journal);
 	if (r)
 		return r;
-	r = superblock_complete(fs->io, &fs->super);
-	if (r)
-		log_warning("cannot write the copy of the superblock: %s", strerror(-r));
+	complete_superblock(fs);
 	/* A process that died may have made files whose names it did not sync. */
 	r = SITE("open: sync names that a dead process left", fs->io->ops->syncdir(fs->io, "layer"));
 	if (!r)

@@ -17,6 +17,8 @@ static void test_nothing_is_said_without_memory_or_in_memory_of_zeros(void **sta
 	struct in_flight board = {0};
 
 	assert_false(in_flight_vouches(NULL, 7));
+	assert_true(in_flight_may_predate(NULL, 7));
+	assert_true(in_flight_may_predate(&board, 7));
 	assert_vouches(&board, 0, 9, false);
 	in_flight_end(NULL, in_flight_begin(NULL, 3), false, 4);
 	in_flight_take_over(NULL, 1, 4);
@@ -29,6 +31,8 @@ static void test_what_had_ended_is_vouched_for(void **state)
 	unsigned first, second;
 
 	in_flight_start(&board, 10);
+	assert_true(in_flight_may_predate(&board, 9));
+	assert_false(in_flight_may_predate(&board, 10));
 	assert_vouches(&board, 0, 10, false);
 	assert_vouches(&board, 10, 30, true);
 	first = in_flight_begin(&board, 12);
