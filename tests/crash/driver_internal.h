@@ -10,6 +10,7 @@ struct driver {
 	const struct drive_options *options;
 	struct drive_result *result;
 	struct run run;
+	struct in_flight board; /* the run's, of a fork of its disk */
 	struct rng rng;
 	bool counting;
 	uint64_t points, points_expected;

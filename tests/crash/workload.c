@@ -162,15 +162,34 @@ void run_release(struct run *run)
 		image_free(run->images[i]);
 }
 
+static int nobody_knows(void *arg, uint64_t ino)
+{
+	return 0;
+}
+
+int run_open(struct run *run, struct simdisk *disk, struct in_flight *board, bool takeover, struct fs **fs)
+{
+	struct fs_options options = run_options(run);
+	int r;
+
+	options.in_flight = board;
+	options.takeover = takeover;
+	options.hooks.is_known = nobody_knows;
+	r = fs_open(fs, simdisk_io(disk), &options);
+	if (!r && takeover) {
+		fs_takeover_served(*fs);
+		fs_tick(*fs); /* nobody has files without a name open any more */
+	}
+	return r;
+}
+
 int run_work(struct run *run)
 {
-	struct fs_options options;
 	int r;
 
 	simdisk_set_hook(run->disk, run->hook, run);
-	options = run_options(run);
 	strcpy(run->text, "make the store");
-	r = fs_open(&run->fs, simdisk_io(run->disk), &options);
+	r = run_open(run, run->disk, &run->board, false, &run->fs);
 	if (r)
 		return run_fail(run, "fs_open of an empty disk: %s", strerror(-r));
 	for (run->op = 0; run->op < run->op_count && !*run->reason; run->op++) {

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "core/fs.h"
+#include "core/in_flight.h"
 #include "model.h"
 #include "rng.h"
 #include "simdisk.h"
@@ -36,6 +37,7 @@ struct run {
 	struct simdisk *disk;
 	struct fs *fs;
 	struct fs_options options;
+	struct in_flight board; /* outlives a process, as the supervisor's memory does */
 	struct model *model;
 	struct image *images[RUN_IMAGES];
 	model_value golden[RUN_IMAGES];
@@ -63,8 +65,10 @@ void run_release(struct run *run);
 const char *run_profile_name(const struct run *run);
 int run_fail(struct run *run, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Options for opening the store on a disk as this run would. */
+/* Options for opening the store on a disk as this run would, by a process of its own. */
 struct fs_options run_options(struct run *run);
+/* Opens a store of the run's from disk; takeover: its process has died just now, and left the board. */
+int run_open(struct run *run, struct simdisk *disk, struct in_flight *board, bool takeover, struct fs **fs);
 
 /* What fs shows, names and sizes; content is read when the model asks. */
 int view_take(struct model_view *view, struct fs *fs);

@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "core/fs_internal.h"
 #include "workload_internal.h"
 
 static int sync_one(struct run *run, const char *what, int (*sync)(struct fs *fs, uint64_t ino))
@@ -93,13 +94,12 @@ int op_check(struct run *run)
 	return check_now(run, MODEL_EXACT, below(run, 4) == 0);
 }
 
-static int reopen(struct run *run)
+static int reopen(struct run *run, bool takeover)
 {
-	struct fs_options options = run_options(run);
 	int r;
 
 	run->failing = false;
-	r = fs_open(&run->fs, simdisk_io(run->disk), &options);
+	r = run_open(run, run->disk, &run->board, takeover, &run->fs);
 	return r ? run_fail(run, "%s: fs_open: %s", run->text, strerror(-r)) : 0;
 }
 
@@ -112,20 +112,28 @@ int op_power(struct run *run)
 	simdisk_set_hook(old, NULL, NULL);
 	run->disk = simdisk_crash(old, policy, rng_next(&run->rng));
 	simdisk_free(old);
-	if (reopen(run) || check_now(run, MODEL_POWER, false))
+	if (reopen(run, false) || check_now(run, MODEL_POWER, false))
 		return -1;
 	simdisk_set_hook(run->disk, run->hook, run);
 	return 0;
 }
 
+/*
+ * A process dies, and another one takes over or mounts anew. Some have a large write of somebody else's on
+ * its way all the time, so that whoever takes over from them has nobody's word for what they wrote.
+ */
 int op_kill(struct run *run)
 {
+	bool takeover = below(run, 3) > 0, held_up = below(run, 2) == 0;
+
 	if (run->failing)
 		return op_power(run);
-	say(run, "process death");
+	say(run, "process death%s%s", takeover ? ", taken over" : "", held_up ? ", a write is held up" : "");
 	fs_abandon(steal_pointer(&run->fs));
-	if (reopen(run))
+	if (reopen(run, takeover))
 		return -1;
+	if (held_up)
+		in_flight_begin(&run->board, journal_last_seq(run->fs->journal) + 1);
 	return check_now(run, MODEL_EXACT, false);
 }
 
@@ -138,7 +146,7 @@ int op_remount(struct run *run)
 	say(run, "remount");
 	/* Without space the rest stays in the journal. */
 	r = fs_close(steal_pointer(&run->fs));
-	if (verdict(run, r) || reopen(run))
+	if (verdict(run, r) || reopen(run, false))
 		return -1;
 	if (!r)
 		model_synced_all(run->model);
