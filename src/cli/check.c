@@ -300,8 +300,8 @@ static void list_summary(FILE *out, const struct target *t, const struct check_r
 	size_format(r->orphaned_bytes, size, sizeof(size));
 	if (r->orphaned_bytes || r->orphaned_files)
 		fprintf(out, "%s and %" PRIu64 " files are referred to by nothing: that is no damage, "
-			     "a mount after a crash or --repair frees them\n",
-			size, r->orphaned_files);
+			     "%s--repair frees them\n",
+			size, r->orphaned_files, r->mount_frees ? "the next mount or " : "");
 	if (r->suspect_blocks)
 		fprintf(out, "%" PRIu64 " blocks were being overwritten when power was lost: old or "
 			     "new, both are right\n", r->suspect_blocks);

@@ -307,11 +307,17 @@ static uint64_t bytes_to_read(struct fs *fs)
 	return bytes;
 }
 
+const char *check_advice_unused(const struct check *c)
+{
+	return c->report->mount_frees ? "the next mount, or --repair, frees it" : "--repair frees it";
+}
+
 static int walk_open(struct check *c)
 {
 	int r = dedup_count(c->fs) == -ENOMEM ? -ENOMEM : 0;
 
 	c->total = bytes_to_read(c->fs);
+	c->report->mount_frees = c->fs->reclaim_wanted;
 	if (!r)
 		r = check_tree(c);
 	if (!r)

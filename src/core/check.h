@@ -75,9 +75,10 @@ struct check_report {
 	uint64_t journaled_blocks;
 	uint64_t golden_images;
 	uint64_t bytes_read;
-	/* What a repair, or the next mount after a crash, gives back. */
+	/* What a repair gives back. */
 	uint64_t orphaned_bytes;
 	uint64_t orphaned_files;
+	bool mount_frees; /* so does the next mount: after a crash nobody has looked for it yet */
 	uint64_t suspect_blocks;    /* may be old or new after a power loss, both are right */
 };
 

@@ -456,7 +456,7 @@ static int check_unused(struct layer_check *lc)
 	file_name(path, lc->layer, "data");
 	return check_find(lc->c, &(struct about){.severity = CHECK_NOTE, .structure = "space",
 		.place = path, .length = lc->unused * GF_BLOCK_SIZE, .repairable = true,
-		.advice = "the next mount after a crash, or --repair, frees it"},
+		.advice = check_advice_unused(lc->c)},
 		"%" PRIu64 " blocks take space and nothing refers to them", lc->unused);
 }
 

@@ -452,7 +452,7 @@ static int orphan(struct check *c, const char *path)
 	c->report->orphaned_bytes += st.allocated;
 	return check_find(c, &(struct about){.severity = CHECK_NOTE, .structure = "file",
 		.place = path, .length = st.allocated, .repairable = true,
-		.advice = "the next mount after a crash, or --repair, removes it"},
+		.advice = check_advice_unused(c)},
 		"nothing refers to this file");
 }
 

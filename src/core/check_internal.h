@@ -74,6 +74,9 @@ struct about {
 	bool lasting; /* a repair makes the store usable, not whole */
 };
 
+/* Who gives back what nothing refers to. */
+const char *check_advice_unused(const struct check *c);
+
 /* Damage that no file shows is worth no more than a note. */
 void check_note_unseen(struct check_report *report, struct check_finding *finding);
 /* Adds a finding. 0, or -ENOMEM. */

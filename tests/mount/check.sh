@@ -131,6 +131,7 @@ echo hello >"$store/readme"
 check 0 "$store"
 says out 'layer/1234567.data'
 says out 'nothing refers to this file'
+says out 'to do: --repair frees it'
 says out 'readme'
 says out 'no damage'
 check 0 --repair "$store"
@@ -153,6 +154,7 @@ head -c 9999 /dev/urandom >"$store/golden/1.tmp"
 head -c 9999 /dev/urandom >"$store/golden/99"
 check 0 "$store"
 says out '5 blocks take space and nothing refers to them'
+says out 'to do: the next mount, or --repair, frees it'
 says out 'golden/1.tmp'
 mount_goldfs
 "$goldfs" settle "$mnt" || fail "cannot settle"
