@@ -8,16 +8,20 @@
 #include "cli/jobs.h"
 
 #include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/sizes.h"
 #include "cli/client.h"
 #include "cli/message.h"
 #include "cli/number.h"
 #include "cli/table.h"
 #include "cli/verbs.h"
+#include "service/names.h"
 
 #define SLICE_MS 1000
 
@@ -89,8 +93,42 @@ static int job_status(json_t *job, uint64_t id)
 		text_of(job, "target"), text_of(job, "error"));
 }
 
+/* ---- being interrupted ---- */
+
+/* What is said then; in memory, as a handler may do nothing but write it. */
+static char parting[2 * PATH_MAX + 256];
+static size_t parting_len;
+
+static void on_interrupt(int signal_number)
+{
+	ssize_t n = write(STDERR_FILENO, parting, parting_len);
+
+	(void)n;
+	signal(signal_number, SIG_DFL);
+	raise(signal_number);
+}
+
+/* Who interrupts the command ends the waiting, not the job. */
+static void expect_interrupt(const char *mountpoint, uint64_t id)
+{
+	struct sigaction action = {.sa_handler = on_interrupt}, old;
+	CLEANUP_FREE char *name = name_text(mountpoint);
+	int len = !name ? -1 : snprintf(parting, sizeof(parting),
+		"\ngoldfs: job %" PRIu64 " goes on; to wait for it again, or to end it:\n"
+		"  goldfs job wait %" PRIu64 " %s\n  goldfs job cancel %" PRIu64 " %s\n",
+		id, id, name, id, name);
+
+	if (len < 0 || (size_t)len >= sizeof(parting))
+		return;
+	parting_len = (size_t)len;
+	/* Who is not to be interrupted stays so. */
+	if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+		sigaction(SIGINT, &action, NULL);
+}
+
 static int follow(const char *mountpoint, uint64_t id, bool judge)
 {
+	expect_interrupt(mountpoint, id);
 	for (;;) {
 		json_t *reply = client_ask(mountpoint,
 			json_pack("{s:s, s:I, s:i}", "verb", "job-wait", "id", (json_int_t)id,

@@ -124,8 +124,11 @@ cmp "$images/base.img" "$mnt/new.img" || fail "clone --mode thin copies somethin
 # ---- given up ----
 "$goldfs" settle "$mnt"
 unique=$(figure "$mnt/back.img" unique_bytes)
-id=$("$goldfs" convert --background --mode thin --rate 1M "$mnt/back.img")
-await_state "$mnt/back.img" copying
+# Who is interrupted waits no longer, and is told how to go on.
+timeout -s INT 1 "$goldfs" convert --mode thin --rate 1M "$mnt/back.img" 2>interrupted.log && fail "so soon"
+[ "$(word "$mnt/back.img" state)" = copying ] || fail "the job ended with who waited for it"
+id=$(sed -n 's/^goldfs: job \([0-9]*\) goes on.*/\1/p' interrupted.log)
+[ -n "$id" ] && grep -qx "  goldfs job cancel $id $mnt" interrupted.log || fail "$(cat interrupted.log)"
 "$goldfs" job cancel "$id" "$mnt" || fail "job cancel"
 "$goldfs" job wait "$id" "$mnt" 2>/dev/null && fail "a cancelled job is done"
 "$goldfs" settle "$mnt"
