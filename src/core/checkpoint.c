@@ -44,6 +44,8 @@
 #define KEPT_MARKS 256	      /* runs of regions; more are marked anew when they are written */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
 #define RETRY_SECONDS 2	     /* after a failure */
+#define HELD_PAUSE_NS 10000000
+#define HELD_LOOKS 100 /* of a settling, for images that are held */
 #define CARRY_PAUSE_US 50000 /* before a lap that carries records on */
 
 /* ---- step 2: destage ---- */
@@ -1155,6 +1157,17 @@ bool checkpoint_is_owed(struct fs *fs)
 	return figures.dying_slots || dedup_has_moves(fs);
 }
 
+/* Who works on an image that nobody stands on any more hears of it in a moment, and then it goes. */
+static int bury_held(struct fs *fs)
+{
+	const struct timespec pause = {.tv_nsec = HELD_PAUSE_NS};
+	int looks = 0;
+
+	for (; looks < HELD_LOOKS && tree_has_idle_golden(fs, true); looks++)
+		nanosleep(&pause, NULL);
+	return looks ? checkpoint_run(fs) : 0;
+}
+
 int fs_settle(struct fs *fs)
 {
 	struct dedup_images *images;
@@ -1185,6 +1198,8 @@ int fs_settle(struct fs *fs)
 	/* What a layer's end or a move gave up is free with the next one. */
 	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
 		r = checkpoint_run(fs);
+	if (!r)
+		r = bury_held(fs);
 	figures_renew(fs);
 	return r;
 }

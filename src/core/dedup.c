@@ -904,7 +904,7 @@ int dedup_count(struct fs *fs)
 	atomic_store(&fs->golden_counting, false);
 	/* Space to be given back, or images that nobody needs, make a checkpoint worth it. */
 	pool_figures(fs->pool, &figures);
-	if (figures.dying_slots || tree_has_idle_golden(fs))
+	if (figures.dying_slots || tree_has_idle_golden(fs, false))
 		atomic_store(&fs->changed, true);
 	figures_changed(fs);
 	return 0;

@@ -349,6 +349,7 @@ struct fs {
 	bool golden_wanted; /* golden_lock */
 	atomic_bool golden_stopping;
 	struct pin_progress *golden_progress; /* while it runs; NULL: none */
+	const struct golden *golden_worked; /* golden thread; held while it is worked on */
 	/* What it does that takes long, and did last: fs_background(). */
 	struct {
 		uint64_t serial; /* golden_lock, as the others; 0: nothing yet */
@@ -356,7 +357,6 @@ struct fs {
 		bool running;
 		bool cancelled;
 		int result;
-		uint64_t golden; /* golden thread; id, 0: it does nothing of the sort */
 	} background;
 	pthread_rwlock_t index_lock; /* taken last; see golden_index.c */
 	struct golden *indexed;	     /* index_lock; those with an open index, last asked first */
@@ -441,8 +441,10 @@ struct image *tree_golden_image(void *fs, uint64_t id);
 void tree_golden_ref(void *fs, uint64_t id, int64_t count);
 /* Buries images to which nothing refers any more. No lock is held. */
 void tree_sweep_goldens(struct fs *fs);
-/* Whether there are any, as far as references are counted. */
-bool tree_has_idle_golden(struct fs *fs);
+/* Whether there are any, as far as references are counted; held: only such as somebody holds on to. */
+bool tree_has_idle_golden(struct fs *fs, bool held);
+/* Whether this is one, and no more than so many calls hold on to it. tree held. */
+bool tree_golden_is_idle(const struct golden *golden, unsigned holds);
 void tree_free(struct fs *fs);
 /* As fs_path(), with tree held. */
 int tree_path(struct fs *fs, struct inode *inode, char **path);

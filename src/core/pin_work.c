@@ -32,27 +32,35 @@
 /* A piece of work on one image. */
 struct work {
 	enum pin_process_work what;
-	uint64_t id;
+	struct golden *golden; /* held: its files are not removed before what the work makes has a name */
 	int fd; /* of the image, owned */
 	struct pin_print print;
 };
 
-/* Whether what is done now is wanted no more: the daemon ends; and with an index, somebody has
- * cancelled it, or the image is gone. */
+/* Whether nobody wants it any more but who works on it. It goes when he has ended. */
+static bool is_idle(struct fs *fs, const struct golden *g)
+{
+	bool idle;
+
+	pthread_rwlock_rdlock(&fs->tree);
+	idle = tree_golden_is_idle(g, 1);
+	pthread_rwlock_unlock(&fs->tree);
+	return idle;
+}
+
+/* Whether what is done now is wanted no more: the daemon ends, nobody stands on the image, or somebody has
+ * cancelled it. */
 static int is_cancelled(void *arg)
 {
 	struct fs *fs = arg;
-	bool cancelled, gone;
+	bool cancelled;
 
-	if (atomic_load(&fs->golden_stopping) || !fs->background.golden)
-		return atomic_load(&fs->golden_stopping);
+	if (atomic_load(&fs->golden_stopping))
+		return true;
 	pthread_mutex_lock(&fs->golden_lock);
-	cancelled = fs->background.cancelled;
+	cancelled = fs->background.running && fs->background.cancelled;
 	pthread_mutex_unlock(&fs->golden_lock);
-	pthread_rwlock_rdlock(&fs->tree);
-	gone = !tree_find_golden(fs, fs->background.golden);
-	pthread_rwlock_unlock(&fs->tree);
-	return cancelled || gone;
+	return cancelled || is_idle(fs, fs->golden_worked);
 }
 
 /* Waits for the process, or ends it when its result is not wanted. 0, or its -errno. */
@@ -77,7 +85,7 @@ static int work_on(struct fs *fs, const struct work *work)
 	const struct pin_process process = {
 		.work = work->what,
 		.store_fd = fs->options.store_fd,
-		.id = work->id,
+		.id = work->golden->id,
 		.source_fd = work->fd,
 		.secret = fs->super.secret,
 		.print = &work->print,
@@ -89,69 +97,60 @@ static int work_on(struct fs *fs, const struct work *work)
 	return pid > 0 ? await_process(fs, pid) : pin_process_run(&process, is_cancelled, fs);
 }
 
-/* Describes work on g, which needs its bytes. */
+/* Describes work on g, which is held and needs its bytes. */
 static bool take_work(struct golden *g, enum pin_process_work what, struct work *work)
 {
 	if (golden_acquire(g))
 		return false;
-	*work = (struct work){.what = what, .id = g->id, .print = g->print,
+	*work = (struct work){.what = what, .golden = g, .print = g->print,
 		.fd = fcntl(image_raw_fd(g->backing), F_DUPFD_CLOEXEC, 0)};
 	pthread_rwlock_unlock(&g->lock);
 	return work->fd >= 0;
 }
 
-/* One image that needs work: a copy to be made, or one without sums. Only a linked one can be
- * changed by others, but all of them can be damaged. */
-static bool next_work(struct fs *fs, struct work *work)
+/* The first image that may need a copy or sums, held; each once. Only a linked one can be changed by others,
+ * but all of them can be damaged. */
+static struct golden *hold_unworked(struct fs *fs)
 {
 	struct golden *g, *next;
-	bool found = false;
+	uint64_t id = 0;
 
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->goldens, g, next) {
-		const bool copying = g->pin == GF_PIN_COPYING;
-
-		if (found || g->failed || g->worked || g->pin == GF_PIN_FENCED)
+		if (id || g->failed || g->worked || g->pin == GF_PIN_FENCED || tree_golden_is_idle(g, 0))
 			continue;
 		g->worked = true;
-		if (!copying && pin_sums_exist(fs->options.store_fd, g->id) == 0)
-			continue;
-		found = take_work(g, copying ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS, work);
+		if (g->pin == GF_PIN_COPYING || pin_sums_exist(fs->options.store_fd, g->id) != 0)
+			id = g->id;
 	}
 	pthread_rwlock_unlock(&fs->tree);
-	return found;
+	return id ? golden_hold(fs, id) : NULL;
 }
 
-static void finish_copy(struct fs *fs, uint64_t id, int result)
+static bool next_work(struct fs *fs, struct work *work)
 {
 	struct golden *g;
 
-	if (result == -ECANCELED)
-		return;
-	g = golden_hold(fs, id);
-	if (!g)
-		return;
+	while ((g = hold_unworked(fs))) {
+		if (take_work(g, g->pin == GF_PIN_COPYING ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS, work))
+			return true;
+		golden_hold_end(fs, g);
+	}
+	return false;
+}
+
+static void finish_copy(struct fs *fs, struct golden *g, int result)
+{
 	if (!result) {
 		golden_switch_to_copy(fs, g);
-		pin_guard_remove(fs->guard, id);
+		pin_guard_remove(fs->guard, g->id);
 		g->worked = false; /* the copy has no sums yet */
 	} else if (result == -ESTALE) {
 		golden_fence(fs, g, result);
-	} else {
+	} else if (result != -ECANCELED) {
 		log_error(result, "golden image \"%s\" cannot be copied into the store; do not "
 				  "remove or change it while it has clones", g->path);
 	}
-	golden_hold_end(fs, g);
-}
-
-static void finish_sums(struct fs *fs, uint64_t id)
-{
-	struct golden *g = golden_hold(fs, id);
-
-	if (!g)
-		return;
-	golden_sums_made(g);
-	golden_hold_end(fs, g);
 }
 
 /* ---- content indexes ---- */
@@ -164,7 +163,8 @@ static struct golden *hold_due(struct fs *fs, bool looked)
 
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->goldens, g, next)
-		if (!id && g->index_looked == looked && golden_index_is_due(fs, g))
+		if (!id && g->index_looked == looked && golden_index_is_due(fs, g) &&
+			!tree_golden_is_idle(g, 0))
 			id = g->id;
 	pthread_rwlock_unlock(&fs->tree);
 	return id ? golden_hold(fs, id) : NULL;
@@ -215,47 +215,37 @@ static bool next_index(struct fs *fs, struct work *work)
 				    "\"%s\"", g->path);
 		}
 	}
+	if (found)
+		return true;
 	/* Of no use in this life. */
-	if (!found)
-		g->index_tries = UINT32_MAX;
+	g->index_tries = UINT32_MAX;
 	golden_hold_end(fs, g);
-	return found;
+	return false;
 }
 
-static void finish_index(struct fs *fs, uint64_t id, int result)
+static void finish_index(struct fs *fs, struct golden *g, int result)
 {
-	struct golden *g = golden_hold(fs, id);
-
 	if (result)
-		content_index_drop_unfinished(fs->io, id);
-	/* Its files were removed when it went, perhaps before this one had its name. */
-	if (!g) {
-		golden_index_remove(fs, id);
-		return;
-	}
-	if (!result)
+		content_index_drop_unfinished(fs->io, g->id);
+	else
 		result = golden_index_open(fs, g);
 	g->index_missing = result != 0;
-	if (result)
+	/* Somebody may stand on it again before it goes. */
+	if (result && !(result == -ECANCELED && is_idle(fs, g)))
 		g->index_tries = UINT32_MAX;
 	if (result && result != -ECANCELED)
 		log_error(result, "golden image \"%s\" cannot be indexed by content; what equals it "
 				  "is stored once more", g->path);
-	golden_hold_end(fs, g);
 }
 
 /* ---- what others see of it ---- */
 
-static void begin_background(struct fs *fs, const struct work *work)
+static void begin_background(struct fs *fs, const struct golden *g)
 {
-	struct golden *g;
-	char *path = NULL;
+	char *path;
 
-	pthread_rwlock_rdlock(&fs->tree);
-	g = tree_find_golden(fs, work->id);
-	if (g && asprintf(&path, "golden/%s", g->path) < 0)
+	if (asprintf(&path, "golden/%s", g->path) < 0)
 		path = NULL;
-	pthread_rwlock_unlock(&fs->tree);
 	if (fs->golden_progress) {
 		atomic_store(&fs->golden_progress->done, 0);
 		atomic_store(&fs->golden_progress->total, 0);
@@ -263,7 +253,6 @@ static void begin_background(struct fs *fs, const struct work *work)
 	MUTEX_GUARD(&fs->golden_lock);
 	free(fs->background.path);
 	fs->background.path = path;
-	fs->background.golden = work->id;
 	fs->background.serial++;
 	fs->background.running = true;
 	fs->background.cancelled = false;
@@ -273,7 +262,6 @@ static void begin_background(struct fs *fs, const struct work *work)
 static void end_background(struct fs *fs, int result)
 {
 	MUTEX_GUARD(&fs->golden_lock);
-	fs->background.golden = 0;
 	fs->background.running = false;
 	fs->background.result = result;
 }
@@ -362,27 +350,38 @@ static void wait_for_work(struct fs *fs)
 	fs->golden_wanted = false;
 }
 
+static void carry_out(struct fs *fs, const struct work *work)
+{
+	struct golden *g = work->golden;
+	int r;
+
+	fs->golden_worked = g;
+	if (work->what == PIN_PROCESS_INDEX)
+		begin_background(fs, g);
+	r = work_on(fs, work);
+	close(work->fd);
+	if (work->what == PIN_PROCESS_COPY)
+		finish_copy(fs, g, r);
+	else if (work->what == PIN_PROCESS_SUMS)
+		golden_sums_made(g);
+	else
+		finish_index(fs, g, r);
+	/* The same with these. */
+	if (r == -ECANCELED && work->what != PIN_PROCESS_INDEX)
+		g->worked = false;
+	if (work->what == PIN_PROCESS_INDEX)
+		end_background(fs, r);
+	golden_hold_end(fs, g);
+}
+
 static void work_until_done(struct fs *fs)
 {
 	struct work work;
-	int r;
 
 	open_indexes(fs);
 	/* What keeps images what they are comes first, also what came up meanwhile. */
-	while (!atomic_load(&fs->golden_stopping) &&
-		(next_work(fs, &work) || next_index(fs, &work))) {
-		if (work.what == PIN_PROCESS_INDEX)
-			begin_background(fs, &work);
-		r = work_on(fs, &work);
-		close(work.fd);
-		if (work.what == PIN_PROCESS_COPY)
-			finish_copy(fs, work.id, r);
-		else if (work.what == PIN_PROCESS_SUMS)
-			finish_sums(fs, work.id);
-		else
-			finish_index(fs, work.id, r);
-		if (work.what == PIN_PROCESS_INDEX)
-			end_background(fs, r);
+	while (!atomic_load(&fs->golden_stopping) && (next_work(fs, &work) || next_index(fs, &work))) {
+		carry_out(fs, &work);
 		open_indexes(fs);
 	}
 }

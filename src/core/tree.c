@@ -7,6 +7,7 @@
 #include "core/fs_internal.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -355,14 +356,19 @@ void tree_sweep_goldens(struct fs *fs)
 	pthread_rwlock_unlock(&fs->tree);
 }
 
-bool tree_has_idle_golden(struct fs *fs)
+bool tree_golden_is_idle(const struct golden *golden, unsigned holds)
+{
+	return !golden->refs && !atomic_load(&golden->shared) && golden->users <= holds;
+}
+
+bool tree_has_idle_golden(struct fs *fs, bool held)
 {
 	struct golden *golden, *next;
 	bool idle = false;
 
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->goldens, golden, next)
-		idle |= !golden->refs && !atomic_load(&golden->shared);
+		idle |= tree_golden_is_idle(golden, UINT_MAX) && (!held || golden->users);
 	pthread_rwlock_unlock(&fs->tree);
 	return idle;
 }
