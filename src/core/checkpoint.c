@@ -1047,7 +1047,7 @@ void checkpoint_pressure(void *arg)
 {
 	struct fs *fs = arg;
 
-	if (fs->worker_runs)
+	if (atomic_load(&fs->worker_runs))
 		checkpoint_want(fs);
 }
 
@@ -1127,10 +1127,10 @@ int checkpoint_start(struct fs *fs)
 		r = syncer_start(fs);
 	if (r)
 		return r;
-	fs->worker_runs = true;
+	atomic_store(&fs->worker_runs, true);
 	r = pthread_create(&fs->worker, NULL, worker_main, fs);
 	if (r) {
-		fs->worker_runs = false;
+		atomic_store(&fs->worker_runs, false);
 		syncer_stop(fs);
 	}
 	return -r;
@@ -1139,14 +1139,14 @@ int checkpoint_start(struct fs *fs)
 void checkpoint_stop(struct fs *fs)
 {
 	syncer_stop(fs);
-	if (!fs->worker_runs)
+	if (!atomic_load(&fs->worker_runs))
 		return;
 	pthread_mutex_lock(&fs->work_lock);
 	fs->stopping = true;
 	pthread_cond_signal(&fs->work);
 	pthread_mutex_unlock(&fs->work_lock);
 	pthread_join(fs->worker, NULL);
-	fs->worker_runs = false;
+	atomic_store(&fs->worker_runs, false);
 }
 
 bool checkpoint_is_owed(struct fs *fs)

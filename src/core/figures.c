@@ -424,7 +424,7 @@ static int lock_in_time(pthread_mutex_t *lock, int64_t ns)
  */
 static void refresh(struct fs *fs, bool exact)
 {
-	const bool in_haste = !exact && fs->worker_runs;
+	const bool in_haste = !exact && atomic_load(&fs->worker_runs);
 	int64_t most_ns = INLINE_NS;
 	bool now, first;
 

@@ -299,7 +299,7 @@ struct fs {
 	pthread_cond_t work;	  /* something to do */
 	pthread_mutex_t checkpoint_lock; /* one checkpoint at a time */
 	pthread_t worker;
-	bool worker_runs;
+	atomic_bool worker_runs; /* work is done in the background */
 	bool closing;	     /* the next checkpoint is the last */
 	bool stopping;	     /* work_lock */
 	atomic_bool wanted;  /* a checkpoint */
@@ -897,7 +897,7 @@ void checkpoint_pressure(void *fs);
  * hold the record of the change up is waited for before. */
 static inline void tree_lock(struct fs *fs)
 {
-	if (fs->worker_runs)
+	if (atomic_load(&fs->worker_runs))
 		journal_await(fs->journal);
 	atomic_fetch_add(&fs->tree_wanted, 1);
 	pthread_rwlock_wrlock(&fs->tree_held);

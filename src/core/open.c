@@ -767,7 +767,7 @@ int fs_open(struct fs **out, struct io *io, const struct fs_options *options)
 		return r;
 	}
 	/* A successor has clients that wait: it reclaims when the clock says so. */
-	if (fs->reclaim_wanted && fs->worker_runs && !fs->options.takeover)
+	if (fs->reclaim_wanted && atomic_load(&fs->worker_runs) && !fs->options.takeover)
 		checkpoint_want(fs);
 	*out = fs;
 	return 0;

@@ -41,7 +41,7 @@ static int64_t reserve(struct fs *fs, size_t len, enum journal_urgency urgency)
 	if (r)
 		return r;
 	/* Without a thread that destages (tests, recovery), whoever needs room does it. */
-	if (!fs->worker_runs && !journal_has_room(fs->journal, len, urgency))
+	if (!atomic_load(&fs->worker_runs) && !journal_has_room(fs->journal, len, urgency))
 		checkpoint_run(fs);
 	token = journal_reserve(fs->journal, len, urgency);
 	/* What was given up lately may be all that is missing. */
