@@ -11,6 +11,7 @@
 
 #include "base/sizes.h"
 #include "core/check.h"
+#include "core/fs_internal.h"
 #include "core/scrub.h"
 #include "driver_internal.h"
 
@@ -65,7 +66,6 @@ static struct fs *open_as(struct driver *d, struct simdisk *disk, bool takeover,
 	int r;
 
 	d->result->recoveries++;
-	d->board = d->run.board;
 	r = run_open(&d->run, disk, &d->board, takeover, &fs);
 	if (!r)
 		return fs;
@@ -363,7 +363,7 @@ static int audit(struct driver *d, struct fs *fs)
 static int check_state(struct driver *d, struct simdisk *crashed, enum model_mode mode)
 {
 	/* Of a failing store a successor would have to be told more (test_notes.c). */
-	bool takeover = mode == MODEL_EXACT && d->run.fs && !d->run.failing && rng_below(&d->rng, 2);
+	bool takeover = mode == MODEL_EXACT && d->board_fits && !d->run.failing && rng_below(&d->rng, 2);
 	struct simdisk *disk = simdisk_clone(crashed);
 	struct fs *fs = open_as(d, disk, takeover, takeover ? "takeover" : "recovery");
 	uint64_t calls = simdisk_calls(disk);
@@ -407,14 +407,32 @@ static struct simdisk *fork_disk(struct driver *d, struct simdisk *disk, int kin
 	return crashed;
 }
 
+/* Others write to it. */
+static void copy_board(struct in_flight *to, const struct in_flight *from)
+{
+	atomic_store(&to->since, atomic_load(&from->since));
+	atomic_store(&to->doubt_first, atomic_load(&from->doubt_first));
+	atomic_store(&to->doubt_end, atomic_load(&from->doubt_end));
+	for (size_t i = 0; i < IN_FLIGHT_MAX; i++)
+		atomic_store(&to->lower[i], atomic_load(&from->lower[i]));
+}
+
+static uint64_t last_record(const struct driver *d)
+{
+	return d->run.fs ? journal_last_seq(d->run.fs->journal) : 0;
+}
+
 void drive_try(struct driver *d, struct simdisk *disk, int kind)
 {
-	uint64_t seed = rng_next(&d->rng), hash;
+	uint64_t seed = rng_next(&d->rng), last = last_record(d), hash;
 	enum model_mode mode = kind == DRIVE_DEATH ? MODEL_EXACT : MODEL_POWER;
 	struct simdisk *crashed;
 	struct drive_result *res = d->result;
 
+	copy_board(&d->board, &d->run.board);
 	crashed = fork_disk(d, disk, kind, seed);
+	/* What other threads began meanwhile, it does not have. */
+	d->board_fits = last && last == last_record(d);
 	hash = simdisk_hash(crashed);
 	if (!set_add(&d->seen, &d->seen_count, &d->seen_room,
 		    hash ^ rng_scramble(model_generation(d->run.model) * 2 + mode))) {

@@ -10,7 +10,8 @@ struct driver {
 	const struct drive_options *options;
 	struct drive_result *result;
 	struct run run;
-	struct in_flight board; /* the run's, of a fork of its disk */
+	struct in_flight board; /* the run's, as it was when its disk was forked */
+	bool board_fits;
 	struct rng rng;
 	bool counting;
 	uint64_t points, points_expected;

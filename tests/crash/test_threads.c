@@ -107,6 +107,7 @@ static int open_busy(struct crew *crew)
 	int r;
 
 	options.no_background = false;
+	options.in_flight = &crew->d.run.board;
 	r = fs_open(&crew->d.run.fs, simdisk_io(crew->d.run.disk), &options);
 	return r ? run_fail(&crew->d.run, "fs_open: %s", strerror(-r)) : 0;
 }
