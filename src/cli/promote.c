@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
@@ -13,6 +14,7 @@
 #include "cli/message.h"
 #include "cli/pages.h"
 #include "cli/verbs.h"
+#include "service/names.h"
 
 struct wanted {
 	const char *action; /* NULL: to begin */
@@ -72,6 +74,20 @@ static int follow(const struct place *place, const char *path, uint64_t job)
 	return r == JOB_LOST ? EXIT_DONE : r;
 }
 
+/* What was not cancelled is there, and the rest of it is to be written. */
+static void tell_unfinished(const struct place *place, const char *path)
+{
+	CLEANUP_FREE char *image = NULL;
+	CLEANUP_FREE char *name = NULL;
+
+	if (asprintf(&image, "%s/%s", place->mountpoint, path) < 0)
+		image = NULL;
+	name = image && access(image, F_OK) == 0 ? name_text(image) : NULL;
+	if (name)
+		cli_fail("\"%s\" can be cloned, and writing it is tried again: goldfs promote --resume "
+			 "does so at once, --cancel gives it up", name);
+}
+
 static int finish(const struct place *place, const char *path, uint64_t job, const struct wanted *w)
 {
 	char line[32];
@@ -80,6 +96,8 @@ static int finish(const struct place *place, const char *path, uint64_t job, con
 	if (!w->background) {
 		r = follow(place, path, job);
 		pages_look(place->mountpoint, path);
+		if (r != EXIT_DONE)
+			tell_unfinished(place, path);
 		return r;
 	}
 	len = snprintf(line, sizeof(line), "%" PRIu64 "\n", job);

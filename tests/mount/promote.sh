@@ -193,6 +193,9 @@ if chattr +i "$images/sub" 2>/dev/null; then
 	"$goldfs" job list -j "$mnt" | jq -e ".jobs[] | select(.id == $job) | .state == \"failed\" and
 		(.error | length > 0)" >/dev/null || fail 'the job does not say what is wrong'
 	cmp "$mnt/golden/sub/later.img" slow || fail 'it is not there any more'
+	"$goldfs" promote "$mnt/of-slow" sub/third.img 2>err && fail 'it is written into a folder that is not to be changed'
+	grep -q 'sub/third.img" can be cloned, and writing it is tried again' err || fail "$(cat err)"
+	"$goldfs" promote --cancel "$mnt/golden/sub/third.img" || fail 'it cannot be given up'
 	chattr -i "$images/sub"
 	"$goldfs" promote --resume "$mnt/golden/sub/later.img"
 	written sub/later.img slow
