@@ -136,7 +136,7 @@ static int take_subject(struct request *rq, char *path, struct subject *s)
 
 	*s = (struct subject){0};
 	set_path(s, path);
-	r = typed ? find_subject(rq, s) : -ENOMEM;
+	r = !typed ? -ENOMEM : !*s->path ? -EISDIR : find_subject(rq, s);
 	if (r == -ENOENT)
 		r = is_snapshot_itself(rq, typed);
 	return r < 0 ? request_fail_path(rq, r, "cannot use", typed ? typed : s->path) : 0;

@@ -104,6 +104,7 @@ put "$mnt/clone.img" 1; same "$snaps/a.img/$auto" two
 snap rename "$a" "$auto" kept
 same "$snaps/a.img/kept" two
 [ "$(field "$a" kept automatic)" = false ] || fail "a named one is automatic"
+refused 'is a directory' "$goldfs" snapshot list "$mnt"
 refused 'has no snapshot' "$goldfs" snapshot delete "$a" nothing
 refused 'has a snapshot "one" already' "$goldfs" snapshot rename "$a" kept one
 refused 'has a snapshot "one" already' "$goldfs" snapshot create "$a" one
