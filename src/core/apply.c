@@ -707,11 +707,12 @@ static int take_over_committed(struct fs *fs, struct layer *layer, uint64_t bloc
 		same[i] = !e && stored[i] == sums[i];
 	for (uint32_t i = 0, n; i < count && !r; i += n) {
 		n = run_length(same, i, count);
-		if (!same[i])
-			r = compare_announced(fs, layer, block + i, sums + i, n, there + i, empty + i);
-		for (uint32_t k = i; k < i + n && !r; k++)
-			if (!same[i] && there[k])
-				r = replay_run(fs, layer, block + k, sums + k, 1, false);
+		if (same[i])
+			continue;
+		r = compare_announced(fs, layer, block + i, sums + i, n, there, empty);
+		for (uint32_t k = 0; k < n && !r; k++)
+			if (there[k])
+				r = replay_run(fs, layer, block + i + k, sums + i + k, 1, false);
 	}
 	return r;
 }
