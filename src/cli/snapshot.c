@@ -405,11 +405,37 @@ int verb_rm(int argc, char **argv)
 
 /* ---- refresh ---- */
 
+/* A word for each clone that was something, and how to go there again. */
+static int tell_all_kept(const char *mountpoint, const json_t *reply)
+{
+	json_t *list = json_object_get(reply, "kept"), *row;
+	char *text = NULL;
+	size_t len = 0, i;
+	FILE *out = json_array_size(list) ? open_memstream(&text, &len) : NULL;
+	int r = EXIT_DONE;
+
+	if (!out)
+		return EXIT_DONE;
+	json_array_foreach(list, i, row) {
+		const char *path = json_string_value(json_object_get(row, "path"));
+		const char *name = json_string_value(json_object_get(row, "name"));
+
+		fprintf(out, "what \"%s/%s\" was is kept as \"%s\"\n", mountpoint, path ? path : "",
+			name ? name : "");
+	}
+	fputs("to go there again: goldfs snapshot rollback CLONE NAME\n", out);
+	if (fclose(out) == 0)
+		r = cli_print(text, len);
+	free(text);
+	return r;
+}
+
 static int refresh(const char *golden, int count, char **clones, bool force, bool opaque)
 {
 	json_t *request = json_pack(
 		"{s:s, s:b, s:b}", "verb", "refresh", "force", force, "opaque", opaque);
 	CLEANUP_FREE char *mountpoint = NULL;
+	json_t *reply = NULL;
 	struct place image;
 	int r = place_find(golden, &image);
 
@@ -422,10 +448,15 @@ static int refresh(const char *golden, int count, char **clones, bool force, boo
 	}
 	for (int i = 0; i < count && r == EXIT_DONE; i++)
 		r = pages_write_back(clones[i]);
-	if (r == EXIT_DONE)
-		r = done(client_call(mountpoint, json_incref(request)));
+	if (r == EXIT_DONE) {
+		reply = client_call(mountpoint, json_incref(request));
+		r = reply ? EXIT_DONE : EXIT_FAILED;
+	}
 	for (int i = 0; i < count && r == EXIT_DONE; i++)
 		pages_drop(clones[i]);
+	if (r == EXIT_DONE)
+		r = tell_all_kept(mountpoint, reply);
+	json_decref(reply);
 	json_decref(request);
 	return r;
 }

@@ -334,11 +334,12 @@ int fs_snapshot_list(struct fs *fs, uint64_t ino, struct fs_snapshot **list, siz
 /* Removes a file as fs_unlink() does, and all its snapshots with it. */
 int fs_unlink_snapshots(struct fs *fs, uint64_t parent, const char *name);
 /*
- * The files are what the golden image is from now on, and what they were is kept as by a rollback. One
- * record for all of them. Errors as of fs_snapshot_rollback() and fs_clone().
+ * The files are what the golden image is from now on, and what they were is kept as by a rollback: kept,
+ * unless NULL, gets the number of the snapshot of each, 0 where there was nothing to keep. One record for
+ * all of them. Errors as of fs_snapshot_rollback() and fs_clone().
  */
 int fs_refresh(struct fs *fs, const uint64_t *inos, size_t count, uint64_t golden, bool force,
-	bool opaque, const char *keep_as, size_t *failed);
+	bool opaque, const char *keep_as, uint64_t *kept, size_t *failed);
 /* What fs_fsync() does, waiting. */
 int fs_sync_file(struct fs *fs, uint64_t ino);
 

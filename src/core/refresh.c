@@ -20,6 +20,7 @@ struct refresh {
 	size_t count;
 	bool force;
 	const char *keep_as; /* NULL: after the time */
+	uint64_t *kept;	     /* what each was is this snapshot; NULL: it is not asked for */
 	size_t *failed;
 };
 
@@ -47,10 +48,9 @@ static int check_locked(struct fs *fs, const struct refresh *rf)
 }
 
 static int add_file(struct fs *fs, struct snap_build *b, struct inode *inode, const struct frozen *at,
-	const char *keep_as)
+	const char *keep_as, uint64_t *kept)
 {
-	uint64_t kept;
-	int r = snapshot_keep(fs, b, inode, false, keep_as, &kept);
+	int r = snapshot_keep(fs, b, inode, false, keep_as, kept);
 
 	if (!r)
 		r = file_replace(fs, b, inode, at);
@@ -74,8 +74,12 @@ static int refresh_locked(struct fs *fs, struct source *src, const struct refres
 	while (!r && locked < rf->count)
 		pthread_rwlock_wrlock(&tree_find(fs, rf->inos[locked++])->io);
 	for (size_t i = 0; i < rf->count && !r; i++) {
+		uint64_t kept;
+
 		*rf->failed = i;
-		r = add_file(fs, &b, tree_find(fs, rf->inos[i]), &src->at, rf->keep_as);
+		r = add_file(fs, &b, tree_find(fs, rf->inos[i]), &src->at, rf->keep_as, &kept);
+		if (!r && rf->kept)
+			rf->kept[i] = kept;
 	}
 	if (!r)
 		r = request_add(buf, rf->count);
@@ -117,9 +121,9 @@ static int refresh(struct fs *fs, uint64_t golden, bool opaque, const struct ref
 }
 
 int fs_refresh(struct fs *fs, const uint64_t *inos, size_t count, uint64_t golden, bool force,
-	bool opaque, const char *keep_as, size_t *failed)
+	bool opaque, const char *keep_as, uint64_t *kept, size_t *failed)
 {
-	const struct refresh rf = {inos, count, force, keep_as, failed};
+	const struct refresh rf = {inos, count, force, keep_as, kept, failed};
 	size_t len = SOURCE_OPS_BOUND + 4096 + count * OPS_BOUND;
 	int r = fs_use_feature(fs, GF_INCOMPAT_SNAPSHOTS);
 

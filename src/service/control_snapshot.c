@@ -412,31 +412,37 @@ int control_snapshot_list(struct request *rq)
 
 /* ---- rollback ---- */
 
+/* The snapshot of a file by its number. false: there is none. */
+static bool find_kept(struct request *rq, const struct subject *s, uint64_t ino, struct fs_snapshot *found)
+{
+	struct fs_snapshot *list = NULL;
+	size_t count = 0;
+	bool there = false;
+
+	if (ino && s->file.held && fs_snapshot_list(rq->service->fs, s->file.attr.ino, &list, &count) < 0)
+		count = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (list[i].ino != ino)
+			continue;
+		*found = list[i];
+		there = true;
+	}
+	free(list);
+	return there;
+}
+
 /* Says what was is kept as; ino 0: nothing. */
 static int went(struct request *rq, const struct subject *s, uint64_t kept)
 {
-	struct fs_snapshot *list = NULL;
-	const char *name = "";
-	bool automatic = false;
-	size_t count = 0;
+	struct fs_snapshot found = {0};
 	int r = fs_sync_soon(rq->service->fs);
 
 	if (r < 0)
 		return request_fail(rq, r,
 			"it is done, but may not survive a power loss: %s", strerror(-r));
-	if (s->file.held && fs_snapshot_list(rq->service->fs, s->file.attr.ino, &list, &count) < 0)
-		count = 0;
-	for (size_t i = 0; i < count; i++) {
-		if (list[i].ino != kept)
-			continue;
-		name = list[i].name;
-		automatic = list[i].automatic;
-	}
-	r = request_reply(rq, "kept", name_json(name));
-	if (r == 0)
-		r = request_reply(rq, "automatic", json_boolean(automatic));
-	free(list);
-	return r;
+	find_kept(rq, s, kept, &found);
+	r = request_reply(rq, "kept", name_json(found.name));
+	return r ? r : request_reply(rq, "automatic", json_boolean(found.automatic));
 }
 
 static int is_open(struct request *rq, const struct subject *s)
@@ -786,22 +792,33 @@ static int judge_distinct(struct request *rq, const struct subject *list, size_t
 	return 0;
 }
 
-static int refreshed(struct request *rq, uint64_t count)
+/* "kept" tells what the files were: the path and the name of a snapshot for each that was something. */
+static int tell_kept(struct request *rq, const struct subject *list, size_t count, const uint64_t *kept)
 {
-	return durable(rq, "refreshed", count);
+	json_t *array = json_array();
+
+	for (size_t i = 0; i < count; i++) {
+		struct fs_snapshot found;
+
+		if (find_kept(rq, &list[i], kept[i], &found))
+			json_array_append_new(array, json_pack("{s:o, s:o}", "path",
+				name_json(list[i].path), "name", name_json(found.name)));
+	}
+	return request_reply(rq, "kept", array);
 }
 
 static int refresh(struct request *rq, const struct subject *list, size_t count, const char *image,
 	const struct node *golden)
 {
 	CLEANUP_FREE uint64_t *inos = calloc(count, sizeof(*inos));
+	CLEANUP_FREE uint64_t *kept = calloc(count, sizeof(*kept));
 	bool force = false, opaque = false;
 	size_t failed = 0;
 	int r;
 
 	if (request_bool(rq, "force", &force) < 0 || request_bool(rq, "opaque", &opaque) < 0)
 		return rq->error;
-	if (!inos)
+	if (!inos || !kept)
 		return request_fail(rq, -ENOMEM, "out of memory");
 	if (!S_ISREG(golden->attr.mode))
 		return request_fail_path(rq, -EINVAL, "cannot use", image);
@@ -816,12 +833,16 @@ static int refresh(struct request *rq, const struct subject *list, size_t count,
 		if (!access_may(&rq->access, &list[i].file.attr, W_OK))
 			return refuse(rq, -EACCES, "cannot write", &list[i]);
 	}
-	r = fs_refresh(rq->service->fs, inos, count, golden->attr.ino, force, opaque, NULL, &failed);
+	r = fs_refresh(rq->service->fs, inos, count, golden->attr.ino, force, opaque, NULL, kept,
+		&failed);
 	if (r < 0)
 		return explain_refresh(rq, r, &list[failed], image);
 	for (size_t i = 0; i < count && !r; i++)
 		r = sync_file(rq, inos[i]);
-	return r < 0 ? refuse(rq, r, "cannot make durable", &list[0]) : refreshed(rq, count);
+	if (r < 0)
+		return refuse(rq, r, "cannot make durable", &list[0]);
+	r = tell_kept(rq, list, count, kept);
+	return r ? r : durable(rq, "refreshed", count);
 }
 
 int control_refresh(struct request *rq)
@@ -833,7 +854,7 @@ int control_refresh(struct request *rq)
 	uint64_t done;
 
 	if (fs_request_is_done(rq->service->fs, &done))
-		return refreshed(rq, done);
+		return durable(rq, "refreshed", done);
 	if (request_path(rq, "golden", &image) == 0 && request_walk(rq, image, &golden) == 0 &&
 		take_subjects(rq, &list, &count) == 0)
 		refresh(rq, list, count, image, &golden);

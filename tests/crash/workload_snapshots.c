@@ -451,7 +451,7 @@ int op_refresh(struct run *run)
 	model_replace(run->model, path, fresh);
 	model_remove(run->model, TOP "|");
 	model_find(run->model, path)->base = 0;
-	r = fs_refresh(run->fs, &ino, 1, attr.ino, below(run, 2), false, name, &failed);
+	r = fs_refresh(run->fs, &ino, 1, attr.ino, below(run, 2), false, name, NULL, &failed);
 	model_tree_end(run->model, !r);
 	fs_forget(run->fs, attr.ino, 1);
 	if (!r && *at && learn(run, at))

@@ -248,7 +248,11 @@ same "$a" golden
 # ---- refresh
 note "$mnt/golden/two.img" two-golden
 put "$a" 3; note "$a" before
-"$goldfs" refresh "$a" "$b" --onto "$mnt/golden/two.img" || fail refresh
+"$goldfs" refresh "$a" "$b" --onto "$mnt/golden/two.img" >told || fail refresh
+for one in "$a" "$b"; do
+	kept=$(sed -n "s|^what \"$one\" was is kept as \"\(.*\)\"$|\1|p" told)
+	[ -n "$kept" ] && [ -e "$snaps/$(basename "$one")/$kept" ] || fail "not where it is told to be: $(cat told)"
+done
 same "$a" two-golden
 same "$b" two-golden
 auto=$("$goldfs" snapshot list -j "$a" | jq -r '[.goldfs[] | select(.automatic)] | last.name')
