@@ -748,6 +748,20 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 }
 
 /*
+ * What recovery found has to be committed before anything large goes over it; not what a dead process wrote
+ * that somebody takes over from: these are writes as any others. A commit record of that process may not be
+ * durable yet, though.
+ */
+static void note_found(struct fs *fs, struct layer *layer, const struct apply *how, bool committed)
+{
+	const bool durable = committed && (!fs->options.takeover ||
+						  MUTATED("a takeover takes commit records for durable"));
+
+	if (how->found && !durable && !MUTATED("large writes go over what recovery found"))
+		layer->recovered = true;
+}
+
+/*
  * Of an announced large write, what is in place: run by run becomes OVERLAY, with the checksums made
  * true. The rest keeps its older version; where that is in the same place, it is old, new or some
  * sectors of each, and its checksum is made true when all records are replayed.
@@ -771,12 +785,9 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	/* The process that wrote this may have died before it synced anything. */
 	if (!MUTATED("recovery takes what it found in place for durable"))
 		layer_set_unsynced(layer);
-	if (!committed) {
+	if (!committed)
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
-		/* Not what a dead process wrote that somebody takes over from: these are writes as any others. */
-		if (how->found && !MUTATED("large writes go over what recovery found"))
-			layer->recovered = true;
-	}
+	note_found(fs, layer, how, committed);
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
 	if (!whole && !how->recalling && !MUTATED("recovery commits a large write that is not whole")) {
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
@@ -876,11 +887,9 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 	}
 	if (r || how->recalling)
 		return r;
-	if (!committed) {
+	if (!committed)
 		layer->large_seq = max_u64(layer->large_seq, how->seq);
-		if (how->found)
-			layer->recovered = true;
-	}
+	note_found(fs, layer, how, committed);
 	if (!whole) {
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
 		layer_note_large_failure(layer, how->seq, true);

@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "base/sizes.h"
 #include "core/fs.h"
+#include "core/in_flight.h"
 #include "goldfs/format.h"
 #include "simdisk.h"
 #include "store/catalog_file.h"
@@ -191,6 +192,52 @@ static void test_flush_covers_bytes_of_a_dead_process(void **state)
 {
 	flush_of_what_was_found(true);
 	flush_of_what_was_found(false);
+}
+
+static void die_at_sync_of_journal(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	if (!at_the_hook && call->op == SIMDISK_FDATASYNC && strstr(call->path, "journal"))
+		at_the_hook = simdisk_clone(busy);
+}
+
+/*
+ * Block 3 was 'E', and was overwritten in place by a write that nobody synced and a power loss left there.
+ * The process that found it died between a commit record and the sync of that. Whatever its successor writes
+ * over it: the next power loss shows what was found or what came then, never what was before.
+ */
+static void test_found_by_a_dead_process(void **state)
+{
+	struct in_flight board = {0};
+	struct fs_options options = usual();
+	const uint64_t count = LARGE / BLOCK;
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, count, 'D');
+	assert_int_equal(fs_settle(fs), 0);
+	put_and_sync(a, 3, 1, 'E');
+	assert_int_equal(put(a, 0, count, 'F'), 0);
+	replace_disk(simdisk_crash(disk, SIMDISK_KEEP, 1));
+	options.in_flight = &board;
+	assert_int_equal(fs_open(&fs, simdisk_io(disk), &options), 0);
+	assert_shows(a, 0, count, 'F');
+	simdisk_set_hook(disk, die_at_sync_of_journal, NULL);
+	assert_int_equal(sync_file(fs, a), 0);
+	go_on_from_the_hook();
+	options.takeover = true;
+	assert_int_equal(fs_open(&fs, simdisk_io(disk), &options), 0);
+	assert_int_equal(put(a, 0, count, 'G'), 0);
+	for (uint64_t seed = 1; seed <= 200; seed++) {
+		struct simdisk *crashed = simdisk_crash(disk, SIMDISK_FILES, seed);
+		struct fs_options anew = usual();
+		uint8_t bytes[BLOCK];
+		struct fs *after;
+
+		assert_int_equal(fs_open(&after, simdisk_io(crashed), &anew), 0);
+		assert_int_equal(fs_read(after, a, bytes, BLOCK, 3 * BLOCK), BLOCK);
+		assert_true(bytes[100] == 'F' || bytes[100] == 'G');
+		fs_abandon(after);
+		simdisk_free(crashed);
+	}
 }
 
 /* Without the announcement only the mark tells why the bytes do not have their sums. */
@@ -649,6 +696,7 @@ int main(void)
 		T(test_flush_syncs_the_last_block),
 		T(test_flush_covers_names_of_a_dead_process),
 		T(test_flush_covers_bytes_of_a_dead_process),
+		T(test_found_by_a_dead_process),
 		T(test_mark_is_durable_before_the_bytes),
 		T(test_checksums_of_what_was_discarded),
 		T(test_lost_write_behind_the_end),
