@@ -108,27 +108,25 @@ static void on_interrupt(int signal_number)
 	raise(signal_number);
 }
 
-/* Who interrupts the command ends the waiting, not the job. */
-static void expect_interrupt(const char *mountpoint, uint64_t id)
+/* Who interrupts the command ends the waiting, not the job. old: to be put back when that has ended. */
+static void expect_interrupt(const char *mountpoint, uint64_t id, struct sigaction *old)
 {
-	struct sigaction action = {.sa_handler = on_interrupt}, old;
+	struct sigaction action = {.sa_handler = on_interrupt};
 	CLEANUP_FREE char *name = name_text(mountpoint);
 	int len = !name ? -1 : snprintf(parting, sizeof(parting),
 		"\ngoldfs: job %" PRIu64 " goes on; to wait for it again, or to end it:\n"
 		"  goldfs job wait %" PRIu64 " %s\n  goldfs job cancel %" PRIu64 " %s\n",
 		id, id, name, id, name);
 
-	if (len < 0 || (size_t)len >= sizeof(parting))
-		return;
-	parting_len = (size_t)len;
+	sigaction(SIGINT, NULL, old);
+	parting_len = len < 0 ? 0 : min_u64((uint64_t)len, sizeof(parting) - 1);
 	/* Who is not to be interrupted stays so. */
-	if (sigaction(SIGINT, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+	if (old->sa_handler != SIG_IGN)
 		sigaction(SIGINT, &action, NULL);
 }
 
-static int follow(const char *mountpoint, uint64_t id, bool judge)
+static int await_end(const char *mountpoint, uint64_t id, bool judge)
 {
-	expect_interrupt(mountpoint, id);
 	for (;;) {
 		json_t *reply = client_ask(mountpoint,
 			json_pack("{s:s, s:I, s:i}", "verb", "job-wait", "id", (json_int_t)id,
@@ -155,6 +153,17 @@ static int follow(const char *mountpoint, uint64_t id, bool judge)
 		if (ended)
 			return r;
 	}
+}
+
+static int follow(const char *mountpoint, uint64_t id, bool judge)
+{
+	struct sigaction old;
+	int r;
+
+	expect_interrupt(mountpoint, id, &old);
+	r = await_end(mountpoint, id, judge);
+	sigaction(SIGINT, &old, NULL);
+	return r;
 }
 
 static int start(const char *mountpoint, json_t *request, uint64_t *id)

@@ -1161,11 +1161,10 @@ bool checkpoint_is_owed(struct fs *fs)
 static int bury_held(struct fs *fs)
 {
 	const struct timespec pause = {.tv_nsec = HELD_PAUSE_NS};
-	int looks = 0;
 
-	for (; looks < HELD_LOOKS && tree_has_idle_golden(fs, true); looks++)
+	for (int looks = 0; looks < HELD_LOOKS && tree_has_idle_golden(fs, true); looks++)
 		nanosleep(&pause, NULL);
-	return looks ? checkpoint_run(fs) : 0;
+	return tree_has_idle_golden(fs, false) ? checkpoint_run(fs) : 0;
 }
 
 int fs_settle(struct fs *fs)

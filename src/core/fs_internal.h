@@ -349,7 +349,7 @@ struct fs {
 	bool golden_wanted; /* golden_lock */
 	atomic_bool golden_stopping;
 	struct pin_progress *golden_progress; /* while it runs; NULL: none */
-	const struct golden *golden_worked; /* golden thread; held while it is worked on */
+	const struct golden *golden_worked; /* golden thread; held while it is worked on, else NULL */
 	/* What it does that takes long, and did last: fs_background(). */
 	struct {
 		uint64_t serial; /* golden_lock, as the others; 0: nothing yet */
@@ -443,7 +443,8 @@ void tree_golden_ref(void *fs, uint64_t id, int64_t count);
 void tree_sweep_goldens(struct fs *fs);
 /* Whether there are any, as far as references are counted; held: only such as somebody holds on to. */
 bool tree_has_idle_golden(struct fs *fs, bool held);
-/* Whether this is one, and no more than so many calls hold on to it. tree held. */
+/* Whether this is one, and no more than so many calls hold on to it. While references are counted it may
+ * only look like one. tree held. */
 bool tree_golden_is_idle(const struct golden *golden, unsigned holds);
 void tree_free(struct fs *fs);
 /* As fs_path(), with tree held. */

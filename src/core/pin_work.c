@@ -48,36 +48,44 @@ static bool is_idle(struct fs *fs, const struct golden *g)
 	return idle;
 }
 
+/* Whether somebody asked for the end of what is done now. */
+static bool was_cancelled(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->golden_lock);
+	return fs->background.running && fs->background.cancelled;
+}
+
 /* Whether what is done now is wanted no more: the daemon ends, nobody stands on the image, or somebody has
  * cancelled it. */
 static int is_cancelled(void *arg)
 {
 	struct fs *fs = arg;
-	bool cancelled;
 
-	if (atomic_load(&fs->golden_stopping))
-		return true;
-	pthread_mutex_lock(&fs->golden_lock);
-	cancelled = fs->background.running && fs->background.cancelled;
-	pthread_mutex_unlock(&fs->golden_lock);
-	return cancelled || is_idle(fs, fs->golden_worked);
+	return atomic_load(&fs->golden_stopping) || was_cancelled(fs) || is_idle(fs, fs->golden_worked);
 }
 
-/* Waits for the process, or ends it when its result is not wanted. 0, or its -errno. */
+/* Waits for the process, or ends it when its result is not wanted: -ECANCELED. 0, or its -errno; -EIO when
+ * something else ended it. */
 static int await_process(struct fs *fs, pid_t pid)
 {
 	struct timespec pause = {.tv_nsec = 50000000};
+	bool ended = false;
 	int status;
 	pid_t r;
 
 	while ((r = waitpid(pid, &status, WNOHANG)) == 0 || (r < 0 && errno == EINTR)) {
-		if (is_cancelled(fs))
-			kill(pid, SIGKILL);
+		if (!ended && is_cancelled(fs))
+			ended = kill(pid, SIGKILL) == 0;
 		nanosleep(&pause, NULL);
 	}
 	if (r < 0)
 		return -errno;
-	return WIFEXITED(status) ? -WEXITSTATUS(status) : -ECANCELED;
+	if (WIFEXITED(status))
+		return -WEXITSTATUS(status);
+	if (!ended)
+		log_error(0, "the process that reads golden image \"%s\" was killed by signal %d",
+			fs->golden_worked->path, WTERMSIG(status));
+	return ended ? -ECANCELED : -EIO;
 }
 
 static int work_on(struct fs *fs, const struct work *work)
@@ -131,6 +139,7 @@ static bool next_work(struct fs *fs, struct work *work)
 {
 	struct golden *g;
 
+	/* One that goes between the look and the hold leaves the others for the next time. */
 	while ((g = hold_unworked(fs))) {
 		if (take_work(g, g->pin == GF_PIN_COPYING ? PIN_PROCESS_COPY : PIN_PROCESS_SUMS, work))
 			return true;
@@ -230,8 +239,10 @@ static void finish_index(struct fs *fs, struct golden *g, int result)
 	else
 		result = golden_index_open(fs, g);
 	g->index_missing = result != 0;
-	/* Somebody may stand on it again before it goes. */
-	if (result && !(result == -ECANCELED && is_idle(fs, g)))
+	/* By nobody who asked for it: that try does not count, for somebody may stand on it again before it goes. */
+	if (result == -ECANCELED && !was_cancelled(fs))
+		g->index_tries--;
+	else if (result)
 		g->index_tries = UINT32_MAX;
 	if (result && result != -ECANCELED)
 		log_error(result, "golden image \"%s\" cannot be indexed by content; what equals it "
@@ -362,15 +373,16 @@ static void carry_out(struct fs *fs, const struct work *work)
 	close(work->fd);
 	if (work->what == PIN_PROCESS_COPY)
 		finish_copy(fs, g, r);
-	else if (work->what == PIN_PROCESS_SUMS)
-		golden_sums_made(g);
-	else
+	else if (work->what == PIN_PROCESS_INDEX)
 		finish_index(fs, g, r);
-	/* The same with these. */
+	else if (!r)
+		golden_sums_made(g);
+	/* Somebody may stand on it again before it goes. */
 	if (r == -ECANCELED && work->what != PIN_PROCESS_INDEX)
 		g->worked = false;
 	if (work->what == PIN_PROCESS_INDEX)
 		end_background(fs, r);
+	fs->golden_worked = NULL;
 	golden_hold_end(fs, g);
 }
 

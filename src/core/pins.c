@@ -351,6 +351,9 @@ void golden_hold_end(struct fs *fs, struct golden *g)
 {
 	tree_lock(fs);
 	g->users--;
+	/* It goes with the next checkpoint. */
+	if (tree_golden_is_idle(g, 0))
+		atomic_store(&fs->changed, true);
 	pthread_rwlock_unlock(&fs->tree);
 }
 
