@@ -171,6 +171,12 @@ struct golden {
 	atomic_bool left; /* clones left it, none is to share blocks with it */
 	bool worked;	       /* golden thread; looked at already */
 	int64_t seen_ctime_ns; /* golden thread; kept in the store, see pin_seen_set() */
+	/* What was found of data and holes last; found_lock. What is pinned does not change. */
+	pthread_mutex_t found_lock;
+	struct {
+		const struct image *of; /* NULL: nothing yet */
+		uint64_t from, start, end; /* bytes: the first data from `from` on is [start, end) */
+	} found;
 	pthread_mutex_t check_lock;
 	struct golden_checks *checks; /* check_lock; sums, when reads are checked */
 	bool no_sums;		      /* check_lock; there are none, when it was looked last */

@@ -31,6 +31,13 @@
 
 /* ---- the image that layers see ---- */
 
+/* The lock is held for writing: nobody else is here. */
+static void drop_backing(struct golden *g)
+{
+	image_free(steal_pointer(&g->backing));
+	g->found.of = NULL;
+}
+
 static int open_copying(struct fs *fs, struct golden *g)
 {
 	CLEANUP_CLOSE int fd = folder_open_file(fs->options.images, g->path);
@@ -104,7 +111,7 @@ static int open_guarded(struct golden *g, int (*open_pin)(struct fs *fs, struct 
 			ctime_ns(&before) == ctime_ns(&after))
 			return 0;
 		pin_guard_remove(fs->guard, g->id);
-		image_free(steal_pointer(&g->backing));
+		drop_backing(g);
 		if (w == -EBUSY)
 			return -ETXTBSY;
 	}
@@ -211,6 +218,28 @@ static void pinned_give_back(struct image *img)
 	pthread_rwlock_unlock(&g->lock);
 }
 
+/*
+ * Who goes through an image block by block asks for the same stretch thousands of times, and some file
+ * systems (tmpfs) look at each page of it to answer.
+ */
+static int next_data_locked(struct golden *g, uint64_t off, uint64_t *start, uint64_t *end)
+{
+	int r;
+
+	MUTEX_GUARD(&g->found_lock);
+	if (g->found.of == g->backing && off >= g->found.from && off < g->found.end) {
+		*start = max_u64(off, g->found.start);
+		*end = g->found.end;
+		return 0;
+	}
+	r = g->backing->ops->next_data(g->backing, off, start, end);
+	g->found.of = r ? NULL : g->backing;
+	g->found.from = off;
+	g->found.start = *start;
+	g->found.end = *end;
+	return r;
+}
+
 static int pinned_next_data(struct image *img, uint64_t off, uint64_t *start, uint64_t *end)
 {
 	struct golden *g = (struct golden *)img;
@@ -225,7 +254,7 @@ static int pinned_next_data(struct image *img, uint64_t off, uint64_t *start, ui
 	r = golden_acquire(g);
 	if (r)
 		return r;
-	r = g->backing->ops->next_data(g->backing, off, start, end);
+	r = next_data_locked(g, off, start, end);
 	pthread_rwlock_unlock(&g->lock);
 	return r;
 }
@@ -248,6 +277,7 @@ int golden_init(struct golden *g)
 	g->image.ops = &pinned_ops;
 	pthread_mutex_init(&g->sums_lock, NULL);
 	pthread_mutex_init(&g->check_lock, NULL);
+	pthread_mutex_init(&g->found_lock, NULL);
 	return -pthread_rwlock_init(&g->lock, NULL);
 }
 
@@ -258,6 +288,7 @@ void golden_release(struct golden *g)
 	pthread_rwlock_destroy(&g->lock);
 	pthread_mutex_destroy(&g->sums_lock);
 	pthread_mutex_destroy(&g->check_lock);
+	pthread_mutex_destroy(&g->found_lock);
 	golden_check_release(g);
 	free(g->data_sums);
 	free(g->path);
@@ -319,7 +350,7 @@ int golden_switch_to_copy(struct fs *fs, struct golden *g)
 	int r = change_pin(fs, g->id, GF_PIN_COPY);
 
 	pthread_rwlock_wrlock(&g->lock);
-	image_free(steal_pointer(&g->backing));
+	drop_backing(g);
 	pthread_rwlock_unlock(&g->lock);
 	return r;
 }
@@ -712,7 +743,7 @@ int golden_start(struct fs *fs)
 	/* Linked images are looked at and guarded from the start. */
 	HASH_ITER (hh, fs->goldens, g, next) {
 		/* Recovery may have opened it when there was no guard yet. */
-		image_free(steal_pointer(&g->backing));
+		drop_backing(g);
 		if ((g->pin == GF_PIN_LINK || g->pin == GF_PIN_COPYING) && golden_acquire(g) == 0)
 			pthread_rwlock_unlock(&g->lock);
 	}
