@@ -457,7 +457,7 @@ void figures_renew(struct fs *fs)
 
 void figures_tick(struct fs *fs)
 {
-	bool wanted;
+	bool wanted, valid;
 
 	pthread_mutex_lock(&fs->figures_lock);
 	wanted = fs->figures_wanted && is_old_locked(fs, false);
@@ -467,7 +467,12 @@ void figures_tick(struct fs *fs)
 	tree_hold(fs);
 	/* Whoever counts already does it for all. */
 	if (pthread_mutex_trylock(&fs->walk_lock) == 0) {
-		if (walk_all(fs, fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN)
+		/* Beside commands without a pause older figures are told rather than one of them held up for
+		 * seconds; but some there must be. */
+		pthread_mutex_lock(&fs->figures_lock);
+		valid = fs->figures_valid;
+		pthread_mutex_unlock(&fs->figures_lock);
+		if (walk_all(fs, valid || fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN)
 			fs->gave_way++;
 		else
 			fs->gave_way = 0;
