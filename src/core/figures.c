@@ -461,6 +461,7 @@ void figures_tick(struct fs *fs)
 
 	pthread_mutex_lock(&fs->figures_lock);
 	wanted = fs->figures_wanted && is_old_locked(fs, false);
+	valid = fs->figures_valid;
 	pthread_mutex_unlock(&fs->figures_lock);
 	if (!wanted)
 		return;
@@ -469,9 +470,6 @@ void figures_tick(struct fs *fs)
 	if (pthread_mutex_trylock(&fs->walk_lock) == 0) {
 		/* Beside commands without a pause older figures are told rather than one of them held up for
 		 * seconds; but some there must be. */
-		pthread_mutex_lock(&fs->figures_lock);
-		valid = fs->figures_valid;
-		pthread_mutex_unlock(&fs->figures_lock);
 		if (walk_all(fs, valid || fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN)
 			fs->gave_way++;
 		else

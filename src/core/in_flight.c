@@ -63,17 +63,14 @@ static uint64_t oldest(const struct in_flight *board)
 
 bool in_flight_may_predate(const struct in_flight *board, uint64_t seq)
 {
-	return !board || !atomic_load(&board->since) || seq < atomic_load(&board->since);
+	uint64_t since = board ? atomic_load(&board->since) : 0;
+
+	return !since || seq < since;
 }
 
 bool in_flight_vouches(const struct in_flight *board, uint64_t seq)
 {
-	uint64_t since;
-
-	if (!board)
-		return false;
-	since = atomic_load(&board->since);
-	if (!since || seq < since || seq >= oldest(board))
+	if (in_flight_may_predate(board, seq) || seq >= oldest(board))
 		return false;
 	return seq < atomic_load(&board->doubt_first) || seq >= atomic_load(&board->doubt_end);
 }

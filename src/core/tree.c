@@ -311,12 +311,17 @@ static void bury(struct fs *fs, struct layer *layer, struct golden *golden)
 	atomic_fetch_add(&fs->given_up, 1);
 }
 
+bool tree_golden_is_idle(const struct golden *golden, unsigned holds)
+{
+	return !golden->refs && !atomic_load(&golden->shared) && golden->users <= holds;
+}
+
 /* Whether a layer, a block that is SHARED, or a record in the ring refers to it. */
 static bool is_needed(struct fs *fs, struct golden *golden)
 {
 	uint64_t last = journal_last_seq(fs->journal);
 
-	if (golden->refs || golden->users || atomic_load(&golden->shared)) {
+	if (!tree_golden_is_idle(golden, 0)) {
 		golden->idle_seq = 0;
 		return true;
 	}
@@ -354,11 +359,6 @@ void tree_sweep_goldens(struct fs *fs)
 	HASH_ITER (hh, fs->goldens, golden, next)
 		bury_golden(fs, golden);
 	pthread_rwlock_unlock(&fs->tree);
-}
-
-bool tree_golden_is_idle(const struct golden *golden, unsigned holds)
-{
-	return !golden->refs && !atomic_load(&golden->shared) && golden->users <= holds;
 }
 
 bool tree_has_idle_golden(struct fs *fs, bool held)
