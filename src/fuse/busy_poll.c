@@ -3,7 +3,7 @@
 
 #define CREDIT_MAX 8u
 #define TRY_EVERY 64u
-#define PUT_ASIDE_NS (3 * BUSY_POLL_NS) /* looking once takes less than one */
+#define PUT_ASIDE_NS (BUSY_POLL_NS + 40000) /* looking once takes less than the difference */
 
 bool busy_poll_is_due(struct busy_poll *poll)
 {
