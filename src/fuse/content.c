@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Open files and what is in them.
+ * Open files and what is done to them; reads and writes of ordinary ones are in transfer.c.
  *
  * The handle of an ordinary file says only that it is open (handles.c): everything else goes by
  * inode number, so that files stay open over a change of the serving process. Files of .goldfs have
@@ -19,11 +19,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/sizes.h"
 #include "fuse/internal.h"
 #include "service/control.h"
 #include "service/service.h"
-
-#define BORROW_FROM (128 * 1024) /* bytes of a read; smaller ones would spend on asking what they save */
 
 static struct service_caller caller_of(fuse_req_t req)
 {
@@ -83,34 +82,15 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_err(req, 0);
 }
 
-/* The answer goes out from where a golden image is mapped. false: it has to be read. */
-static bool read_borrowed(fuse_req_t req, fuse_ino_t ino, size_t size, uint64_t off)
-{
-	struct fuse_server *server = server_of(req);
-	struct fs_borrowed b;
-
-	if (size < BORROW_FROM || is_virtual(ino) || !fs_borrow(server->fs, ino, size, off, &b))
-		return false;
-	/* When that fails the kernel has ended the request with EIO. */
-	fs_give_back(server->fs, &b, fuse_reply_buf(req, b.bytes, b.len));
-	return true;
-}
-
+/* Of a file of .goldfs; others are read by transfer.c. */
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct fuse_server *server = server_of(req);
-	ssize_t n;
+	ssize_t n = -EIO;
 
-	if (size > FUSE_SERVER_IO_MAX)
-		size = FUSE_SERVER_IO_MAX;
-	if (read_borrowed(req, ino, size, (uint64_t)off))
-		return;
 	if (is_virtual(ino))
-		n = virtual_read(server->virtual_files, fi->fh, me->out, size, (uint64_t)off);
-	else
-		n = fs_read(server->fs, ino, me->out, size, (uint64_t)off);
-	if (size >= FAT_FROM)
-		atomic_store_explicit(&me->fat, true, memory_order_relaxed);
+		n = virtual_read(server->virtual_files, fi->fh, me->out,
+			min_u64(size, FUSE_SERVER_IO_MAX), (uint64_t)off);
 	if (n < 0)
 		reply_status(req, n);
 	else
@@ -140,37 +120,16 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 		fuse_reply_ioctl(req, 0, NULL, 0);
 }
 
-void reply_written(void *req, int64_t n)
+/* To a file of .goldfs, like op_read(). */
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+	struct fuse_file_info *fi)
 {
+	ssize_t n = is_virtual(ino) ? write_virtual(req, buf, size, fi) : -EIO;
+
 	if (n < 0)
 		reply_status(req, n);
 	else
 		fuse_reply_write(req, (size_t)n);
-}
-
-/* Whether the answer comes later. */
-static bool put_off(struct fuse_server *server, fuse_req_t req, fuse_ino_t ino, int64_t n)
-{
-	int64_t ns = fs_write_pause(server->fs, ino, (size_t)n);
-
-	return (ns > 0 || later_owes(server->later)) && later_add(server->later, req, n, ns) == 0;
-}
-
-void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
-	struct fuse_file_info *fi)
-{
-	struct fuse_server *server = server_of(req);
-	ssize_t n;
-
-	if (is_virtual(ino)) {
-		n = write_virtual(req, buf, size, fi);
-	} else {
-		if (me->kill_suidgid)
-			kill_set_id(server, ino);
-		n = fs_write(server->fs, ino, buf, size, (uint64_t)off);
-	}
-	if (n < 0 || is_virtual(ino) || !put_off(server, req, ino, n))
-		reply_written(req, n);
 }
 
 /* Comes only for files that a process opened which did not know FOPEN_NOFLUSH. */

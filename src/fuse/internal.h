@@ -110,6 +110,18 @@ void server_answers(struct fuse_server *server);
 void wire_look(struct fuse_worker *worker, void *request, size_t len);
 /* The session's own read and writev. */
 extern const struct fuse_custom_io wire_io;
+/* Answers a request that libfuse does not know of. unique: as it came. Returns 0 or -errno: the kernel did not
+ * take it, as when it has given the request up. */
+int wire_answer(struct fuse_server *server, uint64_t unique, const void *bytes, size_t len);
+/* error: negative. */
+void wire_fail(struct fuse_server *server, uint64_t unique, int error);
+
+/* ---- transfer.c ---- */
+
+/* Serves the request that the worker has read, if it reads or writes an ordinary file. */
+bool transfer_serve(struct fuse_worker *worker, size_t len);
+/* The answer to a write: n is what was written, or a negative errno. For later.h; arg: the server. */
+void transfer_written(void *arg, uint64_t unique, int64_t n);
 
 /* ---- handles.c: which files are open ---- */
 
@@ -148,9 +160,6 @@ static inline int64_t monotonic_ns(void)
 {
 	return times_now(CLOCK_MONOTONIC_COARSE);
 }
-
-/* content.c: n is what was written, or a negative errno. For later.c. */
-void reply_written(void *req, int64_t n);
 
 /* r is 0 or a negative errno. */
 static inline void reply_status(fuse_req_t req, int64_t r)

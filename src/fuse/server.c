@@ -437,10 +437,20 @@ static void served_resent(struct fuse_server *server)
 	atomic_store(&server->resent_served, true);
 }
 
+static void serve_by_libfuse(struct fuse_worker *worker, size_t len)
+{
+	const struct fuse_in_header *in = (const void *)worker->in;
+	struct fuse_buf buf = {.size = len, .mem = worker->in};
+
+	if (len >= sizeof(*in) && in->opcode == FUSE_INTERRUPT)
+		wire_fail(worker->server, in->unique, -ENOSYS);
+	else
+		fuse_session_process_buf(worker->server->session, &buf);
+}
+
 static void serve(struct fuse_worker *worker, size_t len)
 {
 	struct fuse_server *server = worker->server;
-	struct fuse_buf buf = {.size = len, .mem = worker->in};
 	struct fs_request request;
 
 	wire_look(worker, worker->in, len);
@@ -450,7 +460,8 @@ static void serve(struct fuse_worker *worker, size_t len)
 	};
 	if (server->lent_handover)
 		fs_request_begin(server->fs, &request);
-	fuse_session_process_buf(server->session, &buf);
+	if (!transfer_serve(worker, len))
+		serve_by_libfuse(worker, len);
 	if (server->lent_handover)
 		fs_request_end(server->fs, &request);
 }
@@ -589,7 +600,7 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 	if (r == 0)
 		r = notifier_start(server->notifier, server->session);
 	if (r == 0)
-		r = later_new(&server->later, reply_written);
+		r = later_new(&server->later, transfer_written, server);
 	if (r == 0 && server->takeover && !server->resent.count)
 		served_resent(server);
 	if (r == 0)

@@ -14,6 +14,9 @@
  * as a request of its own that libfuse does not know either. It differs in its answer only, so it
  * is handed to libfuse as the old one, and op_copy_file_range() answers as the kernel expects.
  *
+ * Nothing here can be interrupted. libfuse would keep each INTERRUPT until the request it is about comes to
+ * its end, and those of transfer.c never come there; so the kernel is told not to send any.
+ *
  * The INIT request is kept as it came, with what was agreed, for a successor process. When a
  * successor feeds it to libfuse again, its answer ends here: the kernel has had it long ago.
  */
@@ -147,6 +150,36 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 static ssize_t wire_read(int fd, void *buf, size_t len, void *userdata)
 {
 	return read(fd, buf, len);
+}
+
+static int answer(struct fuse_server *server, const struct fuse_out_header *out, const void *bytes)
+{
+	const struct iovec iov[] = {
+		{.iov_base = (void *)out, .iov_len = sizeof(*out)},
+		{.iov_base = (void *)bytes, .iov_len = out->len - sizeof(*out)},
+	};
+
+	server_answers(server);
+	if (writev(server->fd, iov, bytes ? 2 : 1) >= 0)
+		return 0;
+	/* ENOENT: it was given up; ENODEV: unmounted. */
+	if (errno != ENOENT && errno != ENODEV)
+		log_warning("cannot answer the kernel: %s", strerror(errno));
+	return -errno;
+}
+
+int wire_answer(struct fuse_server *server, uint64_t unique, const void *bytes, size_t len)
+{
+	const struct fuse_out_header out = {.unique = unique, .len = (uint32_t)(sizeof(out) + len)};
+
+	return answer(server, &out, bytes);
+}
+
+void wire_fail(struct fuse_server *server, uint64_t unique, int error)
+{
+	const struct fuse_out_header out = {.unique = unique, .len = sizeof(out), .error = error};
+
+	answer(server, &out, NULL);
 }
 
 const struct fuse_custom_io wire_io = {.writev = wire_writev, .read = wire_read};

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Hot paths ask for nothing but data: 4 KiB random writes at depth 16 send no GETXATTR, cached
-# 4 KiB reads send no GETATTR. A few come with opening the file; they must not grow with the I/O.
+# 4 KiB reads send no GETATTR, signals to a client no INTERRUPT. A few come with opening the file; they must not grow with the I/O.
 . "$(dirname "$0")/lib.sh"
 setup "$1"
 command -v fio >/dev/null || skip "needs fio"
@@ -36,6 +36,20 @@ before=$(requests getattr)
 fio --name=r --filename="$mnt/vm.img" --rw=randread --bs=4k --ioengine=psync --invalidate=0 \
 	--size=64M --number_ios=20000 --output=/dev/null || fail "fio"
 few getattr "$before" 20000
+
+# A client that gets signals all the time.
+before=$(requests interrupt)
+timeout 60 python3 - "$mnt/vm.img" <<'EOF' || fail "writes beside signals"
+import os, signal, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+for i in range(10000):
+    os.pwrite(file, b"x", i * 4096)
+    os.stat(file)
+signal.setitimer(signal.ITIMER_REAL, 0)
+EOF
+few interrupt "$before" 20000
 
 before=$(requests flush)
 for i in 1 2 3 4 5 6 7 8 9; do head -c 1 "$mnt/vm.img" >/dev/null; done

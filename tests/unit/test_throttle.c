@@ -153,9 +153,10 @@ static void test_a_rate_has_a_floor(void **state)
 static size_t answered;
 static int64_t answers[8];
 
-static void note_answer(void *req, int64_t n)
+static void note_answer(void *arg, uint64_t request, int64_t n)
 {
-	assert_ptr_equal(req, &answered);
+	assert_ptr_equal(arg, &answered);
+	assert_int_equal(request, 100 + n);
 	answers[answered++ % ARRAY_SIZE(answers)] = n;
 }
 
@@ -165,12 +166,12 @@ static void test_answers_come_in_order(void **state)
 	struct later *later;
 
 	answered = 0;
-	assert_int_equal(later_new(&later, note_answer), 0);
+	assert_int_equal(later_new(&later, note_answer, &answered), 0);
 	assert_false(later_owes(later));
-	assert_int_equal(later_add(later, &answered, 1, 2000000), 0);
-	assert_int_equal(later_add(later, &answered, 2, 0), 0);
-	assert_int_equal(later_add(later, &answered, 3, 3600 * TIMES_NS_PER_SECOND), 0);
-	assert_int_equal(later_add(later, &answered, 4, 1), 0);
+	assert_int_equal(later_add(later, 101, 1, 2000000), 0);
+	assert_int_equal(later_add(later, 102, 2, 0), 0);
+	assert_int_equal(later_add(later, 103, 3, 3600 * TIMES_NS_PER_SECOND), 0);
+	assert_int_equal(later_add(later, 104, 4, 1), 0);
 	assert_true(later_owes(later));
 	later_free(later);
 	assert_int_equal(answered, 4);
