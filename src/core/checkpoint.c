@@ -1167,13 +1167,11 @@ static int bury_held(struct fs *fs)
 	return tree_has_idle_golden(fs, false) ? checkpoint_run(fs) : 0;
 }
 
-int fs_settle(struct fs *fs)
+static int settle(struct fs *fs, const struct stop *stop)
 {
 	struct dedup_images *images;
-	int r = fs_writable(fs);
+	int r;
 
-	if (r)
-		return r;
 	takeover_settle(fs);
 	r = dedup_count(fs);
 	if (!r)
@@ -1182,11 +1180,11 @@ int fs_settle(struct fs *fs)
 		return r;
 	/* Twice: what the first round gave up is punched or removed by the second at the latest. */
 	r = checkpoint_run(fs);
-	images = r ? NULL : dedup_examine_begin(fs);
-	while (images && !r && atomic_load(&fs->examine))
+	images = r ? NULL : dedup_examine_begin(fs, stop);
+	while (images && !r && atomic_load(&fs->examine) && !is_stopped(stop))
 		r = checkpoint_run(fs);
 	dedup_examine_end(fs, images);
-	while (!r && (r = forget_unseen(fs)) == -EAGAIN)
+	while (!r && !is_stopped(stop) && (r = forget_unseen(fs)) == -EAGAIN)
 		r = fs_writable(fs);
 	if (!r && fs->reclaim_wanted) {
 		fs->reclaim_wanted = false;
@@ -1195,10 +1193,26 @@ int fs_settle(struct fs *fs)
 	if (!r)
 		r = checkpoint_run(fs);
 	/* What a layer's end or a move gave up is free with the next one. */
-	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs); i++)
+	for (int i = 0; i < 4 && !r && checkpoint_is_owed(fs) && !is_stopped(stop); i++)
 		r = checkpoint_run(fs);
 	if (!r)
 		r = bury_held(fs);
+	return r ? r : is_stopped(stop) ? -ECANCELED : 0;
+}
+
+int fs_settle_until(struct fs *fs, bool (*stopped)(void *arg), void *arg)
+{
+	const struct stop stop = {stopped, arg};
+	int r = fs_writable(fs);
+
+	if (r)
+		return r;
+	r = settle(fs, &stop);
 	figures_renew(fs);
 	return r;
+}
+
+int fs_settle(struct fs *fs)
+{
+	return fs_settle_until(fs, NULL, NULL);
 }

@@ -84,10 +84,19 @@ void dedup_fill_rest(struct fs *fs);
 
 /* ---- dedup_examine.c: looking once more at what stands in layers ---- */
 
-/* Around a checkpoint that is to do so: images that may be of use get an index. NULL: there is nothing
- * to look at. No lock is held. */
+/* Somebody may want no more of what takes long. */
+struct stop {
+	bool (*asked)(void *arg); /* NULL: never */
+	void *arg;
+};
+static inline bool is_stopped(const struct stop *stop)
+{
+	return stop->asked && stop->asked(stop->arg);
+}
+/* Around a checkpoint that is to do so: images that may be of use get an index, which is waited for until
+ * stop. NULL: there is nothing to look at. No lock is held. */
 struct dedup_images;
-struct dedup_images *dedup_examine_begin(struct fs *fs);
+struct dedup_images *dedup_examine_begin(struct fs *fs, const struct stop *stop);
 void dedup_examine_end(struct fs *fs, struct dedup_images *images);
 /* The checkpoint's part: as dedup_move(). 0 or -errno. fs.examine is set again: the next one has to go
  * on with it. */

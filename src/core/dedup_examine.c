@@ -248,6 +248,7 @@ struct dedup_images {
 	size_t count;
 	uint64_t *domains; /* malloc'ed; in which there may be copies of an image */
 	size_t domain_count;
+	const struct stop *stop;
 };
 
 static bool is_known(struct fs *fs, const struct dedup_images *images, uint32_t sum)
@@ -290,10 +291,15 @@ static bool is_beside_the_store(struct fs *fs, uint64_t dev)
 	       st.st_dev == dev;
 }
 
-static void wait_for_index(struct fs *fs, struct golden *g)
+static bool ends_here(struct fs *fs, const struct dedup_images *images)
+{
+	return atomic_load(&fs->golden_stopping) || is_stopped(images->stop);
+}
+
+static void wait_for_index(struct fs *fs, const struct dedup_images *images, struct golden *g)
 {
 	pin_work_want(fs);
-	while (golden_index_is_due(fs, g) && !atomic_load(&fs->golden_stopping))
+	while (golden_index_is_due(fs, g) && !ends_here(fs, images))
 		usleep(INDEX_POLL_US);
 }
 
@@ -314,7 +320,7 @@ static void take_image(struct fs *fs, struct dedup_images *images, const struct 
 		if (more) {
 			images->held = more;
 			images->held[images->count++] = g;
-			wait_for_index(fs, g);
+			wait_for_index(fs, images, g);
 		} else {
 			golden_hold_end(fs, g);
 		}
@@ -345,7 +351,7 @@ static void take_folder(struct fs *fs, struct dedup_images *images, uint64_t dir
 
 	if (depth > MAX_DEPTH || fs_list(fs, dir, 0, add_name, &names) < 0)
 		names.count = 0;
-	for (size_t i = 0; i < names.count && !atomic_load(&fs->golden_stopping); i++) {
+	for (size_t i = 0; i < names.count && !ends_here(fs, images); i++) {
 		struct fs_attr attr;
 
 		if (fs_lookup(fs, dir, names.list[i], &attr))
@@ -371,7 +377,7 @@ static bool something_is_unexamined(struct fs *fs)
 	return found;
 }
 
-struct dedup_images *dedup_examine_begin(struct fs *fs)
+struct dedup_images *dedup_examine_begin(struct fs *fs, const struct stop *stop)
 {
 	struct dedup_images *images;
 
@@ -383,8 +389,10 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 	/* What is not in the table yet would not be found, and not be looked for again. */
 	dedup_fill_rest(fs);
 	images = calloc(1, sizeof(*images));
-	if (images)
+	if (images) {
+		images->stop = stop;
 		images->domains = domain_list(fs, &images->domain_count);
+	}
 	if (images && fs->options.images && fs->golden_runs)
 		take_folder(fs, images, FS_INO_GOLDEN, 0);
 	pthread_mutex_lock(&fs->checkpoint_lock);
@@ -396,6 +404,8 @@ struct dedup_images *dedup_examine_begin(struct fs *fs)
 
 void dedup_examine_end(struct fs *fs, struct dedup_images *images)
 {
+	if (images && is_stopped(images->stop))
+		atomic_store(&fs->examine, false);
 	for (size_t i = 0; images && i < images->count; i++)
 		golden_hold_end(fs, images->held[i]);
 	if (images) {
@@ -427,7 +437,7 @@ static uint64_t want(struct fs *fs, const uint64_t *inos, size_t count)
 }
 
 /* Who does not want any more leaves nothing behind for the next settling. */
-static void want_no_more(struct fs *fs)
+static void unwish_all(struct fs *fs)
 {
 	const struct layer_entry *entry;
 
@@ -437,8 +447,7 @@ static void want_no_more(struct fs *fs)
 	pthread_rwlock_unlock(&fs->tree);
 }
 
-/* The whole store's checksums are read before anything is done that counts. */
-static bool is_stopped(void *arg)
+static bool wants_no_more(void *arg)
 {
 	return tell(arg, 0);
 }
@@ -457,15 +466,16 @@ static int examine_all(
 	/* Before: what is owed in any case is nobody's wish. */
 	dedup_owe_lost(fs);
 	p->total = want(fs, inos, count);
-	dedup_fill_table(fs, is_stopped, p);
+	/* The whole store's checksums are read before anything is done that counts. */
+	dedup_fill_table(fs, wants_no_more, p);
 	if (!p->stopped) {
 		set_progress(fs, p);
-		r = fs_settle(fs);
+		r = fs_settle_until(fs, wants_no_more, p);
 		set_progress(fs, NULL);
 	}
 	if (!p->stopped)
 		return r;
-	want_no_more(fs);
+	unwish_all(fs);
 	return r ? r : -ECANCELED;
 }
 
@@ -481,7 +491,7 @@ int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 		return -EOPNOTSUPP;
 	/* One after the other: there is one pass over the store at a time. */
 	while (atomic_exchange(&fs->examine_asked, true)) {
-		if (is_stopped(&p))
+		if (wants_no_more(&p))
 			return -ECANCELED;
 		usleep(TURN_POLL_US);
 	}

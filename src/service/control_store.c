@@ -74,11 +74,16 @@ int request_store_job(struct request *rq, const char *verb,
 	return request_reply(rq, "job", json_integer((json_int_t)id));
 }
 
+static bool is_cancelled(void *job)
+{
+	return job_progress(job, 0, 0);
+}
+
 static int run_settle(void *arg, struct job *job)
 {
 	struct service *service = arg;
 
-	return fs_settle(service->fs);
+	return fs_settle_until(service->fs, is_cancelled, job);
 }
 
 int control_settle(struct request *rq)

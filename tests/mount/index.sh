@@ -113,16 +113,17 @@ cp "$mnt/golden/large.img" "$mnt/e" || fail "no clone"
 await test -e "$store/index/3"
 umount_goldfs
 
-# stop_builder: holds the process that makes the index, if it is met.
+# stop_builder [NUMBER]: holds the process that makes the index, if it is met.
 stop_builder()
 {
+	local index=$store/index/${1:-3}
 	local worker pid i
 	worker=$(worker_pid)
 	for i in $(seq 500); do
 		pid=$(pgrep -P "$worker" -x goldfs-pin) && kill -STOP $pid 2>/dev/null && break
-		[ ! -e "$store/index/3" ] || return 1
+		[ ! -e "$index" ] || return 1
 	done
-	[ -n "$pid" ] && [ ! -e "$store/index/3" ]
+	[ -n "$pid" ] && [ ! -e "$index" ]
 }
 
 no_job_runs()
@@ -154,6 +155,26 @@ await no_job_runs
 umount_goldfs
 mount_goldfs dedup=golden
 await test -e "$store/index/3"
+umount_goldfs
+
+# Who settles waits for the index of an image that is about to be of use, unless he is told not to.
+rm -f "$mnt/e" "$store/index"/*
+mount_goldfs
+rm -f "$mnt"/[a-e]
+cp "$images/large.img" "$mnt/copy.img" || fail "cannot copy"
+timeout 60 "$goldfs" settle "$mnt" >settle.log 2>&1 &
+settling=$!
+stop_builder 4 || exit 0
+sleep 0.3
+kill -0 $settling || fail "it does not wait: $(cat settle.log)"
+id=$("$goldfs" job list -j "$mnt" | jq '.jobs[] | select(.kind == "settle" and .state == "running") | .id')
+"$goldfs" job cancel "$id" "$mnt" || fail "cannot cancel settling"
+wait $settling && fail "settling was cancelled, and does not say so"
+cat settle.log
+timeout 30 "$goldfs" umount "$mnt" || fail "cannot unmount"
+mount_goldfs
+"$goldfs" settle "$mnt" || fail "cannot settle"
+cmp "$images/large.img" "$mnt/copy.img" || fail "other bytes"
 umount_goldfs
 # That the disk is nearly full is nobody's fault here.
 ! grep -v "% full" "$store/log" | grep -i "error\|warning\|EPERM" || fail "the log complains"
