@@ -182,32 +182,11 @@ static int snapshot_list(int argc, char **argv)
 
 /* ---- rollback ---- */
 
-/* Names may be anything, and this is to be typed. */
-static char *quoted(const char *text)
-{
-	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@";
-	char *word = malloc(strlen(text) * 4 + 3), *out = word;
-
-	if (!word)
-		return NULL;
-	if (*text && !text[strspn(text, plain)])
-		return strcpy(word, text);
-	*out++ = '\'';
-	for (; *text; text++) {
-		if (*text == '\'')
-			out = stpcpy(out, "'\\''");
-		else
-			*out++ = *text;
-	}
-	strcpy(out, "'");
-	return word;
-}
-
 static int tell_kept(const char *clone, const json_t *reply)
 {
 	const char *kept = json_string_value(json_object_get(reply, "kept"));
-	CLEANUP_FREE char *path = quoted(clone);
-	CLEANUP_FREE char *name = quoted(kept ? kept : "");
+	CLEANUP_FREE char *path = cli_quoted(clone);
+	CLEANUP_FREE char *name = cli_quoted(kept ? kept : "");
 	CLEANUP_FREE char *text = NULL;
 
 	if (!kept || !*kept)

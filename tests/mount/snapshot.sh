@@ -79,6 +79,12 @@ same "$a" two
 [ "$(ls "$snaps/a.img" | wc -l)" = 3 ] || fail "there are $(ls "$snaps/a.img")"
 # The line of the hint is a command.
 eval "$(sed -n '2s/goldfs/"$goldfs"/p' <<<"$kept")" >/dev/null || fail "the hint is no command"
+odd=$mnt/"it's \\"$'\n\033[1m'
+cp "$mnt/golden/base.img" "$odd" && snap create "$odd" one && put "$odd" 8 || fail "cannot write to an odd name"
+odd_kept=$("$goldfs" snapshot rollback "$odd" one) || fail "rollback of an odd name"
+! grep -q $'\033' <<<"$odd_kept" || fail "the hint speaks to the terminal"
+eval "$(sed -n '2s/goldfs/"$goldfs"/p' <<<"$odd_kept")" >/dev/null || fail "the hint is no command: $odd_kept"
+"$goldfs" rm --snapshots "$odd" || fail "rm --snapshots of an odd name"
 put "$a" 2 40; note "$a" three
 snap rollback "$a" zero >/dev/null; same "$a" golden
 snap list "$a" >"$work/list" || fail list
