@@ -86,11 +86,11 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct fuse_server *server = server_of(req);
-	ssize_t n = -EIO;
+	ssize_t n;
 
-	if (is_virtual(ino))
-		n = virtual_read(server->virtual_files, fi->fh, me->out,
-			min_u64(size, FUSE_SERVER_IO_MAX), (uint64_t)off);
+	size = min_u64(size, FUSE_SERVER_IO_MAX);
+	n = virtual_read(server->virtual_files, fi->fh, me->out, size, (uint64_t)off);
+	used_out(me, size);
 	if (n < 0)
 		reply_status(req, n);
 	else
@@ -124,7 +124,7 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
 	struct fuse_file_info *fi)
 {
-	ssize_t n = is_virtual(ino) ? write_virtual(req, buf, size, fi) : -EIO;
+	ssize_t n = write_virtual(req, buf, size, fi);
 
 	if (n < 0)
 		reply_status(req, n);

@@ -100,6 +100,13 @@ struct fuse_server {
 extern __thread struct fuse_worker *me;
 extern const struct fuse_lowlevel_ops server_ops;
 
+/* The worker's `out` was used for so much. */
+static inline void used_out(struct fuse_worker *worker, size_t size)
+{
+	if (size >= FAT_FROM)
+		atomic_store_explicit(&worker->fat, true, memory_order_relaxed);
+}
+
 void server_say_ready(struct fuse_server *server);
 /* An answer is about to be sent. (After it the client's next request may be there already.) */
 void server_answers(struct fuse_server *server);
@@ -110,15 +117,17 @@ void server_answers(struct fuse_server *server);
 void wire_look(struct fuse_worker *worker, void *request, size_t len);
 /* The session's own read and writev. */
 extern const struct fuse_custom_io wire_io;
-/* Answers a request that libfuse does not know of. unique: as it came. Returns 0 or -errno: the kernel did not
- * take it, as when it has given the request up. */
+/* After that: serves it, by transfer.c or libfuse. */
+void wire_serve(struct fuse_worker *worker, size_t len);
+/* Answers a request that was not given to libfuse. unique: its number, as it came. Returns 0 or -errno: the
+ * kernel did not take it, as when it has given the request up. */
 int wire_answer(struct fuse_server *server, uint64_t unique, const void *bytes, size_t len);
 /* error: negative. */
 void wire_fail(struct fuse_server *server, uint64_t unique, int error);
 
 /* ---- transfer.c ---- */
 
-/* Serves the request that the worker has read, if it reads or writes an ordinary file. */
+/* Serves the request that the worker has read, if it is to read or write an ordinary file. */
 bool transfer_serve(struct fuse_worker *worker, size_t len);
 /* The answer to a write: n is what was written, or a negative errno. For later.h; arg: the server. */
 void transfer_written(void *arg, uint64_t unique, int64_t n);

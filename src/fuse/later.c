@@ -13,14 +13,14 @@
 #define EARLY_NS 50000 /* what is due so soon is not slept for again */
 
 struct answer {
-	uint64_t request;
+	uint64_t unique;
 	int64_t n;
 	int64_t due_ns; /* CLOCK_MONOTONIC */
 	struct answer *next;
 };
 
 struct later {
-	void (*answer)(void *arg, uint64_t request, int64_t n);
+	void (*answer)(void *arg, uint64_t unique, int64_t n);
 	void *arg;
 	pthread_t thread;
 	pthread_mutex_t lock;
@@ -63,14 +63,14 @@ static void *later_main(void *arg)
 	struct answer *a;
 
 	while ((a = take(l)) != NULL) {
-		l->answer(l->arg, a->request, a->n);
+		l->answer(l->arg, a->unique, a->n);
 		atomic_fetch_sub(&l->owed, 1);
 		free(a);
 	}
 	return NULL;
 }
 
-int later_new(struct later **later, void (*answer)(void *arg, uint64_t request, int64_t n), void *arg)
+int later_new(struct later **later, void (*answer)(void *arg, uint64_t unique, int64_t n), void *arg)
 {
 	struct later *l = calloc(1, sizeof(*l));
 	int r;
@@ -112,7 +112,7 @@ bool later_owes(const struct later *l)
 	return atomic_load(&l->owed) != 0;
 }
 
-int later_add(struct later *l, uint64_t request, int64_t n, int64_t ns)
+int later_add(struct later *l, uint64_t unique, int64_t n, int64_t ns)
 {
 	struct answer *a = malloc(sizeof(*a));
 	bool wake;
@@ -120,7 +120,7 @@ int later_add(struct later *l, uint64_t request, int64_t n, int64_t ns)
 	if (!a)
 		return -ENOMEM;
 	*a = (struct answer){
-		.request = request, .n = n, .due_ns = times_now(CLOCK_MONOTONIC) + ns};
+		.unique = unique, .n = n, .due_ns = times_now(CLOCK_MONOTONIC) + ns};
 	MUTEX_GUARD(&l->lock);
 	/* One that is due earlier than the last one waits for it: they were put off in this order. */
 	wake = !l->first;

@@ -16,13 +16,13 @@
 
 struct later;
 
-/* Returns 0 or -errno. answer(arg, request, n) is called once for each that was put off. */
-int later_new(struct later **later, void (*answer)(void *arg, uint64_t request, int64_t n), void *arg);
+/* Returns 0 or -errno. answer(arg, unique, n) is called once for each that was put off. */
+int later_new(struct later **later, void (*answer)(void *arg, uint64_t unique, int64_t n), void *arg);
 /* Gives all answers that are owed, at once. NULL is allowed. */
 void later_free(struct later *later);
 /* Whether any is owed: what is given at once would come before it. */
 bool later_owes(const struct later *later);
-/* ns: from now on. -ENOMEM: it was not put off. */
-int later_add(struct later *later, uint64_t request, int64_t n, int64_t ns);
+/* unique: the number of the request that is answered. ns: from now on. -ENOMEM: it was not put off. */
+int later_add(struct later *later, uint64_t unique, int64_t n, int64_t ns);
 
 #endif

@@ -437,17 +437,6 @@ static void served_resent(struct fuse_server *server)
 	atomic_store(&server->resent_served, true);
 }
 
-static void serve_by_libfuse(struct fuse_worker *worker, size_t len)
-{
-	const struct fuse_in_header *in = (const void *)worker->in;
-	struct fuse_buf buf = {.size = len, .mem = worker->in};
-
-	if (len >= sizeof(*in) && in->opcode == FUSE_INTERRUPT)
-		wire_fail(worker->server, in->unique, -ENOSYS);
-	else
-		fuse_session_process_buf(worker->server->session, &buf);
-}
-
 static void serve(struct fuse_worker *worker, size_t len)
 {
 	struct fuse_server *server = worker->server;
@@ -460,8 +449,7 @@ static void serve(struct fuse_worker *worker, size_t len)
 	};
 	if (server->lent_handover)
 		fs_request_begin(server->fs, &request);
-	if (!transfer_serve(worker, len))
-		serve_by_libfuse(worker, len);
+	wire_serve(worker, len);
 	if (server->lent_handover)
 		fs_request_end(server->fs, &request);
 }

@@ -36,8 +36,7 @@ static void serve_read(struct fuse_worker *worker, const struct fuse_in_header *
 	if (read_borrowed(server, in, arg, size))
 		return;
 	n = fs_read(server->fs, in->nodeid, worker->out, size, arg->offset);
-	if (size >= FAT_FROM)
-		atomic_store_explicit(&worker->fat, true, memory_order_relaxed);
+	used_out(worker, size);
 	if (n < 0)
 		wire_fail(server, in->unique, (int)n);
 	else
@@ -64,34 +63,41 @@ static bool put_off(struct fuse_server *server, const struct fuse_in_header *in,
 	       later_add(server->later, in->unique, n, ns) == 0;
 }
 
-static void serve_write(struct fuse_worker *worker, const struct fuse_in_header *in, size_t len)
+static void serve_write(struct fuse_worker *worker, const struct fuse_in_header *in)
 {
 	const struct fuse_write_in *arg = (const void *)(in + 1);
 	struct fuse_server *server = worker->server;
 	ssize_t n;
 
-	if (arg->size > len - sizeof(*in) - sizeof(*arg)) {
-		wire_fail(server, in->unique, -EIO);
-		return;
-	}
-	if (worker->kill_suidgid)
+	if (arg->write_flags & FUSE_WRITE_KILL_SUIDGID)
 		kill_set_id(server, in->nodeid);
 	n = fs_write(server->fs, in->nodeid, arg + 1, arg->size, arg->offset);
 	if (n < 0 || !put_off(server, in, n))
 		transfer_written(server, in->unique, n);
 }
 
+/* The kernel sends no others. */
+static bool is_whole(const struct fuse_in_header *in, size_t len)
+{
+	const struct fuse_write_in *write = (const void *)(in + 1);
+
+	if (in->opcode == FUSE_READ)
+		return len >= sizeof(*in) + sizeof(struct fuse_read_in);
+	return len >= sizeof(*in) + sizeof(*write) && write->size <= len - sizeof(*in) - sizeof(*write);
+}
+
 bool transfer_serve(struct fuse_worker *worker, size_t len)
 {
 	const struct fuse_in_header *in = (const void *)worker->in;
 
-	if (len < sizeof(*in) || is_virtual(in->nodeid))
+	if (len < sizeof(*in) || is_virtual(in->nodeid) ||
+		(in->opcode != FUSE_READ && in->opcode != FUSE_WRITE))
 		return false;
-	if (in->opcode == FUSE_READ && len >= sizeof(*in) + sizeof(struct fuse_read_in))
+	if (!is_whole(in, len))
+		wire_fail(worker->server, in->unique, -EIO);
+	else if (in->opcode == FUSE_READ)
 		serve_read(worker, in);
-	else if (in->opcode == FUSE_WRITE && len >= sizeof(*in) + sizeof(struct fuse_write_in))
-		serve_write(worker, in, len);
 	else
-		return false;
+		serve_write(worker, in);
 	return true;
 }

@@ -7,15 +7,15 @@
  * xattrs: 4 KiB writes at depth 16 fell from 249,000 to 35,000 per second. So the flag is added to
  * the answer to INIT on its way out, when the kernel offered it, and its price is paid here too:
  * the kernel then leaves it to us to take set-user-id and set-group-id bits off a file that is
- * written to, and says so in a bit of the WRITE and SETATTR requests that libfuse drops. It is
- * noted in the worker before libfuse sees the request.
+ * written to, and says so in a bit of WRITE requests, which transfer.c sees, and of SETATTR requests, where
+ * libfuse drops it: it is noted in the worker before.
  *
  * A copy_file_range of more than 4 GiB, as cp asks for, comes in one piece from kernels since 6.18,
  * as a request of its own that libfuse does not know either. It differs in its answer only, so it
  * is handed to libfuse as the old one, and op_copy_file_range() answers as the kernel expects.
  *
- * Nothing here can be interrupted. libfuse would keep each INTERRUPT until the request it is about comes to
- * its end, and those of transfer.c never come there; so the kernel is told not to send any.
+ * Nothing here can be interrupted. libfuse would keep each INTERRUPT until the request that it names ends
+ * there, and those of transfer.c never do; so the kernel is told not to send any.
  *
  * The INIT request is kept as it came, with what was agreed, for a successor process. When a
  * successor feeds it to libfuse again, its answer ends here: the kernel has had it long ago.
@@ -68,11 +68,7 @@ void wire_look(struct fuse_worker *worker, void *request, size_t len)
 	worker->copy_64 = op == COPY_FILE_RANGE_64;
 	if (worker->copy_64)
 		header->opcode = FUSE_COPY_FILE_RANGE;
-	else if (op == FUSE_WRITE && len >= sizeof(*header) + sizeof(struct fuse_write_in)) {
-		const struct fuse_write_in *in = body;
-
-		worker->kill_suidgid = in->write_flags & FUSE_WRITE_KILL_SUIDGID;
-	} else if (op == FUSE_SETATTR && len >= sizeof(*header) + sizeof(struct fuse_setattr_in)) {
+	else if (op == FUSE_SETATTR && len >= sizeof(*header) + sizeof(struct fuse_setattr_in)) {
 		const struct fuse_setattr_in *in = body;
 
 		worker->kill_suidgid = in->valid & FATTR_KILL_SUIDGID;
@@ -152,34 +148,45 @@ static ssize_t wire_read(int fd, void *buf, size_t len, void *userdata)
 	return read(fd, buf, len);
 }
 
-static int answer(struct fuse_server *server, const struct fuse_out_header *out, const void *bytes)
+static int answer(struct fuse_server *server, uint64_t unique, int error, const void *bytes, size_t len)
 {
+	struct fuse_out_header out = {
+		.unique = unique, .error = error, .len = (uint32_t)(sizeof(out) + len)};
 	const struct iovec iov[] = {
-		{.iov_base = (void *)out, .iov_len = sizeof(*out)},
-		{.iov_base = (void *)bytes, .iov_len = out->len - sizeof(*out)},
+		{.iov_base = &out, .iov_len = sizeof(out)},
+		{.iov_base = (void *)bytes, .iov_len = len},
 	};
 
 	server_answers(server);
-	if (writev(server->fd, iov, bytes ? 2 : 1) >= 0)
+	if (writev(server->fd, iov, 2) >= 0)
 		return 0;
-	/* ENOENT: it was given up; ENODEV: unmounted. */
-	if (errno != ENOENT && errno != ENODEV)
+	/* ENOENT: it was given up, or all is over. EFAULT: borrowed bytes are gone, which whoever lent them tells. */
+	if (errno != ENOENT && errno != EFAULT)
 		log_warning("cannot answer the kernel: %s", strerror(errno));
 	return -errno;
 }
 
 int wire_answer(struct fuse_server *server, uint64_t unique, const void *bytes, size_t len)
 {
-	const struct fuse_out_header out = {.unique = unique, .len = (uint32_t)(sizeof(out) + len)};
-
-	return answer(server, &out, bytes);
+	return answer(server, unique, 0, bytes, len);
 }
 
 void wire_fail(struct fuse_server *server, uint64_t unique, int error)
 {
-	const struct fuse_out_header out = {.unique = unique, .len = sizeof(out), .error = error};
+	answer(server, unique, error, NULL, 0);
+}
 
-	answer(server, &out, NULL);
+void wire_serve(struct fuse_worker *worker, size_t len)
+{
+	const struct fuse_in_header *in = (const void *)worker->in;
+	struct fuse_buf buf = {.size = len, .mem = worker->in};
+
+	if (transfer_serve(worker, len))
+		return;
+	if (len >= sizeof(*in) && in->opcode == FUSE_INTERRUPT)
+		wire_fail(worker->server, in->unique, -ENOSYS);
+	else
+		fuse_session_process_buf(worker->server->session, &buf);
 }
 
 const struct fuse_custom_io wire_io = {.writev = wire_writev, .read = wire_read};

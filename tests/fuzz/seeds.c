@@ -17,6 +17,7 @@
 #include "../crash/simdisk.h"
 #include "base/hash.h"
 #include "base/sizes.h"
+#include "core/fs.h"
 #include "fuzz.h"
 #include "goldfs/format.h"
 #include "store/content_index.h"
@@ -324,6 +325,24 @@ static void handovers(void)
 	seed("handover", "slots", bytes, 66);
 }
 
+/* Each of the first files is written to and read: whole blocks, parts, many at once, and past the end. */
+static void transfers(void)
+{
+	static const uint8_t places[][2] = {{12, 0}, {13, 5}, {20, 255}, {40, 0}};
+	uint8_t bytes[1024], *b = bytes;
+
+	for (uint8_t ino = FS_INO_FIRST; ino < FS_INO_FIRST + 5; ino++)
+		for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+			const uint8_t write[] = {13, 90 + ino, 0, 0, places[i][0], places[i][1], 0,
+				(uint8_t)(12 + i), (uint8_t)(i % 2), 2, ino, 7};
+			const uint8_t read[] = {12, 90 + ino, 0, 0, places[i][0], places[i][1], 13, 0};
+
+			b = mempcpy(b, write, sizeof(write));
+			b = mempcpy(b, read, sizeof(read));
+		}
+	seed("fuse", "transfers", bytes, (size_t)(b - bytes));
+}
+
 /* Requests take their numbers byte by byte, so that nearly anything is a request. */
 static void requests(void)
 {
@@ -368,5 +387,6 @@ int main(int argc, char **argv)
 	probes();
 	handovers();
 	requests();
+	transfers();
 	return 0;
 }

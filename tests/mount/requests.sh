@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Hot paths ask for nothing but data: 4 KiB random writes at depth 16 send no GETXATTR, cached
-# 4 KiB reads send no GETATTR, signals to a client no INTERRUPT. A few come with opening the file; they must not grow with the I/O.
+# 4 KiB reads send no GETATTR, signals to a client no INTERRUPT. A few come with opening the file; they must
+# not grow with the I/O.
 . "$(dirname "$0")/lib.sh"
 setup "$1"
 command -v fio >/dev/null || skip "needs fio"

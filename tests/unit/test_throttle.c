@@ -153,10 +153,10 @@ static void test_a_rate_has_a_floor(void **state)
 static size_t answered;
 static int64_t answers[8];
 
-static void note_answer(void *arg, uint64_t request, int64_t n)
+static void note_answer(void *arg, uint64_t unique, int64_t n)
 {
 	assert_ptr_equal(arg, &answered);
-	assert_int_equal(request, 100 + n);
+	assert_int_equal(unique, 100 + n);
 	answers[answered++ % ARRAY_SIZE(answers)] = n;
 }
 
