@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <getopt.h>
 #include <locale.h>
-#include <stdbool.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

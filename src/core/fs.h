@@ -579,8 +579,8 @@ int fs_dedup(struct fs *fs, const uint64_t *inos, size_t count,
 	bool (*progress)(void *arg, uint64_t done, uint64_t total), void *arg);
 /* Destages and reclaims everything; figures are exact when it returns. */
 int fs_settle(struct fs *fs);
-/* The same; stopped is asked now and then, from any length of time in between up to what a checkpoint takes.
- * -ECANCELED: it said yes, and the rest is left for next time. */
+/* The same until stopped() says yes, which is asked at least between checkpoints: -ECANCELED, and the rest is
+ * left for next time. NULL: never. */
 int fs_settle_until(struct fs *fs, bool (*stopped)(void *arg), void *arg);
 
 /* After a takeover: all that the dead process was asked has been served. */

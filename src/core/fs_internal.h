@@ -229,8 +229,9 @@ struct dying {
 struct examine_progress {
 	bool (*cb)(void *arg, uint64_t done, uint64_t total);
 	void *arg;
-	uint64_t done, total; /* bytes */
-	bool stopped;
+	/* Who settles and whoever makes a checkpoint meanwhile tell it. */
+	_Atomic uint64_t done, total; /* bytes */
+	atomic_bool stopped;
 	bool full; /* the pool had no room for some of them */
 };
 
