@@ -184,9 +184,9 @@ struct golden {
 	struct golden *index_next;    /* fs.index_lock */
 	atomic_bool index_bad;	      /* it is to be made anew */
 	atomic_bool gone;	      /* no layer stands on it any more */
-	bool index_looked;	      /* golden thread, as the next two; for the file */
-	bool index_missing;
-	unsigned index_tries;
+	atomic_bool index_looked;     /* changed by the golden thread, as the next two; for the file */
+	atomic_bool index_missing;
+	atomic_uint index_tries;
 	UT_hash_handle hh;
 };
 

@@ -187,8 +187,9 @@ static void open_indexes(struct fs *fs)
 	while (!atomic_load(&fs->golden_stopping) && (g = hold_due(fs, false))) {
 		int r = golden_index_open(fs, g);
 
-		g->index_looked = true;
-		g->index_missing = r != 0;
+		/* In this order: who waits for the index takes one that was looked for and is not missing for there. */
+		atomic_store(&g->index_missing, r != 0);
+		atomic_store(&g->index_looked, true);
 		if (r == -EUCLEAN)
 			log_info("the content index of golden image \"%s\" is damaged or of "
 				 "something else, and is made anew", g->path);
