@@ -317,7 +317,9 @@ same "$snaps/a.img/zero" golden
 (
 	while [ -e "$work/kill" ]; do
 		kill -9 "$(worker_pid)" 2>/dev/null
-		sleep 0.2
+		# It serves before it dies, or the supervisor gives up.
+		stat "$mnt" >/dev/null
+		sleep 0.15
 	done
 ) &
 killer=$!
