@@ -30,4 +30,8 @@ static inline size_t text_shown(const char *p)
 	return more + 1;
 }
 
+/* Text as a word that can be typed to a shell, and that a terminal only shows: names may be anything.
+ * malloc'ed, owned by the caller; NULL: out of memory. */
+char *text_shell_word(const char *text);
+
 #endif

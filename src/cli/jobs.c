@@ -16,6 +16,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "base/text.h"
 #include "cli/client.h"
 #include "cli/message.h"
 #include "cli/number.h"
@@ -112,7 +113,7 @@ static void on_interrupt(int signal_number)
 static void expect_interrupt(const char *mountpoint, uint64_t id, struct sigaction *old)
 {
 	struct sigaction action = {.sa_handler = on_interrupt};
-	CLEANUP_FREE char *name = cli_quoted(mountpoint);
+	CLEANUP_FREE char *name = text_shell_word(mountpoint);
 	int len = !name ? -1 : snprintf(parting, sizeof(parting),
 		"\ngoldfs: job %" PRIu64 " goes on; to wait for it again, or to end it:\n"
 		"  goldfs job wait %" PRIu64 " %s\n  goldfs job cancel %" PRIu64 " %s\n",

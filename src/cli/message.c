@@ -7,7 +7,6 @@
 #include <getopt.h>
 #include <locale.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,34 +89,6 @@ const char *cli_reason(int err)
 	snprintf(reason, sizeof(reason), "%s", strerror(err));
 	reason[0] = (char)tolower((unsigned char)reason[0]);
 	return reason;
-}
-
-/* In quotes everything stands for itself but the quote; where a terminal would obey, in those that know \ooo. */
-char *cli_quoted(const char *text)
-{
-	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=.,:/@";
-	char *word = malloc(strlen(text) * 4 + 4), *out = word;
-	bool controls = false;
-
-	if (!word)
-		return NULL;
-	if (*text && !text[strspn(text, plain)])
-		return strcpy(word, text);
-	for (const char *c = text; *c; c++)
-		controls |= iscntrl((unsigned char)*c) != 0;
-	if (controls)
-		*out++ = '$';
-	*out++ = '\'';
-	for (; *text; text++) {
-		if (controls && (iscntrl((unsigned char)*text) || *text == '\'' || *text == '\\'))
-			out += sprintf(out, "\\%03o", (unsigned char)*text);
-		else if (*text == '\'')
-			out = stpcpy(out, "'\\''");
-		else
-			*out++ = *text;
-	}
-	strcpy(out, "'");
-	return word;
 }
 
 int cli_print(const char *text, size_t len)

@@ -22,8 +22,6 @@ int cli_usage(const char *verb, const char *fmt, ...) __attribute__((format(prin
 int cli_bad_option(const char *verb, int opt, char **argv);
 /* The text of an errno (positive) as it stands in messages: lower case. Not for threads. */
 const char *cli_reason(int err);
-/* Text as a word that can be typed to a shell: names may be anything. malloc'ed; NULL: no memory. */
-char *cli_quoted(const char *text);
 /* Prints a result, all of it or a failure. Returns EXIT_DONE or EXIT_FAILED. */
 int cli_print(const char *text, size_t len);
 /* Before anything that depends on how wide characters are: loading that takes a tenth of a short command. */

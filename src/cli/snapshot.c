@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 #include "cli/client.h"
 #include "cli/hooks.h"
 #include "cli/message.h"
@@ -185,8 +186,8 @@ static int snapshot_list(int argc, char **argv)
 static int tell_kept(const char *clone, const json_t *reply)
 {
 	const char *kept = json_string_value(json_object_get(reply, "kept"));
-	CLEANUP_FREE char *path = cli_quoted(clone);
-	CLEANUP_FREE char *name = cli_quoted(kept ? kept : "");
+	CLEANUP_FREE char *path = text_shell_word(clone);
+	CLEANUP_FREE char *name = text_shell_word(kept ? kept : "");
 	CLEANUP_FREE char *text = NULL;
 
 	if (!kept || !*kept)

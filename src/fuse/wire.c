@@ -58,7 +58,6 @@ static void look_at_init(struct fuse_server *server, const void *request, size_t
 void wire_look(struct fuse_worker *worker, void *request, size_t len)
 {
 	struct fuse_in_header *header = request;
-	const void *body = header + 1;
 	uint32_t op = header->opcode < FUSE_OP_COUNT ? header->opcode : 0;
 
 	atomic_fetch_add_explicit(&worker->counts[op], 1, memory_order_relaxed);
@@ -69,7 +68,7 @@ void wire_look(struct fuse_worker *worker, void *request, size_t len)
 	if (worker->copy_64)
 		header->opcode = FUSE_COPY_FILE_RANGE;
 	else if (op == FUSE_SETATTR && len >= sizeof(*header) + sizeof(struct fuse_setattr_in)) {
-		const struct fuse_setattr_in *in = body;
+		const struct fuse_setattr_in *in = (const void *)(header + 1);
 
 		worker->kill_suidgid = in->valid & FATTR_KILL_SUIDGID;
 	} else if (op == FUSE_INIT) {

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/text.h"
 #include "service/control.h"
 #include "service/internal.h"
 #include "service/names.h"
@@ -318,30 +319,6 @@ static int take_targets(struct request *rq, struct clone *clone)
 
 /* ---- doing it ---- */
 
-/* Text as a word of a shell command, malloc'ed. */
-static char *shell_word(const char *text)
-{
-	char *word = malloc(strlen(text) * 4 + 3);
-	char *out = word;
-
-	if (!word)
-		return NULL;
-	if (*text && !text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-					"0123456789_-+=.,:/@")])
-		return strcpy(word, text);
-	*out++ = '\'';
-	for (; *text; text++) {
-		if (*text == '\'') {
-			memcpy(out, "'\\''", 4);
-			out += 4;
-		} else {
-			*out++ = *text;
-		}
-	}
-	strcpy(out, "'");
-	return word;
-}
-
 /* The command that makes a raw image of the source, for the folder of images. */
 static char *convert_command(struct request *rq, const char *source_path)
 {
@@ -363,8 +340,8 @@ static char *convert_command(struct request *rq, const char *source_path)
 	if (asprintf(&to, "%s/%.*s%s", rq->service->info.images, (int)(dot - base), base,
 		    *dot ? ".img" : ".converted.img") < 0)
 		to = NULL;
-	from_word = from ? shell_word(from) : NULL;
-	to_word = to ? shell_word(to) : NULL;
+	from_word = from ? text_shell_word(from) : NULL;
+	to_word = to ? text_shell_word(to) : NULL;
 	if (!from_word || !to_word ||
 		asprintf(&command, "qemu-img convert -O raw %s %s", from_word, to_word) < 0)
 		return NULL;
