@@ -17,6 +17,7 @@
 #define WINDOWS 64
 #define WORD sizeof(uint32_t)
 #define OFTEN 4	  /* writes to a page since its sync, from which on another is likely */
+#define MANY 16	  /* pages of a window: to let go of all costs less than to write-protect each */
 #define PATIENCE 64 /* writes elsewhere, or behind the window's end, for which a window stays what it is */
 
 struct window {
@@ -84,10 +85,16 @@ static void unmap(struct window *w)
 	atomic_store(&w->fd, -1);
 }
 
-static void forget_writes(struct window *w)
+/* Returns how many pages were written often. */
+static unsigned forget_writes(struct window *w)
 {
-	for (size_t i = 0; i < WINDOW_PAGES; i++)
+	unsigned often = 0;
+
+	for (size_t i = 0; i < WINDOW_PAGES; i++) {
+		often += atomic_load_explicit(&w->writes[i], memory_order_relaxed) == OFTEN;
 		atomic_store_explicit(&w->writes[i], 0, memory_order_relaxed);
+	}
+	return often;
 }
 
 /* Locked exclusively. */
@@ -178,11 +185,37 @@ bool io_map_write(int fd, const void *buf, size_t len, uint64_t off)
 	return done;
 }
 
-void io_map_synced(int fd)
+/* Nothing of them is lost, and whoever stores there next gets them anew. */
+static void let_go(struct window *w, int fd, uint64_t place, uint64_t within, uint64_t len)
 {
-	for (int i = 0; i < WINDOWS; i++)
-		if (atomic_load(&windows[i].fd) == fd)
-			forget_writes(&windows[i]);
+	pthread_rwlock_rdlock(&w->lock);
+	if (atomic_load(&w->fd) == fd && w->place == place && w->at)
+		madvise(w->at + within, len, MADV_DONTNEED);
+	pthread_rwlock_unlock(&w->lock);
+}
+
+void io_map_will_write_back(int fd, uint64_t off, uint64_t len)
+{
+	uint64_t end = off + len, next;
+
+	pthread_once(&once, init);
+	for (; off < end; off = next) {
+		uint64_t place = round_down(off, WINDOW_SIZE);
+
+		next = min_u64(place + WINDOW_SIZE, end);
+		let_go(window_of(fd, place), fd, place, off - place, next - off);
+	}
+}
+
+void io_map_will_sync(int fd)
+{
+	pthread_once(&once, init);
+	for (int i = 0; i < WINDOWS; i++) {
+		struct window *w = &windows[i];
+
+		if (atomic_load(&w->fd) == fd && forget_writes(w) >= MANY)
+			let_go(w, fd, w->place, 0, WINDOW_SIZE);
+	}
 }
 
 void io_map_forget(int fd)
