@@ -70,6 +70,8 @@ struct io_ops {
 	/* Has the disk begin with what the range holds unsynced, so that the next sync finds little to
 	 * do; promises nothing, and that sync has its errors. May be NULL. */
 	void (*write_back)(struct io *io, int fd, uint64_t off, uint64_t len);
+	/* Has the disk begin to read what will be read soon; promises nothing. May be NULL. */
+	void (*will_read)(struct io *io, int fd, uint64_t off, uint64_t len);
 	/* Returns when the file system below takes writes: at once, unless it is frozen. May be NULL. */
 	void (*await_writable)(struct io *io, int fd);
 	/* Forgets what is cached of a file and not changed: reads come from the disk. May be NULL. */

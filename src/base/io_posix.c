@@ -222,6 +222,11 @@ static void posix_free(struct io *io)
 	free(io);
 }
 
+static void posix_will_read(struct io *io, int fd, uint64_t off, uint64_t len)
+{
+	posix_fadvise(fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+}
+
 static void posix_drop_cache(struct io *io, int fd)
 {
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
@@ -299,6 +304,7 @@ static const struct io_ops posix_ops = {
 	.syncdir = posix_syncdir,
 	.list = posix_list,
 	.space = posix_space,
+	.will_read = posix_will_read,
 	.drop_cache = posix_drop_cache,
 	.boot = posix_boot,
 	.free = posix_free,

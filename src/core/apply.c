@@ -566,6 +566,11 @@ static bool is_committed(const struct apply *how, uint64_t layer)
 				MUTATED("a commit record covers later writes"));
 }
 
+bool apply_is_committed(const struct apply *how, const struct gf_disk_op *op)
+{
+	return op->flags & GF_LARGE_SYNCED || is_committed(how, ((const struct gf_op_blocks *)op)->layer);
+}
+
 #define REPLAY_BLOCKS 256
 #define MAX_BLOCKS (GF_MAX_SIZE / GF_BLOCK_SIZE)
 
@@ -770,7 +775,7 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	const struct apply *how)
 {
 	const uint8_t *announced = tail_of(&op->op, sizeof(*op));
-	bool committed = op->op.flags & GF_LARGE_SYNCED || is_committed(how, op->layer);
+	bool committed = apply_is_committed(how, &op->op);
 	bool whole = true;
 	uint32_t sums[REPLAY_BLOCKS], n;
 	int r = 0;

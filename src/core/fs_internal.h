@@ -488,6 +488,8 @@ struct apply {
 /* Applies one record's ops. 0 or -errno; -EUCLEAN: they contradict what is there. */
 int apply_ops(struct fs *fs, const void *ops, size_t len, const struct apply *how);
 int apply_finish_loading(struct fs *fs);
+/* Whether it is known that what an op of type GF_OP_LARGE announces is in place. */
+bool apply_is_committed(const struct apply *how, const struct gf_disk_op *op);
 /* The whole catalog as ops. The caller keeps it from changing. */
 int catalog_serialize(struct fs *fs, struct opbuf *buf);
 
@@ -851,6 +853,25 @@ int found_doubt(struct fs *fs, struct layer *layer, uint64_t block, uint64_t cou
 void found_explained(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t count);
 /* Ends what is still in doubt, unless `r` is an error already, and forgets all. Returns the first error. */
 int found_end(struct fs *fs, int r);
+
+/* ---- read_ahead.c: the disk is asked for what recovery will read ---- */
+
+struct read_ahead {
+	struct fs *fs;
+	const struct commit_point *commits;
+	struct journal_mark next; /* behind the records that were looked at */
+	uint64_t upto;		  /* no record has this number, or a higher one */
+	struct ahead_piece {
+		uint64_t layer, block;
+		uint64_t count;
+	} *pieces; /* of those records */
+	size_t count, capacity;
+	uint64_t blocks;
+};
+
+/* Record `seq` is replayed next; the ring is as it was scanned. */
+void read_ahead(struct read_ahead *ahead, uint64_t seq);
+void read_ahead_release(struct read_ahead *ahead);
 
 /* ---- heal.c: blocks that are old or new after a power loss ---- */
 

@@ -165,6 +165,7 @@ struct recovery {
 	uint64_t records;
 	uint64_t life; /* see journal_lost() */
 	struct carried_list carried;
+	struct read_ahead ahead;
 };
 
 static int note_commit(struct recovery *rec, const struct gf_op_commit *op)
@@ -241,6 +242,8 @@ static int replay_record(void *arg, uint64_t seq, uint64_t ops_pos, const void *
 	};
 
 	INVARIANT(4, !how.meta || seq > rec->meta_seq);
+	if (!rec->fs->options.takeover) /* what it reads is cached */
+		read_ahead(&rec->ahead, seq);
 	return carried_origin(ops, len) ? 0 : apply_ops(rec->fs, ops, len, &how);
 }
 
@@ -308,8 +311,11 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 	if (!r)
 		r = carried_apply(fs, &rec.carried, head->tail.seq,
 			&(struct apply){.blocks = true, .replaying = true, .commits = rec.commits});
+	rec.ahead = (struct read_ahead){.fs = fs, .commits = rec.commits, .next = head->tail,
+		.upto = journal_last_seq(fs->journal) + 1};
 	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
+	read_ahead_release(&rec.ahead);
 	carried_release(&rec.carried);
 	r = found_end(fs, r);
 	if (!r && !fs->options.takeover && !is_same_boot(fs, fs->boot))

@@ -36,7 +36,7 @@
 
 #define LARGE_BLOCKS 16	   /* whole blocks from which on a write is large (64 KiB) */
 #define MARK_REGIONS 16	   /* an intent mark covers no more than this (512 MiB) */
-#define PLACED_SMALL (64 * KIB) /* what a small write in place counts as, in LARGE_SYNC_BYTES */
+#define PLACED_SMALL (16 * KIB) /* what a small write in place counts as, in LARGE_SYNC_BYTES */
 /* Uncommitted bytes that a mount may have to look at when nobody took over: each block of them once, from
  * the page cache or, after a power loss, from the disk. (A takeover looks at what was on its way only.) Less
  * would be soonest reached by who overwrites the same blocks, and each sync stands in his way: with 4 GiB

@@ -284,6 +284,9 @@ bool layer_may_be_in_place(struct layer *layer, uint64_t block, uint64_t count);
 
 int layer_write_data(struct layer *layer, const void *buf, size_t len, uint64_t off);
 int layer_read_data(struct layer *layer, void *buf, size_t len, uint64_t off);
+/* Hints: these will be read soon. */
+void layer_will_read_data(struct layer *layer, uint64_t block, uint64_t count);
+void layer_will_read_sums(struct layer *layer, uint64_t block, uint64_t count);
 /* Gives blocks and their checksums a place on the disk, so that writing them cannot fail for want
  * of it. After -ENOSPC what was got is given back by the next checkpoint. */
 int layer_allocate(struct layer *layer, uint64_t block, uint64_t count);

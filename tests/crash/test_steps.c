@@ -240,6 +240,70 @@ static void test_found_by_a_dead_process(void **state)
 	}
 }
 
+static int data_fd;
+static struct {
+	uint64_t first, end; /* blocks */
+} asked[8];
+static unsigned asked_count;
+
+static int remember_data(struct io *io, const char *path, int flags)
+{
+	int fd = below->open(io, path, flags);
+
+	if (strcmp(path, "layer/1.data") == 0)
+		data_fd = fd;
+	return fd;
+}
+
+static void note_asked(struct io *io, int fd, uint64_t off, uint64_t len)
+{
+	if (fd != data_fd)
+		return;
+	assert_true(asked_count < 8);
+	asked[asked_count].first = off / BLOCK;
+	asked[asked_count++].end = (off + len) / BLOCK;
+}
+
+static void count_asked_at_mount(void)
+{
+	replace_disk(simdisk_crash(disk, SIMDISK_KEEP, 1));
+	stand_in_front();
+	ops.open = remember_data;
+	ops.will_read = note_asked;
+	data_fd = -1;
+	asked_count = 0;
+	assert_int_equal(open_with(false), 0);
+}
+
+/* The disk is asked for what recovery will read, in the order of places and not of records, and for nothing
+ * that a commit record vouches for. */
+static void test_recovery_reads_ahead(void **state)
+{
+	const uint64_t count = LARGE / BLOCK;
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, 4 * count, 'D');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(put(a, 3 * count, count, 'E'), 0);
+	assert_int_equal(put(a, count, count, 'F'), 0);
+	assert_int_equal(put(a, 0, count, 'G'), 0);
+	count_asked_at_mount();
+	assert_int_equal(asked_count, 2);
+	assert_int_equal(asked[0].first, 0);
+	assert_int_equal(asked[0].end, 2 * count);
+	assert_int_equal(asked[1].first, 3 * count);
+	assert_int_equal(asked[1].end, 4 * count);
+	assert_shows(a, 0, count, 'G');
+	assert_shows(a, count, count, 'F');
+	assert_shows(a, 2 * count, count, 'D');
+	assert_shows(a, 3 * count, count, 'E');
+	assert_int_equal(fs_settle(fs), 0);
+	put_and_sync(a, count, count, 'H');
+	count_asked_at_mount();
+	assert_int_equal(asked_count, 0);
+	assert_shows(a, count, count, 'H');
+}
+
 /* Without the announcement only the mark tells why the bytes do not have their sums. */
 static void test_mark_is_durable_before_the_bytes(void **state)
 {
@@ -697,6 +761,7 @@ int main(void)
 		T(test_flush_covers_names_of_a_dead_process),
 		T(test_flush_covers_bytes_of_a_dead_process),
 		T(test_found_by_a_dead_process),
+		T(test_recovery_reads_ahead),
 		T(test_mark_is_durable_before_the_bytes),
 		T(test_checksums_of_what_was_discarded),
 		T(test_lost_write_behind_the_end),
