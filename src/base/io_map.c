@@ -27,6 +27,7 @@ struct window {
 	uint64_t size;	/* bytes that the file has of it; 0: or it cannot be mapped */
 	uint8_t *at;	/* NULL: not mapped */
 	atomic_int misses;
+	atomic_bool counted; /* some of `writes` is not 0 */
 	_Atomic uint8_t writes[WINDOW_PAGES]; /* since the last sync, up to OFTEN */
 };
 
@@ -90,6 +91,8 @@ static unsigned forget_writes(struct window *w)
 {
 	unsigned often = 0;
 
+	if (!atomic_exchange(&w->counted, false))
+		return 0;
 	for (size_t i = 0; i < WINDOW_PAGES; i++) {
 		often += atomic_load_explicit(&w->writes[i], memory_order_relaxed) == OFTEN;
 		atomic_store_explicit(&w->writes[i], 0, memory_order_relaxed);
@@ -161,6 +164,8 @@ static bool is_written_often(struct window *w, size_t page)
 		return true;
 	/* Lost when two count at a time: it is counted again. */
 	atomic_store_explicit(&w->writes[page], n + 1, memory_order_relaxed);
+	if (!atomic_load_explicit(&w->counted, memory_order_relaxed))
+		atomic_store(&w->counted, true);
 	return false;
 }
 
@@ -186,12 +191,10 @@ bool io_map_write(int fd, const void *buf, size_t len, uint64_t off)
 }
 
 /* Nothing of them is lost, and whoever stores there next gets them anew. */
-static void let_go(struct window *w, int fd, uint64_t place, uint64_t within, uint64_t len)
+static void let_go_locked(const struct window *w, uint64_t within, uint64_t len)
 {
-	pthread_rwlock_rdlock(&w->lock);
-	if (atomic_load(&w->fd) == fd && w->place == place && w->at)
+	if (w->at)
 		madvise(w->at + within, len, MADV_DONTNEED);
-	pthread_rwlock_unlock(&w->lock);
 }
 
 void io_map_will_write_back(int fd, uint64_t off, uint64_t len)
@@ -201,9 +204,13 @@ void io_map_will_write_back(int fd, uint64_t off, uint64_t len)
 	pthread_once(&once, init);
 	for (; off < end; off = next) {
 		uint64_t place = round_down(off, WINDOW_SIZE);
+		struct window *w = window_of(fd, place);
 
 		next = min_u64(place + WINDOW_SIZE, end);
-		let_go(window_of(fd, place), fd, place, off - place, next - off);
+		pthread_rwlock_rdlock(&w->lock);
+		if (atomic_load(&w->fd) == fd && w->place == place)
+			let_go_locked(w, off - place, next - off);
+		pthread_rwlock_unlock(&w->lock);
 	}
 }
 
@@ -213,8 +220,12 @@ void io_map_will_sync(int fd)
 	for (int i = 0; i < WINDOWS; i++) {
 		struct window *w = &windows[i];
 
+		if (atomic_load(&w->fd) != fd)
+			continue;
+		pthread_rwlock_rdlock(&w->lock);
 		if (atomic_load(&w->fd) == fd && forget_writes(w) >= MANY)
-			let_go(w, fd, w->place, 0, WINDOW_SIZE);
+			let_go_locked(w, 0, WINDOW_SIZE);
+		pthread_rwlock_unlock(&w->lock);
 	}
 }
 

@@ -27,7 +27,7 @@ bool io_map_write(int fd, const void *buf, size_t len, uint64_t off);
 /*
  * Before pages go to the disk. One that is mapped is write-protected for it, each time at the cost of interrupting
  * all processors on which threads of the process are; so many of them are given up at once. The range (whole
- * pages) is not stored to soon; after the sync all pages are to be written anew.
+ * pages) is not stored to soon; with a sync the count of writes to each page begins anew.
  */
 void io_map_will_write_back(int fd, uint64_t off, uint64_t len);
 void io_map_will_sync(int fd);

@@ -22,6 +22,7 @@
 #include "base/fd.h"
 #include "base/hash.h"
 #include "base/io_map.h"
+#include "base/sizes.h"
 
 struct io_posix {
 	struct io io; /* first */
@@ -222,9 +223,13 @@ static void posix_free(struct io *io)
 	free(io);
 }
 
+#define WILL_READ (128 * KIB)
+
 static void posix_will_read(struct io *io, int fd, uint64_t off, uint64_t len)
 {
-	posix_fadvise(fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
+	/* Of more at once Linux reads the beginning only: what the disk takes in one request, or reads ahead. */
+	for (uint64_t at = 0; at < len; at += WILL_READ)
+		posix_fadvise(fd, (off_t)(off + at), (off_t)min_u64(len - at, WILL_READ), POSIX_FADV_WILLNEED);
 }
 
 static void posix_drop_cache(struct io *io, int fd)

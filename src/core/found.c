@@ -6,8 +6,8 @@
  * them. The block is read once, and its checksum compared with that of each. It is written again once,
  * too (apply.c says why). What no record explains in the end is in doubt (heal.c).
  *
- * Kept by pieces of 64 KiB, large enough for large writes and small enough for small ones: half a
- * million blocks that stand alone take 90 MB, for as long as recovery takes.
+ * Kept by pieces of 64 KiB, large enough for large writes and small enough for small ones: a million
+ * blocks that stand alone, about as many as there can be, take 185 MB for as long as recovery takes.
  */
 #include "core/fs_internal.h"
 

@@ -860,10 +860,10 @@ struct read_ahead {
 	struct fs *fs;
 	const struct commit_point *commits;
 	struct journal_mark next; /* behind the records that were looked at */
-	uint64_t upto;		  /* no record has this number, or a higher one */
 	struct ahead_piece {
 		uint64_t layer, block;
 		uint64_t count;
+		bool committed; /* its bytes are not read */
 	} *pieces; /* of those records */
 	size_t count, capacity;
 	uint64_t blocks;

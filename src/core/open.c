@@ -311,8 +311,7 @@ static int replay_journal(struct fs *fs, const struct catalog_head *head, bool f
 	if (!r)
 		r = carried_apply(fs, &rec.carried, head->tail.seq,
 			&(struct apply){.blocks = true, .replaying = true, .commits = rec.commits});
-	rec.ahead = (struct read_ahead){.fs = fs, .commits = rec.commits, .next = head->tail,
-		.upto = journal_last_seq(fs->journal) + 1};
+	rec.ahead = (struct read_ahead){.fs = fs, .commits = rec.commits, .next = head->tail};
 	if (!r)
 		r = journal_scan(fs->journal, head->tail, replay_record, &rec, &epoch);
 	read_ahead_release(&rec.ahead);

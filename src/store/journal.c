@@ -356,19 +356,16 @@ int journal_ends_torn(struct journal *j)
 	return r ? r : rec.seq == j->head.seq || (j->head.prev && rec.prev == j->head.prev);
 }
 
-int journal_walk(struct journal *j, struct journal_mark mark, uint64_t upto,
-	int (*cb)(void *arg, const struct journal_mark *next, uint64_t seq, uint64_t ops_pos,
-		const void *ops, size_t len),
-	void *arg)
+static int walk(struct journal *j, struct journal_mark mark, uint64_t upto, struct window *window,
+	journal_walker *cb, void *arg)
 {
-	CLEANUP_WINDOW struct window window = {.buf = NULL};
 	int r = 0;
 
 	while (mark.seq < upto && !r) {
 		uint64_t pos = mark.pos;
 		const struct gf_disk_record *rec;
 
-		r = read_record(j, &mark, 0, &window, &rec);
+		r = read_record(j, &mark, 0, window, &rec);
 		if (r <= 0)
 			return log_error(r ? r : -EIO, "cannot read the journal at %llu",
 				(unsigned long long)pos);
@@ -378,6 +375,20 @@ int journal_walk(struct journal *j, struct journal_mark mark, uint64_t upto,
 		r = cb(arg, &mark, rec->seq, pos + sizeof(*rec), rec + 1, rec->used);
 	}
 	return r;
+}
+
+int journal_walk(struct journal *j, struct journal_mark from, uint64_t upto, journal_walker *cb, void *arg)
+{
+	CLEANUP_WINDOW struct window window = {.buf = NULL};
+
+	return walk(j, from, upto, &window, cb, arg);
+}
+
+int journal_walk_scanned(struct journal *j, struct journal_mark from, journal_walker *cb, void *arg)
+{
+	CLEANUP_WINDOW struct window window = {.ahead = SCAN_AHEAD, .whole_until = j->whole_until};
+
+	return walk(j, from, j->whole_until, &window, cb, arg);
 }
 
 static bool is_newer_record(const uint8_t *secret, const struct gf_disk_record *rec, uint64_t seq)

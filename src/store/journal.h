@@ -93,15 +93,17 @@ int journal_holds_newer(struct journal *journal, uint64_t seq);
  * as a power loss leaves it, or damage. 1, 0, or -errno. */
 int journal_ends_torn(struct journal *journal);
 
+/* next: the point behind the record. */
+typedef int journal_walker(void *arg, const struct journal_mark *next, uint64_t seq, uint64_t ops_pos,
+	const void *ops, size_t len);
 /*
  * Walks the records from `from` on, at which one begins, as far as they go below number upto, while
- * others append. next is the point behind the record. Stops when cb returns non-zero and returns
+ * others append. Stops when cb returns non-zero and returns
  * that. -EIO: a record that was there cannot be read.
  */
-int journal_walk(struct journal *journal, struct journal_mark from, uint64_t upto,
-	int (*cb)(void *arg, const struct journal_mark *next, uint64_t seq, uint64_t ops_pos,
-		const void *ops, size_t len),
-	void *arg);
+int journal_walk(struct journal *journal, struct journal_mark from, uint64_t upto, journal_walker *cb, void *arg);
+/* The same for all that a scan found whole, see journal_believe_scan(), as fast as a scan: nobody appends. */
+int journal_walk_scanned(struct journal *journal, struct journal_mark from, journal_walker *cb, void *arg);
 
 /* What the last scan found whole need not be looked at again by the next. Recovery only. */
 void journal_believe_scan(struct journal *journal);

@@ -138,24 +138,26 @@ int layer_read_data(struct layer *l, void *buf, size_t len, uint64_t off)
 	return fd < 0 ? fd : io_pread_full(l->env->io, fd, buf, len, off);
 }
 
-static void will_read(struct layer *l, int fd, uint64_t off, uint64_t len)
+static void will_read(struct layer *l, int *file_fd, enum layer_file file, uint64_t off, uint64_t len)
 {
 	const struct io_ops *ops = l->env->io->ops;
+	int fd;
 
-	if (fd >= 0 && ops->will_read)
+	if (!ops->will_read)
+		return;
+	fd = layer_open_file(l, file_fd, file, false);
+	if (fd >= 0)
 		ops->will_read(l->env->io, fd, off, len);
 }
 
 void layer_will_read_data(struct layer *l, uint64_t block, uint64_t count)
 {
-	will_read(l, layer_open_file(l, &l->data_fd, LAYER_DATA, false), block * GF_BLOCK_SIZE,
-		count * GF_BLOCK_SIZE);
+	will_read(l, &l->data_fd, LAYER_DATA, block * GF_BLOCK_SIZE, count * GF_BLOCK_SIZE);
 }
 
 void layer_will_read_sums(struct layer *l, uint64_t block, uint64_t count)
 {
-	will_read(l, layer_open_file(l, &l->sum_fd, LAYER_SUM, false), block * sizeof(uint32_t),
-		count * sizeof(uint32_t));
+	will_read(l, &l->sum_fd, LAYER_SUM, block * sizeof(uint32_t), count * sizeof(uint32_t));
 }
 
 int layer_allocate(struct layer *l, uint64_t block, uint64_t count)
