@@ -17,7 +17,6 @@
 #define WINDOWS 64
 #define WORD sizeof(uint32_t)
 #define OFTEN 4	  /* writes to a page since its sync, from which on another is likely */
-#define MANY 16	  /* pages of a window: to let go of all costs less than to write-protect each */
 #define PATIENCE 64 /* writes elsewhere, or behind the window's end, for which a window stays what it is */
 
 struct window {
@@ -27,7 +26,6 @@ struct window {
 	uint64_t size;	/* bytes that the file has of it; 0: or it cannot be mapped */
 	uint8_t *at;	/* NULL: not mapped */
 	atomic_int misses;
-	atomic_bool counted; /* some of `writes` is not 0 */
 	_Atomic uint8_t writes[WINDOW_PAGES]; /* since the last sync, up to OFTEN */
 };
 
@@ -86,18 +84,10 @@ static void unmap(struct window *w)
 	atomic_store(&w->fd, -1);
 }
 
-/* Returns how many pages were written often. */
-static unsigned forget_writes(struct window *w)
+static void forget_writes(struct window *w)
 {
-	unsigned often = 0;
-
-	if (!atomic_exchange(&w->counted, false))
-		return 0;
-	for (size_t i = 0; i < WINDOW_PAGES; i++) {
-		often += atomic_load_explicit(&w->writes[i], memory_order_relaxed) == OFTEN;
+	for (size_t i = 0; i < WINDOW_PAGES; i++)
 		atomic_store_explicit(&w->writes[i], 0, memory_order_relaxed);
-	}
-	return often;
 }
 
 /* Locked exclusively. */
@@ -164,8 +154,6 @@ static bool is_written_often(struct window *w, size_t page)
 		return true;
 	/* Lost when two count at a time: it is counted again. */
 	atomic_store_explicit(&w->writes[page], n + 1, memory_order_relaxed);
-	if (!atomic_load_explicit(&w->counted, memory_order_relaxed))
-		atomic_store(&w->counted, true);
 	return false;
 }
 
@@ -190,43 +178,11 @@ bool io_map_write(int fd, const void *buf, size_t len, uint64_t off)
 	return done;
 }
 
-/* Nothing of them is lost, and whoever stores there next gets them anew. */
-static void let_go_locked(const struct window *w, uint64_t within, uint64_t len)
+void io_map_synced(int fd)
 {
-	if (w->at)
-		madvise(w->at + within, len, MADV_DONTNEED);
-}
-
-void io_map_will_write_back(int fd, uint64_t off, uint64_t len)
-{
-	uint64_t end = off + len, next;
-
-	pthread_once(&once, init);
-	for (; off < end; off = next) {
-		uint64_t place = round_down(off, WINDOW_SIZE);
-		struct window *w = window_of(fd, place);
-
-		next = min_u64(place + WINDOW_SIZE, end);
-		pthread_rwlock_rdlock(&w->lock);
-		if (atomic_load(&w->fd) == fd && w->place == place)
-			let_go_locked(w, off - place, next - off);
-		pthread_rwlock_unlock(&w->lock);
-	}
-}
-
-void io_map_will_sync(int fd)
-{
-	pthread_once(&once, init);
-	for (int i = 0; i < WINDOWS; i++) {
-		struct window *w = &windows[i];
-
-		if (atomic_load(&w->fd) != fd)
-			continue;
-		pthread_rwlock_rdlock(&w->lock);
-		if (atomic_load(&w->fd) == fd && forget_writes(w) >= MANY)
-			let_go_locked(w, 0, WINDOW_SIZE);
-		pthread_rwlock_unlock(&w->lock);
-	}
+	for (int i = 0; i < WINDOWS; i++)
+		if (atomic_load(&windows[i].fd) == fd)
+			forget_writes(&windows[i]);
 }
 
 void io_map_forget(int fd)

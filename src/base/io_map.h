@@ -24,13 +24,8 @@
 
 /* Whole words of four bytes, aligned, within what the file has already. False: not this time, pwrite(2) is the way. */
 bool io_map_write(int fd, const void *buf, size_t len, uint64_t off);
-/*
- * Before pages go to the disk. One that is mapped is write-protected for it, each time at the cost of interrupting
- * all processors on which threads of the process are; so many of them are given up at once. The range (whole
- * pages) is not stored to soon; with a sync the count of writes to each page begins anew.
- */
-void io_map_will_write_back(int fd, uint64_t off, uint64_t len);
-void io_map_will_sync(int fd);
+/* fd was synced: its pages are to be written anew. */
+void io_map_synced(int fd);
 /* Before fd is closed, or its file cut. */
 void io_map_forget(int fd);
 

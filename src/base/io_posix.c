@@ -83,14 +83,15 @@ static int posix_poke(struct io *io, int fd, const void *buf, size_t len, uint64
 
 static int posix_fdatasync(struct io *io, int fd)
 {
-	io_map_will_sync(fd);
-	return space_result(result(fdatasync(fd)));
+	int r = space_result(result(fdatasync(fd)));
+
+	io_map_synced(fd);
+	return r;
 }
 
 /* Without a flag for waiting an error is left for the sync to find. */
 static void posix_write_back(struct io *io, int fd, uint64_t off, uint64_t len)
 {
-	io_map_will_write_back(fd, off, len);
 	sync_file_range(fd, (off_t)off, (off_t)len, SYNC_FILE_RANGE_WRITE);
 }
 

@@ -75,7 +75,7 @@ static void test_only_pages_that_are_written_often(void **state)
 	assert_false(io_map_write(fd, &word, sizeof(word), 4096));
 	assert_true(io_map_write(fd, &word, sizeof(word), 4092));
 	/* A sync makes each page dear again. */
-	io_map_will_sync(fd);
+	io_map_synced(fd);
 	assert_false(io_map_write(fd, &word, sizeof(word), 4092));
 	assert_true(warm(fd, 4092) > 1);
 	end_file(fd);
@@ -230,38 +230,6 @@ static void test_a_signal_that_was_sent(void **state)
 	assert_int_equal(WEXITSTATUS(status), 77);
 }
 
-/* Pages that are given up before they go to the disk hold what was stored, and can be stored to again. */
-static void test_pages_that_go_to_the_disk(void **state)
-{
-	const uint32_t pages = 40;
-	const uint64_t first = (16 * MIB) - 20 * 4096; /* on both sides of a window's end */
-	int fd = make_file(32 * MIB);
-
-	for (uint32_t round = 1; round < 6; round++) {
-		for (uint32_t i = 0; i < pages; i++) {
-			uint32_t word = round * 1000 + i;
-
-			warm(fd, first + i * 4096 + 4);
-			assert_true(io_map_write(fd, &word, sizeof(word), first + i * 4096));
-		}
-		if (round % 2)
-			io_map_will_write_back(fd, first, (uint64_t)pages * 4096);
-		else
-			io_map_will_sync(fd);
-		assert_int_equal(fdatasync(fd), 0);
-		for (uint32_t i = 0; i < pages; i++)
-			assert_int_equal(read_word(fd, first + i * 4096), round * 1000 + i);
-	}
-	/* Of a file without windows, and behind the end of one. */
-	io_map_will_write_back(fd, 20 * MIB, 64 * MIB);
-	end_file(fd);
-	fd = make_file(4096);
-	io_map_will_write_back(fd, 0, 4096);
-	end_file(fd);
-}
-
-#define WORDS 32768 /* in more pages than are worth giving up */
-
 struct writer {
 	int fd;
 	uint32_t number;
@@ -273,12 +241,10 @@ static void *write_words(void *arg)
 	struct writer *w = arg;
 
 	for (uint32_t i = 0; i < 20000; i++) {
-		uint32_t word = i * 4 + w->number, off = word % WORDS * sizeof(word);
+		uint32_t word = i * 4 + w->number, off = word % 4096 * sizeof(word);
 
 		if (i % 5000 == 4999)
-			io_map_will_sync(w->fd);
-		if (i % 5000 == 2499)
-			io_map_will_write_back(w->fd, 0, WORDS * sizeof(word));
+			io_map_synced(w->fd);
 		if (io_map_write(w->fd, &word, sizeof(word), off))
 			w->stored++;
 		else if (pwrite(w->fd, &word, sizeof(word), off) != sizeof(word))
@@ -306,8 +272,8 @@ static void test_threads(void **state)
 		pthread_join(threads[i], NULL);
 		assert_true(writers[i].stored > 0);
 	}
-	for (uint32_t word = 80000 - WORDS; word < 80000; word++)
-		assert_int_equal(read_word(fd, word % WORDS * sizeof(word)), word);
+	for (uint32_t word = 80000 - 4096; word < 80000; word++)
+		assert_int_equal(read_word(fd, word % 4096 * sizeof(word)), word);
 	end_file(fd);
 	end_file(other);
 }
@@ -326,7 +292,6 @@ int main(void)
 		cmocka_unit_test(test_a_page_that_is_not_there),
 		cmocka_unit_test(test_faults_of_others),
 		cmocka_unit_test(test_a_signal_that_was_sent),
-		cmocka_unit_test(test_pages_that_go_to_the_disk),
 		cmocka_unit_test(test_threads),
 	};
 
