@@ -874,8 +874,7 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 	const struct apply *how)
 {
 	const uint8_t *sums = tail_of(&op->blocks.op, sizeof(*op));
-	bool committed = how->recalling || op->blocks.op.flags & GF_LARGE_SYNCED ||
-			 is_committed(how, op->blocks.layer);
+	bool committed = how->recalling || apply_is_committed(how, &op->blocks.op);
 	bool whole = true;
 	int r = 0;
 

@@ -488,7 +488,7 @@ struct apply {
 /* Applies one record's ops. 0 or -errno; -EUCLEAN: they contradict what is there. */
 int apply_ops(struct fs *fs, const void *ops, size_t len, const struct apply *how);
 int apply_finish_loading(struct fs *fs);
-/* Whether it is known that what an op of type GF_OP_LARGE announces is in place. */
+/* Whether it is known that what an op of type GF_OP_LARGE or GF_OP_SHARE announces is there. */
 bool apply_is_committed(const struct apply *how, const struct gf_disk_op *op);
 /* The whole catalog as ops. The caller keeps it from changing. */
 int catalog_serialize(struct fs *fs, struct opbuf *buf);

@@ -98,8 +98,7 @@ typedef int journal_walker(void *arg, const struct journal_mark *next, uint64_t 
 	const void *ops, size_t len);
 /*
  * Walks the records from `from` on, at which one begins, as far as they go below number upto, while
- * others append. Stops when cb returns non-zero and returns
- * that. -EIO: a record that was there cannot be read.
+ * others append. Stops when cb returns non-zero and returns that. -EIO: a record that was there cannot be read.
  */
 int journal_walk(struct journal *journal, struct journal_mark from, uint64_t upto, journal_walker *cb, void *arg);
 /* The same for all that a scan found whole, see journal_believe_scan(), as fast as a scan: nobody appends. */

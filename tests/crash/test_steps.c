@@ -240,24 +240,34 @@ static void test_found_by_a_dead_process(void **state)
 	}
 }
 
-static int data_fd;
+static const char *watched; /* a path */
+static int watched_fd;
+
+/* As open() of a table that stands in front: which descriptor is that of the file that is watched. */
+static int open_and_watch(struct io *io, const char *path, int flags)
+{
+	int fd = below->open(io, path, flags);
+
+	if (strcmp(path, watched) == 0)
+		watched_fd = fd;
+	return fd;
+}
+
+static void watch(const char *path)
+{
+	watched = path;
+	watched_fd = -1;
+	ops.open = open_and_watch;
+}
+
 static struct {
 	uint64_t first, end; /* blocks */
 } asked[8];
 static unsigned asked_count;
 
-static int remember_data(struct io *io, const char *path, int flags)
-{
-	int fd = below->open(io, path, flags);
-
-	if (strcmp(path, "layer/1.data") == 0)
-		data_fd = fd;
-	return fd;
-}
-
 static void note_asked(struct io *io, int fd, uint64_t off, uint64_t len)
 {
-	if (fd != data_fd)
+	if (fd != watched_fd)
 		return;
 	assert_true(asked_count < 8);
 	asked[asked_count].first = off / BLOCK;
@@ -268,9 +278,8 @@ static void count_asked_at_mount(void)
 {
 	replace_disk(simdisk_crash(disk, SIMDISK_KEEP, 1));
 	stand_in_front();
-	ops.open = remember_data;
+	watch("layer/1.data");
 	ops.will_read = note_asked;
-	data_fd = -1;
 	asked_count = 0;
 	assert_int_equal(open_with(false), 0);
 }
@@ -675,22 +684,11 @@ static void test_reserve_is_given_back(void **state)
 	assert_shows(b, 0, 150, 'b');
 }
 
-static int reserve_fd;
-
-static int remember_reserve(struct io *io, const char *path, int flags)
-{
-	int fd = below->open(io, path, flags);
-
-	if (strcmp(path, "reserve") == 0)
-		reserve_fd = fd;
-	return fd;
-}
-
 static int allocate_half(struct io *io, int fd, uint64_t off, uint64_t len)
 {
-	int r = below->allocate(io, fd, off, fd == reserve_fd ? len / 2 : len);
+	int r = below->allocate(io, fd, off, fd == watched_fd ? len / 2 : len);
 
-	return !r && fd == reserve_fd ? -ENOSPC : r;
+	return !r && fd == watched_fd ? -ENOSPC : r;
 }
 
 /* What is held counts as a whole or not at all. */
@@ -698,11 +696,10 @@ static void test_half_a_reserve_is_not_kept(void **state)
 {
 	replace_disk(simdisk_new(GIB));
 	stand_in_front();
-	ops.open = remember_reserve;
+	watch("reserve");
 	ops.allocate = allocate_half;
-	reserve_fd = -1;
 	assert_int_equal(open_with(false), 0);
-	assert_true(reserve_fd >= 0);
+	assert_true(watched_fd >= 0);
 	assert_int_equal(reserve_bytes(), 0);
 }
 
