@@ -124,21 +124,22 @@ static void copy_sector(const struct pagemap *full, struct pagemap *map, uint64_
 	pagemap_write(map, sector, sizeof(sector), off);
 }
 
-/* Some sectors of a write, each with all that the cache (full) held in it just then. */
+/* Some sectors of a write, each with all that the cache (full) held in it just then. File systems give
+ * space back by blocks: never a part of one. */
 static void keep_sectors(struct chooser *ch, const struct change *change,
 	const struct pagemap *full, struct pagemap *map, uint64_t *size)
 {
+	const uint64_t unit = change->kind == CHANGE_PUNCH ? 4096 : SIMDISK_SECTOR;
 	uint64_t end = change->off + change->len, kept = 0;
 
-	for (uint64_t s = change->off / SIMDISK_SECTOR; s * SIMDISK_SECTOR < end; s++) {
+	for (uint64_t at = round_down(change->off, unit); at < end; at += unit) {
 		if (rng_below(&ch->rng, 100) >= ch->chance)
 			continue;
-		kept = min_u64((s + 1) * SIMDISK_SECTOR, end);
-		if (change->kind == CHANGE_PUNCH) {
-			pagemap_write(map, NULL, SIMDISK_SECTOR, s * SIMDISK_SECTOR);
-			continue;
-		}
-		copy_sector(full, map, s * SIMDISK_SECTOR);
+		kept = min_u64(at + unit, end);
+		if (change->kind == CHANGE_PUNCH)
+			pagemap_write(map, NULL, kept - max_u64(at, change->off), max_u64(at, change->off));
+		else
+			copy_sector(full, map, at);
 	}
 	if (change->kind != CHANGE_WRITE || end <= *size)
 		return;
