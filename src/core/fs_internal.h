@@ -906,8 +906,9 @@ struct undo {
 	uint64_t large_first, large_last;   /* those that went to their place */
 	uint64_t ino, grown, size;	    /* its file, as long as the record says, and as it is */
 };
-/* Says again what the blocks and the file are. The caller holds the blocks' range and the gate. */
-void undo_large(struct fs *fs, const struct undo *undo);
+/* Says again what the blocks and the file are. The caller holds the blocks' range and the gate. -errno
+ * (-ENOSPC: no room in the ring): recovery may show new bytes as long as the write's record is there. */
+int undo_large(struct fs *fs, const struct undo *undo);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);

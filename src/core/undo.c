@@ -120,7 +120,7 @@ static void add_ungrow(struct opbuf *buf, uint64_t ino, uint64_t grown, uint64_t
 	op->size = size;
 }
 
-void undo_large(struct fs *fs, const struct undo *undo)
+int undo_large(struct fs *fs, const struct undo *undo)
 {
 	uint64_t block = undo->block, count = undo->end - block;
 	struct layer *layer = undo->layer;
@@ -149,8 +149,8 @@ void undo_large(struct fs *fs, const struct undo *undo)
 		block += x.count;
 		count -= x.count;
 	}
-	/* Without room the next recovery may show the new bytes of some blocks: it failed. */
 	if (!r && buf.len)
-		say_again(fs, layer, &buf);
+		r = say_again(fs, layer, &buf);
 	opbuf_release(&buf);
+	return r;
 }

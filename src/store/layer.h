@@ -313,6 +313,8 @@ int layer_read_sums(struct layer *layer, uint64_t block, uint32_t *sums, uint64_
 void layer_large_begin(struct layer *layer, struct large_ticket *ticket, uint64_t lower);
 /* ok: the bytes are in place; seq is the announcing record. */
 void layer_large_end(struct layer *layer, struct large_ticket *ticket, uint64_t seq, bool ok);
+/* It is not, and no record says so: a flush has to wait for a checkpoint that passes this one. */
+void layer_note_not_undone(struct layer *layer, uint64_t seq);
 /* Whether the large write with this record is in place: 0: yes. */
 enum large_outcome { LARGE_IN_PLACE, LARGE_FAILED, LARGE_IN_PART };
 enum large_outcome layer_large_outcome(struct layer *layer, uint64_t seq);

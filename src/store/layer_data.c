@@ -381,6 +381,11 @@ void layer_large_end(struct layer *l, struct large_ticket *ticket, uint64_t seq,
 	pthread_cond_broadcast(&l->large_ended);
 }
 
+void layer_note_not_undone(struct layer *l, uint64_t seq)
+{
+	raise_to(&l->large_seq, seq);
+}
+
 static uint64_t settled_locked(const struct layer *l)
 {
 	uint64_t settled = atomic_load(&l->large_seq);

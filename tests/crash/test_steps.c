@@ -20,7 +20,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
-#include "core/fs.h"
+#include "core/fs_internal.h"
 #include "core/in_flight.h"
 #include "goldfs/format.h"
 #include "simdisk.h"
@@ -129,6 +129,48 @@ static void put_and_sync(uint64_t ino, uint64_t block, uint64_t count, char c)
 {
 	assert_int_equal(put(ino, block, count, c), 0);
 	assert_int_equal(sync_file(fs, ino), 0);
+}
+
+/* ---- writes that fail ---- */
+
+static unsigned large_writes;
+static int64_t taken;
+
+/* When the second large write goes to its place, the ring has no room left. */
+static void take_the_room(void *arg, struct simdisk *changed, const struct simdisk_call *call)
+{
+	int64_t room;
+
+	if (call->op != SIMDISK_PWRITE || !strstr(call->path, ".data") || call->len < 16 * BLOCK ||
+		++large_writes != 2)
+		return;
+	while ((room = journal_try_reserve(fs->journal, 256, JOURNAL_CARRY)) > 0)
+		taken += room;
+}
+
+/* A large write that does not begin with a block fails when its first one is in the journal, and there is
+ * no room to say that it is what it was. Once the file is synced no recovery makes it anything else. */
+static void test_failed_write_stays_failed_when_synced(void **state)
+{
+	uint8_t other[40 * BLOCK];
+	uint64_t a = make("a");
+
+	memset(other, 7, sizeof(other));
+	assert_int_equal(put(a, 2, 1, 'A'), 0);
+	assert_int_equal(put(a, 60, 1, 'A'), 0);
+	large_writes = 0;
+	taken = 0;
+	simdisk_fail(disk, SIMDISK_PWRITE, 1, -ENOSPC, true, ".data");
+	simdisk_set_hook(disk, take_the_room, NULL);
+	assert_int_equal(fs_write(fs, a, other, sizeof(other), 2 * BLOCK + 50), -ENOSPC);
+	simdisk_set_hook(disk, NULL, NULL);
+	assert_true(taken > 0);
+	journal_unreserve(fs->journal, taken);
+	simdisk_heal(disk);
+	assert_shows(a, 2, 1, 'A');
+	assert_int_equal(sync_file(fs, a), 0);
+	lose_power(SIMDISK_DROP);
+	assert_shows(a, 2, 1, 'A');
 }
 
 /* ---- what stands elsewhere, or was left by somebody else ---- */
@@ -754,6 +796,7 @@ static void test_full_disk_is_an_answer(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		T(test_failed_write_stays_failed_when_synced),
 		T(test_flush_syncs_the_last_block),
 		T(test_flush_covers_names_of_a_dead_process),
 		T(test_flush_covers_bytes_of_a_dead_process),
