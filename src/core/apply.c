@@ -753,15 +753,22 @@ static int replay_piece(struct fs *fs, struct layer *layer, uint64_t block, cons
 }
 
 /*
- * What recovery found has to be committed before anything large goes over it; not what a dead process wrote
- * that somebody takes over from: these are writes as any others. A commit record of that process may not be
- * durable yet, though.
+ * As if this process had written what recovery found. Also what is committed: as long as the record is in
+ * the ring it is replayed, so its blocks stay where they are (dedup.c).
+ *
+ * It has to be committed before anything large goes over it; not what a dead process wrote that somebody
+ * takes over from: these are writes as any others. A commit record of that process may not be durable yet,
+ * though.
  */
 static void note_found(struct fs *fs, struct layer *layer, const struct apply *how, bool committed)
 {
 	const bool durable = committed && (!fs->options.takeover ||
 						  MUTATED("a takeover takes commit records for durable"));
 
+	if (!committed || !MUTATED("blocks move that a committed record in the ring refers to"))
+		layer->large_seq = max_u64(layer->large_seq, how->seq);
+	if (is_committed(how, layer->id))
+		layer_set_committed(layer, how->seq);
 	if (how->found && !durable && !MUTATED("large writes go over what recovery found"))
 		layer->recovered = true;
 }
@@ -790,8 +797,6 @@ static int replay_large(struct fs *fs, struct layer *layer, const struct gf_op_b
 	/* The process that wrote this may have died before it synced anything. */
 	if (!MUTATED("recovery takes what it found in place for durable"))
 		layer_set_unsynced(layer);
-	if (!committed)
-		layer->large_seq = max_u64(layer->large_seq, how->seq);
 	note_found(fs, layer, how, committed);
 	/* A commit record would vouch for what did not arrive: a checkpoint comes first. */
 	if (!whole && !how->recalling && !MUTATED("recovery commits a large write that is not whole")) {
@@ -891,8 +896,6 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 	}
 	if (r || how->recalling)
 		return r;
-	if (!committed)
-		layer->large_seq = max_u64(layer->large_seq, how->seq);
 	note_found(fs, layer, how, committed);
 	if (!whole) {
 		layer->poison_seq = max_u64(layer->poison_seq, how->seq);

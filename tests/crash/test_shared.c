@@ -434,6 +434,31 @@ static void move_of_a_failed_checkpoint(void **state)
 	}
 }
 
+/* Recovery replays what is committed as well, as long as the tail is held up: such blocks do not move, or
+ * there would be holes where the ring says that they are in place. */
+static void move_with_a_committed_write_in_the_ring(void **state)
+{
+	uint64_t c = make("c"), a = make("a"), b = make("b");
+
+	put(c, 0, COUNT, 'C');
+	put_and_sync(a, 0, COUNT, 'A');
+	/* Who mounts anew does not know that this is in another file already. */
+	lose_power(SIMDISK_KEEP);
+	put_and_sync(b, 0, COUNT, 'A');
+	lose_power(SIMDISK_KEEP);
+	simdisk_fail(disk, SIMDISK_FDATASYNC, 1, -EIO, true, "layer/1.data");
+	fs_settle(fs);
+	assert_true(simdisk_faults(disk) > 0);
+	simdisk_heal(disk);
+	for (int round = 0; round < 2; round++) {
+		die();
+		assert_shows(a, 0, COUNT, 'A');
+		assert_shows(b, 0, COUNT, 'A');
+		assert_int_equal(fs_settle(fs), 0);
+	}
+	assert_int_equal(blocks_of_pool(), COUNT);
+}
+
 /* Taken from the ring once more, older records first, blocks find their slots again. */
 static void shared_blocks_are_recalled(void **state)
 {
@@ -845,6 +870,7 @@ int main(void)
 		T(unsynced_shared_write),
 		T(move_with_a_large_write_in_the_ring),
 		T(move_of_a_failed_checkpoint),
+		T(move_with_a_committed_write_in_the_ring),
 		T(shared_blocks_are_recalled),
 		T(move_of_what_changed),
 		T(slot_that_the_ring_refers_to),
