@@ -879,29 +879,39 @@ static int replay_share(struct fs *fs, struct layer *layer, const struct gf_op_s
 	const struct apply *how)
 {
 	const uint8_t *sums = tail_of(&op->blocks.op, sizeof(*op));
-	bool committed = how->recalling || apply_is_committed(how, &op->blocks.op);
-	bool whole = true;
+	bool committed = apply_is_committed(how, &op->blocks.op);
 	int r = 0;
 
 	for (uint32_t i = 0; i < op->blocks.count && !r; i++) {
-		uint64_t place = op->place + i;
+		uint64_t block = op->blocks.block + i, place = op->place + i;
 		uint32_t sum;
 
 		memcpy(&sum, sums + (size_t)i * sizeof(sum), sizeof(sum));
-		if (committed || is_shared_there(fs, place, sum, how->alive))
-			r = replay_shared_block(fs, layer, op->blocks.block + i, place,
-				how->recalling);
-		else
-			whole = false;
+		if (committed || is_shared_there(fs, place, sum, how->alive)) {
+			r = replay_shared_block(fs, layer, block, place, false);
+		} else {
+			layer->poison_seq = max_u64(layer->poison_seq, how->seq);
+			layer_note_missing(layer, how->seq, block);
+		}
 	}
-	if (r || how->recalling)
+	if (r)
 		return r;
 	note_found(fs, layer, how, committed);
-	if (!whole) {
-		layer->poison_seq = max_u64(layer->poison_seq, how->seq);
-		layer_note_large_failure(layer, how->seq, true);
-	}
 	return 0;
+}
+
+/* The same once more while the layer is in use: what counted then does, and nothing else, whatever
+ * stands in those places by now. */
+static int recall_share(struct fs *fs, struct layer *layer, const struct gf_op_share *op,
+	const struct apply *how)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < op->blocks.count && !r; i++)
+		if (!layer_is_missing(layer, how->seq, op->blocks.block + i) ||
+			MUTATED("recalled blocks are SHARED that recovery did not find"))
+			r = replay_shared_block(fs, layer, op->blocks.block + i, op->place + i, true);
+	return r;
 }
 
 /* Over a hole of the golden image PARENT says zero as well as ZERO does, and takes no map page:
@@ -973,7 +983,8 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 		return how->recalling ? recall_large(fs, layer, p, how) :
 			how->replaying ? replay_large(fs, layer, p, how) : 0;
 	case GF_OP_SHARE:
-		return how->recalling || how->replaying ? replay_share(fs, layer, p, how) : 0;
+		return how->recalling ? recall_share(fs, layer, p, how) :
+		       how->replaying ? replay_share(fs, layer, p, how) : 0;
 	case GF_OP_CLEAR:
 		return apply_clear(layer, p);
 	case GF_OP_SIZE:

@@ -186,21 +186,37 @@ static void copy_large(struct opbuf *buf, const struct layer *layer,
 	memcpy(copy + 1, op + 1, tail);
 }
 
-static void copy_share(struct opbuf *buf, const struct layer *layer, const struct gf_op_share *op,
-	uint64_t seq)
+/* Blocks [i, i + n) of a SHARE op. */
+static void copy_shared_run(struct opbuf *buf, const struct gf_op_share *op, uint32_t i, uint32_t n,
+	bool committed)
 {
-	bool committed = op->blocks.op.flags & GF_LARGE_SYNCED ||
-			 seq <= atomic_load(&layer->committed_seq);
-	size_t tail = op->blocks.op.length - sizeof(*op);
+	const size_t size = sizeof(uint32_t); /* of a checksum */
 	struct gf_op_share *copy;
 
-	if (!OPBUF_ADD(buf, GF_OP_SHARE, committed ? GF_LARGE_SYNCED : 0, copy, tail))
+	if (!OPBUF_ADD(buf, GF_OP_SHARE, committed ? GF_LARGE_SYNCED : 0, copy, n * size))
 		return;
 	copy->blocks.layer = op->blocks.layer;
-	copy->blocks.block = op->blocks.block;
-	copy->blocks.count = op->blocks.count;
-	copy->place = op->place;
-	memcpy(copy + 1, op + 1, tail);
+	copy->blocks.block = op->blocks.block + i;
+	copy->blocks.count = n;
+	copy->place = op->place + i;
+	memcpy(copy + 1, (const uint8_t *)(op + 1) + i * size, n * size);
+}
+
+/* Without those that recovery did not find: who replays the copy might, if their places hold it since. */
+static void copy_share(struct opbuf *buf, struct layer *layer, const struct gf_op_share *op,
+	uint64_t seq)
+{
+	const bool committed = op->blocks.op.flags & GF_LARGE_SYNCED ||
+			       seq <= atomic_load(&layer->committed_seq);
+	uint32_t from = 0;
+
+	for (uint32_t i = 0; i <= op->blocks.count; i++) {
+		if (i < op->blocks.count && !layer_is_missing(layer, seq, op->blocks.block + i))
+			continue;
+		if (i > from)
+			copy_shared_run(buf, op, from, i - from, committed);
+		from = i + 1;
+	}
 }
 
 static void copy_clear(struct opbuf *buf, uint64_t layer, unsigned state, uint64_t block,

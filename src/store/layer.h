@@ -81,7 +81,9 @@ struct sum_note {
 /* A large write that is in the journal and not, or not wholly, in place. */
 struct large_failure {
 	uint64_t seq;
-	bool verify; /* recovery found some of its blocks: their checksums tell which */
+	bool verify;	/* recovery found some of its blocks: their checksums tell which */
+	uint64_t block; /* those that were to be SHARED, and that it did not find */
+	uint64_t count;
 	struct large_failure *next;
 };
 
@@ -319,6 +321,9 @@ void layer_note_not_undone(struct layer *layer, uint64_t seq);
 enum large_outcome { LARGE_IN_PLACE, LARGE_FAILED, LARGE_IN_PART };
 enum large_outcome layer_large_outcome(struct layer *layer, uint64_t seq);
 void layer_note_large_failure(struct layer *layer, uint64_t seq, bool verify);
+/* Of what this record announced as SHARED, a block that recovery did not find: it does not count. */
+void layer_note_missing(struct layer *layer, uint64_t seq, uint64_t block);
+bool layer_is_missing(struct layer *layer, uint64_t seq, uint64_t block);
 /* Records before number upto are not replayed any more. */
 void layer_forget_large_failures(struct layer *layer, uint64_t upto);
 /* Whether acknowledged large writes may be lost when a sync fails now. */

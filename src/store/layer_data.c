@@ -315,22 +315,44 @@ static void raise_to(_Atomic uint64_t *value, uint64_t to)
 		;
 }
 
-static void note_failure_locked(struct layer *l, uint64_t seq, bool verify)
+static void note_failure_locked(struct layer *l, struct large_failure what)
 {
 	struct large_failure *failure = malloc(sizeof(*failure));
 
 	/* Without memory: a failing disk may then bring an older version of these blocks back. */
 	if (!failure)
 		return;
-	*failure = (struct large_failure){
-		.seq = seq, .verify = verify, .next = l->large_failures};
+	*failure = what;
+	failure->next = l->large_failures;
 	l->large_failures = failure;
 }
 
 void layer_note_large_failure(struct layer *l, uint64_t seq, bool verify)
 {
 	MUTEX_GUARD(&l->lock);
-	note_failure_locked(l, seq, verify);
+	note_failure_locked(l, (struct large_failure){.seq = seq, .verify = verify});
+}
+
+void layer_note_missing(struct layer *l, uint64_t seq, uint64_t block)
+{
+	struct large_failure *last;
+
+	MUTEX_GUARD(&l->lock);
+	last = l->large_failures;
+	if (last && last->seq == seq && last->count && last->block + last->count == block)
+		last->count++;
+	else
+		note_failure_locked(l, (struct large_failure){
+			.seq = seq, .verify = true, .block = block, .count = 1});
+}
+
+bool layer_is_missing(struct layer *l, uint64_t seq, uint64_t block)
+{
+	MUTEX_GUARD(&l->lock);
+	for (const struct large_failure *f = l->large_failures; f; f = f->next)
+		if (f->seq == seq && block >= f->block && block - f->block < f->count)
+			return true;
+	return false;
 }
 
 enum large_outcome layer_large_outcome(struct layer *l, uint64_t seq)
@@ -377,7 +399,7 @@ void layer_large_end(struct layer *l, struct large_ticket *ticket, uint64_t seq,
 	}
 	raise_to(ok ? &l->large_seq : &l->poison_seq, seq);
 	if (!ok && seq)
-		note_failure_locked(l, seq, false);
+		note_failure_locked(l, (struct large_failure){.seq = seq});
 	pthread_cond_broadcast(&l->large_ended);
 }
 

@@ -481,6 +481,44 @@ static void shared_blocks_are_recalled(void **state)
 	}
 }
 
+/* Where recovery did not find an announced block, its older version stays: also when records are taken
+ * from the ring once more, and when a successor replays what of them was copied. */
+static void missing_blocks_stay_missing(void **state)
+{
+	uint64_t a = make("a"), b = make("b"), c = make("c");
+	uint8_t was[COUNT * BLOCK], is[COUNT * BLOCK];
+	struct simdisk *before;
+
+	put_and_settle(a, 0, COUNT, 'A');
+	put_and_sync(b, 0, COUNT, 'B');
+	put(b, 0, COUNT, 'A');
+	/* The journal is synced with this one, the pool is not. */
+	put_and_sync(c, 0, 1, 'C');
+	before = simdisk_clone(disk);
+	for (uint64_t seed = 1; seed <= 24; seed++)
+		for (int policy = 0; policy < SIMDISK_POLICIES; policy++) {
+			go_on_with(simdisk_crash(before, (enum simdisk_policy)policy, seed));
+			assert_shows_any(b, COUNT, "AB");
+			get(b, 0, COUNT, was);
+			put(b, 200, 1, 'D');
+			simdisk_fail(disk, SIMDISK_FDATASYNC, 1, -EIO, true, "layer/2.data");
+			assert_int_equal(checkpoint_run(fs), 0);
+			simdisk_heal(disk);
+			/* Their places become what was announced. */
+			put_and_sync(c, 0, COUNT, 'A');
+			put_and_sync(a, 0, COUNT, 'A');
+			/* What counts is copied, since the tail moves on. */
+			atomic_store(&fs->move_tail, true);
+			assert_int_equal(checkpoint_run(fs), 0);
+			for (int round = 0; round < 3; round++) {
+				get(b, 0, COUNT, is);
+				assert_memory_equal(is, was, sizeof(is));
+				die();
+			}
+		}
+	simdisk_free(before);
+}
+
 /* What was overwritten meanwhile is not what the pool has. */
 static void move_of_what_changed(void **state)
 {
@@ -872,6 +910,7 @@ int main(void)
 		T(move_of_a_failed_checkpoint),
 		T(move_with_a_committed_write_in_the_ring),
 		T(shared_blocks_are_recalled),
+		T(missing_blocks_stay_missing),
 		T(move_of_what_changed),
 		T(slot_that_the_ring_refers_to),
 		T(nothing_left_of_the_pool),
