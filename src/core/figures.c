@@ -337,6 +337,8 @@ void figures_changed(struct fs *fs)
 #define INLINE_NS 4000000
 #define INLINE_FIRST_NS 10000000
 #define TIMES_GIVEN_WAY 10
+/* What a command may be held up for after that. */
+#define UNYIELDING_NS 50000000
 
 /* Whether what is known is too old. figures_lock held. */
 static bool is_old_locked(struct fs *fs, bool exact)
@@ -469,11 +471,13 @@ void figures_tick(struct fs *fs)
 	/* Whoever counts already does it for all. */
 	if (pthread_mutex_trylock(&fs->walk_lock) == 0) {
 		/* Beside commands without a pause older figures are told rather than one of them held up for
-		 * seconds; but some there must be. */
-		if (walk_all(fs, valid || fs->gave_way < TIMES_GIVEN_WAY, 0) == -EAGAIN)
-			fs->gave_way++;
-		else
+		 * seconds. Where there are none yet, one may be held up for a moment now and then. */
+		const bool gives_way = valid || fs->gave_way < TIMES_GIVEN_WAY;
+
+		if (walk_all(fs, gives_way, gives_way ? 0 : UNYIELDING_NS) != -EAGAIN || !gives_way)
 			fs->gave_way = 0;
+		else
+			fs->gave_way++;
 		pthread_mutex_unlock(&fs->walk_lock);
 	}
 	tree_let(fs);
