@@ -269,7 +269,6 @@ static uint32_t next_region(struct family *f)
 
 static int walk_family(struct family *f, const struct family_walk *walk)
 {
-	const uint64_t wanted = atomic_load(&f->fs->tree_wanted);
 	int r = 0;
 
 	for (size_t i = 0; i < f->count; i++)
@@ -282,7 +281,7 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 			if (f->nodes[i].next == f->region)
 				f->nodes[i].next =
 					layer_next_region(f->nodes[i].layer, f->region + 1);
-		if (!r && walk->gives_way && atomic_load(&f->fs->tree_wanted) != wanted)
+		if (!r && walk->gives_way && atomic_load(&f->fs->tree_wanted))
 			r = -EAGAIN;
 		if (!r && walk->until_ns && times_now(CLOCK_MONOTONIC) > walk->until_ns)
 			r = -EAGAIN;

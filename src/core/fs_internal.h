@@ -272,7 +272,7 @@ struct fs {
 	_Atomic uint64_t given_up;     /* changes whose space the next checkpoint gives back */
 	atomic_bool giving_back;       /* a checkpoint is about to give space back */
 
-	_Atomic uint64_t tree_wanted; /* times somebody wanted to change the tree */
+	_Atomic unsigned tree_wanted; /* so many wait to change the tree */
 	pthread_rwlock_t tree;
 	pthread_rwlock_t tree_held; /* before tree; see tree_hold() */
 	struct inode *inodes;	   /* tree, by_ino */
@@ -931,6 +931,7 @@ static inline void tree_lock(struct fs *fs)
 		journal_await(fs->journal);
 	atomic_fetch_add(&fs->tree_wanted, 1);
 	pthread_rwlock_wrlock(&fs->tree_held);
+	atomic_fetch_sub(&fs->tree_wanted, 1);
 	pthread_rwlock_wrlock(&fs->tree);
 	pthread_rwlock_unlock(&fs->tree_held);
 }
