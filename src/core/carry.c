@@ -170,15 +170,21 @@ static int carry_write(struct carry *c, struct layer *layer, const struct gf_op_
 	return r;
 }
 
+/* The copy of an announcement says itself what a commit record says of the original. */
+static unsigned synced_flag(const struct layer *layer, const struct gf_disk_op *op, uint64_t seq)
+{
+	bool committed = op->flags & GF_LARGE_SYNCED || seq <= atomic_load(&layer->committed_seq);
+
+	return committed ? GF_LARGE_SYNCED : 0;
+}
+
 static void copy_large(struct opbuf *buf, const struct layer *layer,
 	const struct gf_op_blocks *op, uint64_t seq)
 {
-	bool committed = op->op.flags & GF_LARGE_SYNCED ||
-			 seq <= atomic_load(&layer->committed_seq);
 	size_t tail = op->op.length - sizeof(*op);
 	struct gf_op_blocks *copy;
 
-	if (!OPBUF_ADD(buf, GF_OP_LARGE, committed ? GF_LARGE_SYNCED : 0, copy, tail))
+	if (!OPBUF_ADD(buf, GF_OP_LARGE, synced_flag(layer, &op->op, seq), copy, tail))
 		return;
 	copy->layer = op->layer;
 	copy->block = op->block;
@@ -188,12 +194,12 @@ static void copy_large(struct opbuf *buf, const struct layer *layer,
 
 /* Blocks [i, i + n) of a SHARE op. */
 static void copy_shared_run(struct opbuf *buf, const struct gf_op_share *op, uint32_t i, uint32_t n,
-	bool committed)
+	unsigned flag)
 {
 	const size_t size = sizeof(uint32_t); /* of a checksum */
 	struct gf_op_share *copy;
 
-	if (!OPBUF_ADD(buf, GF_OP_SHARE, committed ? GF_LARGE_SYNCED : 0, copy, n * size))
+	if (!OPBUF_ADD(buf, GF_OP_SHARE, flag, copy, n * size))
 		return;
 	copy->blocks.layer = op->blocks.layer;
 	copy->blocks.block = op->blocks.block + i;
@@ -206,15 +212,14 @@ static void copy_shared_run(struct opbuf *buf, const struct gf_op_share *op, uin
 static void copy_share(struct opbuf *buf, struct layer *layer, const struct gf_op_share *op,
 	uint64_t seq)
 {
-	const bool committed = op->blocks.op.flags & GF_LARGE_SYNCED ||
-			       seq <= atomic_load(&layer->committed_seq);
+	const unsigned flag = synced_flag(layer, &op->blocks.op, seq);
 	uint32_t from = 0;
 
 	for (uint32_t i = 0; i <= op->blocks.count; i++) {
 		if (i < op->blocks.count && !layer_is_missing(layer, seq, op->blocks.block + i))
 			continue;
 		if (i > from)
-			copy_shared_run(buf, op, from, i - from, committed);
+			copy_shared_run(buf, op, from, i - from, flag);
 		from = i + 1;
 	}
 }

@@ -902,13 +902,14 @@ void limit_release(struct fs *fs, struct inode *inode);
 /* A write that failed after its record. */
 struct undo {
 	struct layer *layer;
+	uint64_t seq;			 /* its record */
 	uint64_t block, end;		 /* its blocks */
 	uint64_t large_first, large_last;   /* those that went to their place */
 	uint64_t ino, grown, size;	    /* its file, as long as the record says, and as it is */
 };
-/* Says again what the blocks and the file are. The caller holds the blocks' range and the gate. -errno
- * (-ENOSPC: no room in the ring): recovery may show new bytes as long as the write's record is there. */
-int undo_large(struct fs *fs, const struct undo *undo);
+/* Says again what the blocks and the file are, or has those who sync wait until no recovery sees the write's
+ * record. The caller holds the blocks' range and the gate. */
+void undo_large(struct fs *fs, const struct undo *undo);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_run(struct fs *fs);

@@ -120,7 +120,7 @@ static void add_ungrow(struct opbuf *buf, uint64_t ino, uint64_t grown, uint64_t
 	op->size = size;
 }
 
-int undo_large(struct fs *fs, const struct undo *undo)
+void undo_large(struct fs *fs, const struct undo *undo)
 {
 	uint64_t block = undo->block, count = undo->end - block;
 	struct layer *layer = undo->layer;
@@ -151,6 +151,8 @@ int undo_large(struct fs *fs, const struct undo *undo)
 	}
 	if (!r && buf.len)
 		r = say_again(fs, layer, &buf);
+	/* The next recovery may show new bytes of some blocks, but not once the file was synced. */
+	if (r)
+		layer_note_not_undone(layer, undo->seq);
 	opbuf_release(&buf);
-	return r;
 }

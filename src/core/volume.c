@@ -760,11 +760,11 @@ static int job_commit_locked(struct job *job)
 	}
 	if (r && r != -ENOSPC && !is_passing(r) && seq)
 		layer_fail(job->fs, job->layer, r, "write the data");
-	if (r && large && seq && undo_large(job->fs, &(struct undo){.layer = job->layer, .block = job->first,
+	if (r && large && seq)
+		undo_large(job->fs, &(struct undo){.layer = job->layer, .seq = seq, .block = job->first,
 			.end = job->end, .large_first = job->large_first,
 			.large_last = job->large_last, .ino = job_ino(job), .grown = job->size,
-			.size = job->inode ? atomic_load(&job->inode->size) : job->size}))
-		layer_note_not_undone(job->layer, seq);
+			.size = job->inode ? atomic_load(&job->inode->size) : job->size});
 	if (r && large)
 		layer_note_punch(job->layer, job->large_first, job->large_last - job->large_first);
 	if (r)
