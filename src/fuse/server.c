@@ -593,10 +593,11 @@ int fuse_server_start(struct fuse_server *server, int fd, struct fs *fs, struct 
 		served_resent(server);
 	if (r == 0)
 		r = lookout_start(&server->lookout, &server->turn);
-	if (r == 0)
-		r = start_workers(server);
+	/* Before a thread answers anything: a client may kill who answered it, and that one has served. */
 	if (r == 0 && atomic_load(&server->init_answered))
 		server_say_ready(server);
+	if (r == 0)
+		r = start_workers(server);
 	return r;
 }
 
