@@ -568,12 +568,30 @@ static int remove_golden(struct fs *fs, struct golden *golden)
 	return r;
 }
 
+static void bury_file_of_layer(void *arg, const char *path)
+{
+	bury_file(arg, path);
+}
+
+static void bury_layer(struct fs *fs, struct layer *layer)
+{
+	const uint64_t id = layer->id;
+
+	if (atomic_load(&layer->failed))
+		atomic_fetch_sub(&fs->failed_layers, 1);
+	layer_drop_shared(layer);
+	layer_free(layer);
+	layer_list_files(id, bury_file_of_layer, fs);
+	figures_changed(fs);
+	atomic_store(&fs->changed, true);
+}
+
 /* Whose files may go now. Those that somebody still holds wait for the next checkpoint. */
 static void bury_dead(struct fs *fs, struct dead *dead)
 {
 	while (dead) {
 		struct dead *next = dead->next;
-		int r = 0;
+		int r;
 
 		if (dead->layer ? atomic_load(&dead->layer->users) != 0 : dead->golden->users != 0) {
 			tree_lock(fs);
@@ -584,22 +602,10 @@ static void bury_dead(struct fs *fs, struct dead *dead)
 			dead = next;
 			continue;
 		}
-		if (dead->layer) {
-			/* Where files are freed lazily (XFS), their space is wanted now. */
-			if (space_is_tight(fs))
-				layer_empty_files(dead->layer);
-			if (atomic_load(&dead->layer->failed))
-				atomic_fetch_sub(&fs->failed_layers, 1);
-			r = layer_unlink_files(&fs->env, dead->layer->id);
-			layer_drop_shared(dead->layer);
-			layer_free(dead->layer);
-			figures_changed(fs);
-			atomic_store(&fs->changed, true);
-		} else {
-			r = remove_golden(fs, dead->golden);
-		}
-		if (r)
-			log_error(r, "cannot remove files of a removed clone from the store");
+		if (dead->layer)
+			bury_layer(fs, dead->layer);
+		else if ((r = remove_golden(fs, dead->golden)) != 0)
+			log_error(r, "cannot remove what the store kept of a golden image");
 		free(dead);
 		dead = next;
 	}
@@ -912,6 +918,8 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
 	picture_bury(&p);
+	if (out->full)
+		bury_wait(fs);
 	/* What came behind T is not in its place yet. */
 	if (out->full || (out->in_part && p.tail.seq <= p.upto))
 		atomic_store(&fs->changed, true);
@@ -1197,6 +1205,8 @@ static int settle(struct fs *fs, const struct stop *stop)
 		r = checkpoint_run(fs);
 	if (!r)
 		r = bury_held(fs);
+	if (!r)
+		bury_wait(fs);
 	return r ? r : is_stopped(stop) ? -ECANCELED : 0;
 }
 

@@ -325,6 +325,15 @@ struct fs {
 	/* Bytes of large writes since the last sync of all; a small one counts as PLACED_SMALL at least. */
 	_Atomic uint64_t large_pending;
 
+	struct burial { /* bury.c */
+		pthread_mutex_t lock; /* all below */
+		pthread_cond_t work, done;
+		pthread_t thread;
+		bool runs, stopping;
+		bool in_haste; /* the store is being closed */
+		struct grave *first;
+	} burial;
+
 	struct syncer {
 		pthread_t thread;
 		bool runs;
@@ -571,6 +580,19 @@ const struct layer *failing_layer(const struct layer *layer);
 int carry_over(struct fs *fs, uint64_t copy_below, struct journal_mark *tail, uint64_t *copied);
 /* Makes blocks of the layer journaled again whose newest version is in the ring. */
 int carry_recall(struct fs *fs, struct layer *layer);
+
+/* ---- bury.c: files that nothing refers to any more ---- */
+
+void bury_init(struct fs *fs);
+/* Removes a file of the store, by its path in it, that nobody will make again: in the background where
+ * there is one. Reports errors itself. */
+void bury_file(struct fs *fs, const char *path);
+/* Returns when all of them are gone; true: there were any. */
+bool bury_wait(struct fs *fs);
+/* The same, as fast as it goes, without regard to others. */
+void bury_finish(struct fs *fs);
+/* Ends the thread and forgets the rest. Nobody waits any more. */
+void bury_stop(struct fs *fs);
 
 /* ---- space.c: space below ---- */
 

@@ -491,7 +491,7 @@ static int remove_orphan_file(void *arg, const char *name)
 {
 	struct fs *fs = arg;
 	char path[300];
-	bool needed;
+	bool needed, late;
 	uint64_t id;
 	char *end;
 
@@ -501,16 +501,21 @@ static int remove_orphan_file(void *arg, const char *name)
 	pthread_rwlock_rdlock(&fs->tree);
 	/* A dead one goes at the next checkpoint, when that is durable. */
 	needed = tree_find_layer(fs, id) || is_dead_layer(fs, id);
+	late = id < fs->next_layer;
 	pthread_rwlock_unlock(&fs->tree);
 	if (needed)
 		return 0;
 	snprintf(path, sizeof(path), "layer/%s", name);
-	SITE("remove files of layers that are not there", fs->io->ops->unlink(fs->io, path));
+	if (late)
+		bury_file(fs, path);
+	else
+		SITE("remove files of layers that are not there", fs->io->ops->unlink(fs->io, path));
 	return 0;
 }
 
 /* Also of a layer whose record was lost with the power: its number is given out again, so this
- * comes before anything is made; or under checkpoint_lock, when none can have been lost. */
+ * comes before anything is made; or under checkpoint_lock, when none can have been lost. Others may
+ * take their time. */
 void remove_orphan_files(struct fs *fs)
 {
 	fs->io->ops->list(fs->io, "layer", remove_orphan_file, fs);
@@ -598,6 +603,7 @@ static void init_locks(struct fs *fs)
 	pthread_rwlock_init(&fs->index_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&fs->work_lock, NULL);
+	bury_init(fs);
 	pthread_mutex_init(&fs->super_lock, NULL);
 	pthread_mutex_init(&fs->checkpoint_lock, NULL);
 	pthread_mutex_init(&fs->walk_lock, NULL);
@@ -617,6 +623,7 @@ static void init_locks(struct fs *fs)
 
 static void destroy(struct fs *fs)
 {
+	bury_stop(fs);
 	while (fs->dying) {
 		struct dying *next = fs->dying->next;
 
@@ -789,8 +796,10 @@ int fs_close(struct fs *fs)
 			r = checkpoint_run(fs);
 		/* The last one writes what the first made removable, and that all of it is done. */
 		fs->closing = true;
+		bury_finish(fs);
 		if (!r)
 			r = checkpoint_run(fs);
+		bury_finish(fs);
 	}
 	destroy(fs);
 	return r;

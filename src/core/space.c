@@ -146,6 +146,7 @@ void space_given_back(struct fs *fs)
 
 bool space_make(struct fs *fs)
 {
+	bool buried;
 	uint64_t before;
 
 	/* Others that needed space may have had it made while this one waited. */
@@ -154,8 +155,9 @@ bool space_make(struct fs *fs)
 	MUTEX_GUARD(&fs->space_lock);
 	if (atomic_load(&fs->given_up) || atomic_load(&fs->giving_back))
 		checkpoint_run(fs);
+	buried = bury_wait(fs);
 	/* One that finds no space itself gives nothing back. */
-	return atomic_load(&fs->counters.checkpoints) != before;
+	return buried || atomic_load(&fs->counters.checkpoints) != before;
 }
 
 int space_get(struct fs *fs, struct inode *inode, uint64_t bytes)

@@ -236,11 +236,8 @@ int layer_new(struct layer **layer, const struct layer_env *env, uint64_t id,
 	struct layer *parent, struct image *image, uint64_t golden, uint64_t bound);
 /* Forgets it and its journal entries; closes its files, leaves them on disk. */
 void layer_free(struct layer *layer);
-/* Removes the files of layer id. Missing ones are no error. */
-int layer_unlink_files(const struct layer_env *env, uint64_t id);
-
-/* Makes its data file empty, which frees the space at once; it is about to be removed. */
-void layer_empty_files(struct layer *layer);
+/* The paths of files that layer id may have, relative to the store. */
+void layer_list_files(uint64_t id, void (*cb)(void *arg, const char *path), void *arg);
 
 /* It stands on something else from now on, through which it has to show the same. */
 void layer_set_base(struct layer *layer, struct layer *parent, struct image *image,

@@ -272,29 +272,14 @@ void layer_sync_anew(struct layer *l)
 	layer_set_unsynced(l);
 }
 
-void layer_empty_files(struct layer *l)
+void layer_list_files(uint64_t id, void (*cb)(void *arg, const char *path), void *arg)
 {
-	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
-
-	if (fd >= 0)
-		SITE("empty a dead layer's data before removing it",
-			l->env->io->ops->truncate(l->env->io, fd, 0));
-}
-
-int layer_unlink_files(const struct layer_env *env, uint64_t id)
-{
-	int result = 0;
-
 	for (int file = LAYER_DATA; file <= LAYER_LOC; file++) {
 		char path[40];
-		int e;
 
 		layer_path(path, id, file);
-		e = SITE("remove a dead layer's files", env->io->ops->unlink(env->io, path));
-		if (e && e != -ENOENT && !result)
-			result = e;
+		cb(arg, path);
 	}
-	return result;
 }
 
 /* ---- large writes in flight ---- */

@@ -32,6 +32,7 @@
 enum { PATIENCE_MS = 400, LARGE = 128 * KIB, FDS = 1024, BLOCK = 4096 };
 
 static enum fs_dedup dedup;
+static bool background;
 static struct simdisk *disk;
 static struct fs *fs;
 static struct io_ops ops;
@@ -206,7 +207,7 @@ static int front_punch(struct io *io, int fd, uint64_t off, uint64_t len)
 static void open_store(void)
 {
 	struct fs_options options = {.journal_size = MIB, .reserve = 64 * KIB,
-		.no_background = true, .dedup = dedup, .store_fd = -1};
+		.no_background = !background, .dedup = dedup, .store_fd = -1};
 	struct io *io = simdisk_io(disk);
 
 	below = io->ops;
@@ -235,6 +236,7 @@ static int setup(void **state)
 {
 	disk = simdisk_new(TIB);
 	dedup = FS_DEDUP_OFF;
+	background = false;
 	open_store();
 	return 0;
 }
@@ -969,6 +971,80 @@ static void test_full_disk_waits_for_a_checkpoint(void **state)
 	assert_reads(b, BLOCK, 0, "B");
 }
 
+/* ---- who does not wait ---- */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool stopped, released, waited_for;
+} removal = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+/* As a file system below that takes its time to free what a has. */
+static void stop_removal(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	struct timespec until = in_ms(50 * PATIENCE_MS);
+
+	if ((call->op != SIMDISK_PUNCH && call->op != SIMDISK_UNLINK) || !strstr(call->path, "layer/1."))
+		return;
+	pthread_mutex_lock(&removal.lock);
+	removal.stopped = true;
+	pthread_cond_broadcast(&removal.cond);
+	while (!removal.released && !removal.waited_for)
+		removal.waited_for = pthread_cond_timedwait(&removal.cond, &removal.lock, &until) == ETIMEDOUT;
+	pthread_mutex_unlock(&removal.lock);
+}
+
+static int note_file_of_a(void *arg, const char *name)
+{
+	*(bool *)arg |= !strncmp(name, "1.", 2);
+	return 0;
+}
+
+static bool has_files_of_a(struct io *io)
+{
+	bool any = false;
+
+	assert_int_equal(io->ops->list(io, "layer", note_file_of_a, &any), 0);
+	return any;
+}
+
+static void test_nobody_waits_for_removal(void **state)
+{
+	struct simdisk *copy;
+
+	background = true;
+	crash(false);
+	a = make("a");
+	b = make("b");
+	put(a, 'A', LARGE, 0);
+	settle();
+	removal.stopped = removal.released = removal.waited_for = false;
+	simdisk_set_hook(disk, stop_removal, NULL);
+	remove_a();
+	assert_int_equal(checkpoint_run(fs), 0);
+	pthread_mutex_lock(&removal.lock);
+	while (!removal.stopped)
+		pthread_cond_wait(&removal.cond, &removal.lock);
+	pthread_mutex_unlock(&removal.lock);
+	/* More than the ring holds, so checkpoints go on, too. */
+	fill_ring();
+	assert_int_equal(checkpoint_run(fs), 0);
+	assert_reads(b, BLOCK, 0, "B");
+	assert_true(has_files_of_a(fs->io));
+	/* A process that dies now leaves it to the next one. */
+	copy = simdisk_clone(disk);
+	fs_abandon(open_after(copy));
+	assert_false(has_files_of_a(simdisk_io(copy)));
+	simdisk_free(copy);
+	pthread_mutex_lock(&removal.lock);
+	assert_false(removal.waited_for);
+	removal.released = true;
+	pthread_cond_broadcast(&removal.cond);
+	pthread_mutex_unlock(&removal.lock);
+	settle();
+	assert_false(has_files_of_a(fs->io));
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -996,6 +1072,7 @@ int main(void)
 		T(test_unseen_waits_for_the_tail),
 		T(test_recast_waits_for_destage),
 		T(test_recast_of_what_is_removed),
+		T(test_nobody_waits_for_removal),
 	};
 
 	if (!getenv("VERBOSE"))

@@ -564,6 +564,13 @@ static void good_pages_outlive_failed_checkpoints(void **state)
 	layer_free(layer);
 }
 
+static void remove_file(void *arg, const char *path)
+{
+	struct bench *b = arg;
+
+	b->env.io->ops->unlink(b->env.io, path);
+}
+
 static void damaged_pages_are_refused(void **state)
 {
 	struct bench *b = *state;
@@ -607,8 +614,7 @@ static void damaged_pages_are_refused(void **state)
 	again = reopen(b, layer);
 	assert_same_states(again, layer);
 	layer_free(again);
-	assert_int_equal(layer_unlink_files(&b->env, 9), 0);
-	assert_int_equal(layer_unlink_files(&b->env, 9), 0);
+	layer_list_files(9, remove_file, b);
 	again = reopen(b, layer);
 	assert_true(layer_resolve(again, 77, 1, false, &x) < 0);
 	layer_free(again);
