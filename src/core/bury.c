@@ -19,11 +19,9 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/mutation.h"
+#include "base/portion.h"
 #include "base/sizes.h"
 #include "base/times.h"
-
-#define PIECE_NS 20000000 /* that one call may take, about */
-#define LEAST_PIECE (64 * KIB)
 
 struct grave {
 	struct grave *next;
@@ -61,24 +59,21 @@ static bool is_in_haste(struct fs *fs)
 static void empty_in_pieces(struct fs *fs, const char *path)
 {
 	const struct io_ops *ops = fs->io->ops;
-	uint64_t off = 0, piece = LEAST_PIECE, start, end;
+	struct portion portion = {.size = 64 * KIB, .least = 64 * KIB};
+	uint64_t off = 0, start, end;
 	int fd = ops->open(fs->io, path, O_RDWR);
 
 	if (fd < 0)
 		return;
 	while (!is_in_haste(fs) && ops->next_data(fs->io, fd, off, &start, &end) == 0) {
-		int64_t began = times_now(CLOCK_MONOTONIC), took;
+		int64_t began = times_now(CLOCK_MONOTONIC);
 
 		start = round_down(start, GF_BLOCK_SIZE);
-		if (ops->punch(fs->io, fd, start, piece)) /* no SITE: nobody reads it any more */
+		if (ops->punch(fs->io, fd, start, portion.size)) /* no SITE: nobody reads it any more */
 			break;
 		space_given_back(fs);
-		took = times_now(CLOCK_MONOTONIC) - began;
-		off = start + piece;
-		if (took > PIECE_NS && piece > LEAST_PIECE)
-			piece /= 2;
-		else if (took < PIECE_NS / 4 && piece < GIB)
-			piece *= 2;
+		off = start + portion.size;
+		portion_took(&portion, times_now(CLOCK_MONOTONIC) - began);
 	}
 	ops->close(fs->io, fd);
 }

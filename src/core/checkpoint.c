@@ -12,8 +12,8 @@
  *   5. data files, checksums and new names are synced: what the pages call OVERLAY is durable
  *   6. the pages are written to their other slots and synced
  *   7. the catalog goes to its other copy and is synced: the checkpoint counts
- *   8. readers that may have found old places are waited for; the tail moves to T; holes are
- *      punched; files of what was dropped are removed
+ *   8. readers that may have found old places are waited for; the tail moves to T; holes may be
+ *      punched from now on (below), and files of what was dropped removed (bury.c)
  * A crash between any two of them leaves the last checkpoint and all records since.
  *
  * When a step fails nothing is lost: records stay in the ring, pages stay dirty. What cannot be
@@ -47,6 +47,9 @@
 #define HELD_PAUSE_NS 10000000
 #define HELD_LOOKS 100 /* of a settling, for images that are held */
 #define CARRY_PAUSE_US 50000 /* before a lap that carries records on */
+#define PUNCH_NS 50000000 /* between two that wait for checkpoint_lock */
+#define PUNCH_PAUSE_NS 1000000
+#define PUNCH_LEAST 16 /* blocks at once, where that takes long */
 
 /* ---- step 2: destage ---- */
 
@@ -370,6 +373,7 @@ static bool picture_is_last(const struct picture *p)
 
 	for (size_t i = 0; i < p->count; i++)
 		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
+	last &= !atomic_load(&p->fs->punches_due);
 	return last || MUTATED("a clean end although space is not given back yet");
 }
 
@@ -679,11 +683,59 @@ static void picture_finish(struct picture *p)
 		layer_set_committed(layer, p->tail.seq - 1);
 		if (poison && poison < p->tail.seq)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
-		layer_punch(layer, steal_pointer(&p->layers[i].punches));
+		if (p->layers[i].punches)
+			atomic_store(&fs->punches_due, true);
+		layer_punch_later(layer, steal_pointer(&p->layers[i].punches));
 	}
 	release_dying(p);
-	space_given_back(fs);
 	COUNT(fs, checkpoints, 1);
+}
+
+/* ---- after step 8: holes ---- */
+
+/*
+ * The file system below may take minutes for the holes of one discard (see bury.c). So they are punched a
+ * moment at a time, by checkpoints and between them: never while a picture is under way, for then what memory
+ * calls given up is not durable yet. Checkpoint_lock is held.
+ */
+static void punch_some(struct fs *fs, int64_t until_ns)
+{
+	struct punching how = punching_all();
+	struct layer **list;
+	bool more = false;
+	size_t count;
+
+	if (!atomic_load(&fs->punches_due))
+		return;
+	/* Tests want the same calls each time. */
+	if (!fs->options.no_background)
+		how = (struct punching){.until_ns = until_ns, .blocks = {PUNCH_LEAST, PUNCH_LEAST}};
+	list = hold_layers(fs, &count);
+	if (!list)
+		return;
+	for (size_t i = 0; i < count; i++)
+		more |= !list[i]->left_out && layer_punch_due(list[i], &how);
+	let_layers(list, count);
+	atomic_store(&fs->punches_due, more);
+	space_given_back(fs);
+}
+
+static void punch_for_a_moment(struct fs *fs)
+{
+	punch_some(fs, times_now(CLOCK_MONOTONIC) + PUNCH_NS);
+}
+
+/* Others get at checkpoint_lock in between. */
+static void punch_all(struct fs *fs)
+{
+	const struct timespec pause = {.tv_nsec = PUNCH_PAUSE_NS};
+
+	while (atomic_load(&fs->punches_due)) {
+		pthread_mutex_lock(&fs->checkpoint_lock);
+		punch_for_a_moment(fs);
+		pthread_mutex_unlock(&fs->checkpoint_lock);
+		nanosleep(&pause, NULL);
+	}
 }
 
 static void picture_failed(struct picture *p)
@@ -897,7 +949,9 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {
 		for (size_t i = 0; i < p.count; i++)
-			layer_punch(p.layers[i].layer, steal_pointer(&p.layers[i].punches));
+			layer_punch_later(p.layers[i].layer, steal_pointer(&p.layers[i].punches));
+		atomic_store(&fs->punches_due, true);
+		punch_some(fs, INT64_MAX);
 	}
 	if (!r && MUTATED("remove files before the state is durable"))
 		bury_dead(fs, steal_pointer(&p.dead));
@@ -917,6 +971,11 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		times_now(CLOCK_MONOTONIC) - began);
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
+	/* For want of space all of it comes back before the next round. */
+	if (out->full)
+		punch_some(fs, INT64_MAX);
+	else
+		punch_for_a_moment(fs);
 	picture_bury(&p);
 	if (out->full)
 		bury_wait(fs);
@@ -979,8 +1038,10 @@ static int forget_unseen(struct fs *fs)
 	else
 		picture_finish(&p);
 	picture_release(&p);
-	if (!r)
+	if (!r) {
+		punch_for_a_moment(fs);
 		picture_bury(&p);
+	}
 	pthread_mutex_unlock(&fs->checkpoint_lock);
 	return r;
 }
@@ -1036,7 +1097,11 @@ static int run(struct fs *fs, bool in_part)
 
 int checkpoint_run(struct fs *fs)
 {
-	return run(fs, false);
+	int r = run(fs, false);
+
+	if (!r)
+		punch_all(fs);
+	return r;
 }
 
 /* ---- the background thread ---- */
@@ -1057,6 +1122,21 @@ void checkpoint_pressure(void *arg)
 
 	if (atomic_load(&fs->worker_runs))
 		checkpoint_want(fs);
+}
+
+static bool is_stopping(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->work_lock);
+	return fs->stopping;
+}
+
+static void punch_until_wanted(struct fs *fs)
+{
+	while (atomic_load(&fs->punches_due) && !atomic_load(&fs->wanted) && !is_stopping(fs)) {
+		pthread_mutex_lock(&fs->checkpoint_lock);
+		punch_for_a_moment(fs);
+		pthread_mutex_unlock(&fs->checkpoint_lock);
+	}
 }
 
 /* Waits until there is work; false: the end. */
@@ -1089,6 +1169,8 @@ void checkpoint_reclaim(struct fs *fs)
 	for (size_t i = 0; i < count; i++)
 		layer_reclaim(list[i]);
 	let_layers(list, count);
+	atomic_store(&fs->punches_due, true);
+	punch_for_a_moment(fs);
 	if (fs->options.takeover)
 		remove_orphan_files(fs);
 	pthread_mutex_unlock(&fs->checkpoint_lock);
@@ -1115,6 +1197,7 @@ static void *worker_main(void *arg)
 			fs->reclaim_wanted = false;
 			checkpoint_reclaim(fs);
 		}
+		punch_until_wanted(fs);
 		/* A region a second: nobody waits for this. */
 		if (!journal_is_short(fs->journal) && heal_some(fs))
 			pause = 1;

@@ -271,6 +271,7 @@ struct fs {
 	_Atomic uint64_t fresh_blocks; /* in the ring, and without a place in their layer yet */
 	_Atomic uint64_t given_up;     /* changes whose space the next checkpoint gives back */
 	atomic_bool giving_back;       /* a checkpoint is about to give space back */
+	atomic_bool punches_due;       /* so are those that come after it */
 
 	_Atomic unsigned tree_wanted; /* so many wait to change the tree */
 	pthread_rwlock_t tree;

@@ -153,7 +153,7 @@ bool space_make(struct fs *fs)
 	before = atomic_load(&fs->counters.checkpoints);
 	about_to_block();
 	MUTEX_GUARD(&fs->space_lock);
-	if (atomic_load(&fs->given_up) || atomic_load(&fs->giving_back))
+	if (atomic_load(&fs->given_up) || atomic_load(&fs->giving_back) || atomic_load(&fs->punches_due))
 		checkpoint_run(fs);
 	buried = bury_wait(fs);
 	/* One that finds no space itself gives nothing back. */

@@ -76,6 +76,16 @@ static void forget_region(struct layer *l, uint32_t number, struct region *r)
 	region_release(r);
 }
 
+static void punches_free(struct punch *list)
+{
+	while (list) {
+		struct punch *next = list->next;
+
+		free(list);
+		list = next;
+	}
+}
+
 void layer_free(struct layer *l)
 {
 	if (!l)
@@ -94,12 +104,8 @@ void layer_free(struct layer *l)
 	free(l->uses);
 	free(l->suspects);
 	pages_free(l->spare_pages);
-	while (l->punches) {
-		struct punch *next = l->punches->next;
-
-		free(l->punches);
-		l->punches = next;
-	}
+	punches_free(l->punches);
+	punches_free(l->due);
 	layer_forget_noted_sums(l);
 	if (l->data_fd >= 0)
 		l->env->io->ops->close(l->env->io, l->data_fd);

@@ -36,6 +36,7 @@
 #include <uthash.h>
 
 #include "base/io.h"
+#include "base/portion.h"
 #include "base/rangelock.h"
 #include "goldfs/format.h"
 #include "store/jindex.h"
@@ -193,6 +194,7 @@ struct layer {
 	atomic_bool punched; /* since the data file's last sync, perhaps */
 	atomic_bool last_block_used; /* the block that stands behind the checksums was written */
 	struct punch *punches;	     /* lock; blocks given up, to be punched when that is durable */
+	struct punch *due;	     /* lock; it is */
 	uint8_t *marks;		     /* lock; bit per region with an intent mark */
 	_Atomic uint64_t mark_seq;   /* changed under lock; newest record that marked a region anew */
 	uint32_t mark_count;	     /* lock; regions that `marks` has room for, and the next two */
@@ -496,10 +498,22 @@ static inline const struct layer *layer_bottom(const struct layer *layer)
 /* Takes over the blocks to be punched; to be called while nothing changes. */
 struct punch *layer_take_punches(struct layer *layer);
 void layer_give_back_punches(struct layer *layer, struct punch *list);
-/* Punches what is still not OVERLAY of them and frees the list. Takes ranges. */
-void layer_punch(struct layer *layer, struct punch *list);
-/* Punches everything in the data file that no OVERLAY state refers to. */
+/* They are durable: layer_punch_due() may punch what is still not OVERLAY of them. Takes over the list. */
+void layer_punch_later(struct layer *layer, struct punch *list);
+/* The same for everything in the data file that no OVERLAY state refers to. */
 int layer_reclaim(struct layer *layer);
+
+struct punching {
+	int64_t until_ns; /* CLOCK_MONOTONIC; then it is enough */
+	struct portion blocks;
+};
+/* Everything, however long it takes, and in the same pieces whenever it is done. */
+static inline struct punching punching_all(void)
+{
+	return (struct punching){.until_ns = INT64_MAX, .blocks = {PORTION_MOST, 1}};
+}
+/* True: there are more. While no picture is under way. Takes ranges. */
+bool layer_punch_due(struct layer *layer, struct punching *how);
 /* Copies the states of one region as they are, journaled blocks counting as OVERLAY; false:
  * the layer owns nothing there. */
 int layer_region_states(struct layer *layer, uint32_t region, uint8_t states[GF_STATE_BYTES],

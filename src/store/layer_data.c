@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/mutation.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "store/layer_internal.h"
 
 #define SYNC_AHEAD_WRITES 1024 /* since the last sync; a few dozen milliseconds of a disk that does not seek */
@@ -532,25 +533,84 @@ static int punch_range(struct layer *l, int fd, uint64_t block, uint64_t count)
 	return e;
 }
 
-void layer_punch(struct layer *l, struct punch *list)
+void layer_punch_later(struct layer *l, struct punch *list)
 {
-	int fd = list ? layer_open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
+	struct punch **last = &list;
 
-	while (list) {
-		struct punch *next = list->next;
-		int e = fd < 0 ? 0 : punch_range(l, fd, list->block, list->count);
+	while (*last)
+		last = &(*last)->next;
+	MUTEX_GUARD(&l->lock);
+	*last = l->due;
+	l->due = list;
+}
+
+static bool next_due(struct layer *l, uint64_t most, uint64_t *block, uint64_t *count)
+{
+	struct punch *due;
+
+	MUTEX_GUARD(&l->lock);
+	due = l->due;
+	if (!due)
+		return false;
+	*block = due->block;
+	*count = min_u64(due->count, most);
+	due->block += *count;
+	due->count -= *count;
+	if (!due->count) {
+		l->due = due->next;
+		free(due);
+	}
+	return true;
+}
+
+static bool has_due(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	return l->due != NULL;
+}
+
+bool layer_punch_due(struct layer *l, struct punching *how)
+{
+	int fd = has_due(l) ? layer_open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
+	uint64_t block, count;
+
+	while (next_due(l, how->blocks.size, &block, &count)) {
+		int64_t began = times_now(CLOCK_MONOTONIC), ended;
+		int e = fd < 0 ? 0 : punch_range(l, fd, block, count);
 
 		if (e && e != -EOPNOTSUPP)
 			log_error(e, "cannot give back space of layer %" PRIu64, l->id);
-		free(list);
-		list = next;
+		ended = times_now(CLOCK_MONOTONIC);
+		portion_took(&how->blocks, ended - began);
+		if (ended >= how->until_ns)
+			return has_due(l);
 	}
+	return false;
+}
+
+static int note_due(struct layer *l, uint64_t block, uint64_t end)
+{
+	struct punch *due;
+
+	MUTEX_GUARD(&l->lock);
+	due = l->due;
+	if (due && due->block + due->count == block) {
+		due->count += end - block;
+		return 0;
+	}
+	due = malloc(sizeof(*due));
+	if (!due)
+		return -ENOMEM;
+	*due = (struct punch){.block = block, .count = end - block, .next = l->due};
+	l->due = due;
+	return 0;
 }
 
 int layer_reclaim(struct layer *l)
 {
 	int fd = layer_open_file(l, &l->data_fd, LAYER_DATA, false);
 	uint64_t start, end, off = 0;
+	struct io_stat st;
 	int e;
 
 	if (fd < 0)
@@ -559,16 +619,14 @@ int layer_reclaim(struct layer *l)
 		return 0;
 	/* What the last process gave back looks given back, and may come back with a power loss. */
 	atomic_store(&l->punched, true);
-	while ((e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
+	e = l->env->io->ops->stat(l->env->io, fd, &st);
+	/* A region at a time: of files in many pieces there are not too many. */
+	while (!e && (e = l->env->io->ops->next_data(l->env->io, fd, off, &start, &end)) == 0) {
 		uint64_t block = start / GF_BLOCK_SIZE;
-		uint64_t last = round_up(end, GF_BLOCK_SIZE) / GF_BLOCK_SIZE;
+		uint64_t last = round_down(block, GF_REGION_BLOCKS) + GF_REGION_BLOCKS;
 
-		/* A region at a time: writers must not wait for a whole file. */
-		last = min_u64(last, round_down(block, GF_REGION_BLOCKS) + GF_REGION_BLOCKS);
-		e = punch_range(l, fd, block, last - block);
-		if (e)
-			return e;
 		off = last * GF_BLOCK_SIZE;
+		e = note_due(l, block, min_u64(last, round_up(max_u64(st.size, end), GF_BLOCK_SIZE) / GF_BLOCK_SIZE));
 	}
 	return e == -ENXIO ? 0 : e;
 }

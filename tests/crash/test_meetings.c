@@ -1045,6 +1045,46 @@ static void test_nobody_waits_for_removal(void **state)
 	assert_false(has_files_of_a(fs->io));
 }
 
+enum { HOLES = 400 };
+
+static atomic_bool slow;
+static atomic_int punched;
+
+static void count_punch(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	const struct timespec pause = {.tv_nsec = 25000000};
+
+	if (call->op != SIMDISK_PUNCH || !strstr(call->path, "layer/1."))
+		return;
+	atomic_fetch_add(&punched, 1);
+	if (atomic_load(&slow))
+		nanosleep(&pause, NULL);
+}
+
+/* A ring that has to be emptied does not wait until all of a discard is given back. */
+static void test_nobody_waits_for_holes(void **state)
+{
+	background = true;
+	crash(false);
+	a = make("a");
+	b = make("b");
+	for (uint64_t i = 0; i < HOLES; i++)
+		put(a, 'A', BLOCK, 2 * i * BLOCK);
+	settle();
+	atomic_store(&slow, true);
+	atomic_store(&punched, 0);
+	simdisk_set_hook(disk, count_punch, NULL);
+	assert_int_equal(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+				 2 * HOLES * BLOCK), 0);
+	fill_ring();
+	fill_ring();
+	assert_true(atomic_load(&punched) < HOLES);
+	assert_reads(b, BLOCK, 0, "B");
+	atomic_store(&slow, false);
+	settle();
+	assert_int_equal(atomic_load(&punched), HOLES);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -1073,6 +1113,7 @@ int main(void)
 		T(test_recast_waits_for_destage),
 		T(test_recast_of_what_is_removed),
 		T(test_nobody_waits_for_removal),
+		T(test_nobody_waits_for_holes),
 	};
 
 	if (!getenv("VERBOSE"))

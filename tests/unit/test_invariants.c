@@ -274,6 +274,14 @@ static void pages_go_to_turns(void)
 	}
 }
 
+static void punch_all(struct punch *list)
+{
+	struct punching all = punching_all();
+
+	layer_punch_later(layer, list);
+	layer_punch_due(layer, &all);
+}
+
 static void punch_what_is_used_again(void)
 {
 	struct punch *list;
@@ -285,7 +293,7 @@ static void punch_what_is_used_again(void)
 	list = layer_take_punches(layer);
 	write_blocks(3, 1);
 	checkpoint();
-	layer_punch(layer, list);
+	punch_all(list);
 }
 
 static void punch_what_changed_since(void)
@@ -294,7 +302,7 @@ static void punch_what_changed_since(void)
 	write_blocks(0, 10);
 	checkpoint();
 	MUST(layer_set_state(layer, 3, 2, GF_PARENT) == 0);
-	layer_punch(layer, layer_take_punches(layer));
+	punch_all(layer_take_punches(layer));
 }
 
 /* ---- a whole store ---- */
