@@ -1039,51 +1039,23 @@ static int serialize_golden(struct opbuf *buf, const struct golden *g)
 	return 0;
 }
 
-struct pages_list {
-	uint32_t *pairs;
-	uint32_t count;
-	uint32_t capacity;
-};
-
-static int add_page(void *arg, uint32_t region, uint32_t generation)
-{
-	struct pages_list *list = arg;
-
-	if (list->count == list->capacity) {
-		uint32_t capacity = list->capacity ? 2 * list->capacity : 16;
-		uint32_t *pairs = realloc(list->pairs, capacity * 2 * sizeof(*pairs));
-
-		if (!pairs)
-			return -ENOMEM;
-		list->pairs = pairs;
-		list->capacity = capacity;
-	}
-	list->pairs[2 * list->count] = region;
-	list->pairs[2 * list->count + 1] = generation;
-	list->count++;
-	return 0;
-}
-
 static int serialize_pages(struct opbuf *buf, struct layer *layer)
 {
-	struct pages_list list = {0};
+	const struct page_list *list;
 	struct gf_op_pages *op;
-	int r = layer_each_page(layer, add_page, &list);
+	size_t bytes;
+	int r = layer_list_pages(layer, &list);
 
-	if (!r && list.count) {
-		if (OPBUF_ADD(buf, GF_OP_PAGES, layer->may_share ? GF_PAGES_SHARED : 0, op,
-			    (size_t)list.count * 8)) {
-			op->layer = layer->id;
-			op->overlay_blocks = layer->left_out ? layer->page_overlay_blocks[0] :
-				layer->overlay_blocks;
-			op->count = list.count;
-			memcpy(op + 1, list.pairs, (size_t)list.count * 8);
-		} else {
-			r = -ENOMEM;
-		}
-	}
-	free(list.pairs);
-	return r;
+	if (r || !list->count)
+		return r;
+	bytes = list->count * sizeof(*list->names);
+	if (!OPBUF_ADD(buf, GF_OP_PAGES, layer->may_share ? GF_PAGES_SHARED : 0, op, bytes))
+		return -ENOMEM;
+	op->layer = layer->id;
+	op->overlay_blocks = layer->left_out ? layer->page_overlay_blocks[0] : layer->overlay_blocks;
+	op->count = list->count;
+	memcpy(op + 1, list->names, bytes);
+	return 0;
 }
 
 static int serialize_suspects(struct opbuf *buf, struct layer *layer)

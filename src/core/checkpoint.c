@@ -47,7 +47,7 @@
 #define HELD_PAUSE_NS 10000000
 #define HELD_LOOKS 100 /* of a settling, for images that are held */
 #define CARRY_PAUSE_US 50000 /* before a lap that carries records on */
-#define PUNCH_NS 50000000 /* between two that wait for checkpoint_lock */
+#define MOMENT_NS 50000000 /* for which a full ring may wait */
 #define PUNCH_PAUSE_NS 1000000
 #define PUNCH_LEAST 16 /* blocks at once, where that takes long */
 
@@ -436,10 +436,13 @@ static void let_layers(struct layer **list, size_t count)
 }
 
 /* What takes long about a picture and does not need the gate closed. */
-static void picture_prepare(struct fs *fs)
+static void picture_prepare(struct picture *p)
 {
+	struct fs *fs = p->fs;
 	size_t count;
 	struct layer **list = hold_layers(fs, &count);
+
+	opbuf_reserve(&p->catalog, fs->catalog_bytes + fs->catalog_bytes / 8);
 
 	for (size_t i = 0; i < count; i++)
 		if (!list[i]->left_out)
@@ -462,6 +465,7 @@ static int picture_take(struct picture *p)
 	r = picture_take_locked(p);
 	if (!open)
 		pthread_rwlock_unlock(&p->fs->gate);
+	p->fs->catalog_bytes = p->catalog.len;
 	return r;
 }
 
@@ -722,7 +726,7 @@ static void punch_some(struct fs *fs, int64_t until_ns)
 
 static void punch_for_a_moment(struct fs *fs)
 {
-	punch_some(fs, times_now(CLOCK_MONOTONIC) + PUNCH_NS);
+	punch_some(fs, times_now(CLOCK_MONOTONIC) + MOMENT_NS);
 }
 
 /* Others get at checkpoint_lock in between. */
@@ -944,7 +948,7 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		r = dedup_examine(fs, p.tail.seq);
 	}
 	if (!r)
-		picture_prepare(fs);
+		picture_prepare(&p);
 	if (!r)
 		r = picture_take(&p);
 	if (!r && MUTATED("punch holes before the state is durable")) {
@@ -1010,7 +1014,7 @@ static int forget_unseen(struct fs *fs)
 		pthread_mutex_unlock(&fs->checkpoint_lock);
 		return r;
 	}
-	picture_prepare(fs);
+	picture_prepare(&p);
 	pthread_rwlock_rdlock(&fs->tree);
 	pthread_rwlock_wrlock(&fs->sharing);
 	/* A reader that passed a layer before something newer was written there is on its way to what
@@ -1124,31 +1128,51 @@ void checkpoint_pressure(void *arg)
 		checkpoint_want(fs);
 }
 
-static bool is_stopping(struct fs *fs)
-{
-	MUTEX_GUARD(&fs->work_lock);
-	return fs->stopping;
-}
+struct idle_work {
+	struct dedup_counted counted;
+	bool all_counted;
+};
 
-static void punch_until_wanted(struct fs *fs)
+/*
+ * What takes long in a store with many layers, a moment of it, for meanwhile the ring may become full: before
+ * references were counted so, guests waited for 37 s after a mount with 900 layers of 400 GiB. True: there is
+ * more.
+ */
+static bool work_for_a_moment(struct fs *fs, struct idle_work *idle)
 {
-	while (atomic_load(&fs->punches_due) && !atomic_load(&fs->wanted) && !is_stopping(fs)) {
-		pthread_mutex_lock(&fs->checkpoint_lock);
-		punch_for_a_moment(fs);
-		pthread_mutex_unlock(&fs->checkpoint_lock);
+	if (!idle->all_counted) {
+		int64_t until = times_now(CLOCK_MONOTONIC) + MOMENT_NS;
+
+		idle->all_counted = dedup_count_some(fs, &idle->counted, until) <= 0;
+		return true;
 	}
+	if (!atomic_load(&fs->punches_due))
+		return false;
+	pthread_mutex_lock(&fs->checkpoint_lock);
+	punch_for_a_moment(fs);
+	pthread_mutex_unlock(&fs->checkpoint_lock);
+	return atomic_load(&fs->punches_due);
 }
 
-/* Waits until there is work; false: the end. */
-static bool wait_for_work(struct fs *fs, int seconds)
+static bool is_wanted(const struct fs *fs)
 {
-	struct timespec until;
-	bool stopping;
+	return fs->stopping || atomic_load(&fs->wanted);
+}
 
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += seconds;
+/* Waits until there is work, busy with what is not urgent; false: the end. */
+static bool wait_for_work(struct fs *fs, struct idle_work *idle, int seconds)
+{
+	int64_t end = times_now(CLOCK_REALTIME) + seconds * TIMES_NS_PER_SECOND;
+	const struct timespec until = times_spec(end);
+	bool more = true, stopping;
+
 	pthread_mutex_lock(&fs->work_lock);
-	while (!fs->stopping && !atomic_load(&fs->wanted))
+	while (!is_wanted(fs) && more && times_now(CLOCK_REALTIME) < end) {
+		pthread_mutex_unlock(&fs->work_lock);
+		more = work_for_a_moment(fs, idle);
+		pthread_mutex_lock(&fs->work_lock);
+	}
+	while (!is_wanted(fs))
 		if (pthread_cond_timedwait(&fs->work, &fs->work_lock, &until) == ETIMEDOUT)
 			break;
 	atomic_store(&fs->wanted, false);
@@ -1179,10 +1203,10 @@ void checkpoint_reclaim(struct fs *fs)
 static void *worker_main(void *arg)
 {
 	struct fs *fs = arg;
+	struct idle_work idle = {0};
 	int pause = IDLE_SECONDS;
 
-	dedup_count(fs);
-	while (wait_for_work(fs, pause)) {
+	while (wait_for_work(fs, &idle, pause)) {
 		pause = IDLE_SECONDS;
 		/* Every lap costs then: let more come together. */
 		if (atomic_load(&fs->carrying))
@@ -1197,7 +1221,8 @@ static void *worker_main(void *arg)
 			fs->reclaim_wanted = false;
 			checkpoint_reclaim(fs);
 		}
-		punch_until_wanted(fs);
+		/* Also while there is always something urgent. */
+		work_for_a_moment(fs, &idle);
 		/* A region a second: nobody waits for this. */
 		if (!journal_is_short(fs->journal) && heal_some(fs))
 			pause = 1;

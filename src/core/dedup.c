@@ -875,21 +875,32 @@ void dedup_find_domains(struct fs *fs)
 		note_pool(fs);
 }
 
-int dedup_count(struct fs *fs)
+static int count_layers(struct fs *fs, struct dedup_counted *at, int64_t until_ns)
+{
+	struct layer *layer;
+	int r = 0;
+
+	while (!r && (layer = layer_hold_next(fs, at->layer)) != NULL) {
+		while ((r = layer_count_shared(layer, &at->regions)) > 0)
+			if (times_now(CLOCK_MONOTONIC) >= until_ns)
+				break;
+		if (!r)
+			*at = (struct dedup_counted){.layer = layer->id};
+		atomic_fetch_sub(&layer->users, 1);
+	}
+	return r;
+}
+
+int dedup_count_some(struct fs *fs, struct dedup_counted *at, int64_t until_ns)
 {
 	struct pool_figures figures;
-	struct layer *layer;
-	uint64_t id = 0;
-	int r = 0;
+	int r;
 
 	if (!pool_is_counting(fs->pool) && !atomic_load(&fs->golden_counting))
 		return 0;
-	while (!r && (layer = layer_hold_next(fs, id)) != NULL) {
-		id = layer->id;
-		while ((r = layer_count_shared(layer)) > 0)
-			;
-		atomic_fetch_sub(&layer->users, 1);
-	}
+	r = count_layers(fs, at, until_ns);
+	if (r > 0)
+		return r;
 	if (r)
 		return log_error(r,
 			"cannot count what blocks are shared; nothing of the pool is freed "
@@ -908,4 +919,11 @@ int dedup_count(struct fs *fs)
 		atomic_store(&fs->changed, true);
 	figures_changed(fs);
 	return 0;
+}
+
+int dedup_count(struct fs *fs)
+{
+	struct dedup_counted at = {0};
+
+	return dedup_count_some(fs, &at, INT64_MAX);
 }

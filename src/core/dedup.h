@@ -109,7 +109,13 @@ void dedup_drop_dead(struct fs *fs);
 /* What is not known of domains, after a mount or a change of them, is found out. No lock is held. */
 void dedup_find_domains(struct fs *fs);
 
-/* After a mount: counts all references. Until that is done nothing shared is freed. */
+/* After a mount: counts all references. Until that is done nothing shared is freed. 0 or -errno. */
 int dedup_count(struct fs *fs);
+/* The same, from *at on, which begins as zeros, until a time of CLOCK_MONOTONIC: 1: there are more. */
+struct dedup_counted {
+	uint64_t layer; /* and all before it */
+	uint32_t regions; /* of the next */
+};
+int dedup_count_some(struct fs *fs, struct dedup_counted *at, int64_t until_ns);
 
 #endif

@@ -320,6 +320,7 @@ struct fs {
 	atomic_bool carrying;  /* the ring has records that every lap carries on */
 	atomic_bool move_tail; /* somebody waits for the tail to pass a failed write */
 	atomic_uint read_failures; /* that were answered with an error */
+	size_t catalog_bytes;  /* checkpoint_lock; of the last picture */
 	int picture_failed;    /* checkpoint_lock; why the last one came to nothing, 0 */
 	int checkpoint_error;  /* checkpoint_lock; of the last one, to say it once */
 	unsigned catalog_failures; /* checkpoint_lock; in a row */

@@ -289,32 +289,8 @@ static int scrub_catalog(struct scrub *s, unsigned which, bool current)
 
 /* ---- map pages ---- */
 
-struct page_list {
-	struct page_ref {
-		uint32_t region, generation;
-	} *refs;
-	size_t count, capacity;
-};
-
-static int note_page(void *arg, uint32_t region, uint32_t generation)
-{
-	struct page_list *list = arg;
-
-	if (list->count == list->capacity) {
-		size_t capacity = list->capacity ? 2 * list->capacity : 64;
-		struct page_ref *refs = realloc(list->refs, capacity * sizeof(*refs));
-
-		if (!refs)
-			return -ENOMEM;
-		list->refs = refs;
-		list->capacity = capacity;
-	}
-	list->refs[list->count++] = (struct page_ref){region, generation};
-	return 0;
-}
-
 /* The list of a region's runs, of which its page says how many there are. */
-static int scrub_list(struct scrub *s, struct layer *layer, struct page_ref ref, uint32_t count,
+static int scrub_list(struct scrub *s, struct layer *layer, struct page_name ref, uint32_t count,
 	const uint8_t states[GF_STATE_BYTES])
 {
 	size_t len = runs_length(min_u64(count, GF_REGION_BLOCKS));
@@ -343,7 +319,7 @@ static int scrub_list(struct scrub *s, struct layer *layer, struct page_ref ref,
 		"shared blocks stand", ref.region);
 }
 
-static int scrub_page(struct scrub *s, struct layer *layer, struct page_ref ref)
+static int scrub_page(struct scrub *s, struct layer *layer, struct page_name ref)
 {
 	uint8_t page[sizeof(struct gf_disk_page)], states[GF_STATE_BYTES];
 	char path[40];
@@ -373,7 +349,7 @@ static int scrub_map(struct scrub *s, struct layer *layer)
 {
 	struct page_list list = {0};
 	char path[40];
-	int r = layer_each_disk_page(layer, note_page, &list);
+	int r = layer_list_disk_pages(layer, &list);
 
 	snprintf(path, sizeof(path), "layer/%" PRIu64 ".map", layer->id);
 	if (list.count)
@@ -382,9 +358,9 @@ static int scrub_map(struct scrub *s, struct layer *layer)
 	if (list.count && layer->may_share)
 		media_forget(s->fs->io, path);
 	for (size_t i = 0; i < list.count && !r; i++)
-		r = scrub_page(s, layer, list.refs[i]);
+		r = scrub_page(s, layer, list.names[i]);
 	s->report->bytes_read += list.count * sizeof(struct gf_disk_page);
-	free(list.refs);
+	free(list.names);
 	return r;
 }
 

@@ -104,6 +104,7 @@ void layer_free(struct layer *l)
 	free(l->uses);
 	free(l->suspects);
 	pages_free(l->spare_pages);
+	free(l->page_list.names);
 	punches_free(l->punches);
 	punches_free(l->due);
 	layer_forget_noted_sums(l);

@@ -88,6 +88,18 @@ struct large_failure {
 	struct large_failure *next;
 };
 
+/* As the catalog has them. */
+struct page_name {
+	uint32_t region;
+	uint32_t generation;
+};
+
+struct page_list {
+	struct page_name *names;
+	uint32_t count;
+	uint32_t capacity;
+};
+
 struct punch {
 	uint64_t block;
 	uint64_t count;
@@ -156,6 +168,8 @@ struct layer {
 	_Atomic uint64_t owned_blocks; /* changed under lock */
 	bool dirty;	    /* lock; regions differ from their pages */
 	struct page_write *spare_pages; /* lock; of layer_reserve_pages() */
+	struct page_list page_list;	/* lock; of layer_list_pages() */
+	bool page_list_fits;		/* lock; nothing has changed since */
 	bool in_dirty_list; /* of the owner of the env; its lock */
 	int data_fd;	    /* lock; -1: not open */
 	int sum_fd;	    /* lock */
@@ -378,9 +392,9 @@ bool layer_is_lost(struct layer *layer, uint64_t block);
  * image on, where a page that cannot be read counts as one that has none. */
 bool layer_uses_golden(struct layer *layer, uint64_t golden);
 bool layer_shows_golden(struct layer *layer, uint64_t golden, uint64_t block, uint64_t count);
-/* Counts the references of the next region that is not counted: 1: there was one, 0: all are
- * counted, or -errno. */
-int layer_count_shared(struct layer *layer);
+/* Counts the references of the next region from *region on that is not counted, and moves it behind:
+ * 1: there was one, 0: all are counted, or -errno. */
+int layer_count_shared(struct layer *layer, uint32_t *region);
 /* Whether there may be references that could not be counted: what named them was damaged. */
 bool layer_lost_places(struct layer *layer);
 /*
@@ -468,12 +482,12 @@ void layer_pages_failed(struct layer *layer, struct page_write *pages);
 /* They count: the catalog that names them is durable. */
 void layer_pages_done(struct layer *layer, struct page_write *pages);
 void pages_free(struct page_write *pages);
-/* Calls cb for each region that has a page, with the generation that counts. */
-int layer_each_page(struct layer *layer,
-	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
-/* The same for the pages that are on the disk: what the last checkpoint named. */
-int layer_each_disk_page(struct layer *layer,
-	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg);
+/* The pages that regions have, with the generations that count; until the layer's pages change. 0 or
+ * -ENOMEM. */
+int layer_list_pages(struct layer *layer, const struct page_list **list);
+/* Adds those that are on the disk, what the last checkpoint named, to a list of the caller's. 0 or
+ * -ENOMEM. */
+int layer_list_disk_pages(struct layer *layer, struct page_list *list);
 /* The page on disk, or its list of runs, is damaged: has the next checkpoint write both anew, when
  * memory has them. */
 bool layer_rewrite_page(struct layer *layer, uint32_t region);

@@ -228,6 +228,7 @@ int layer_add_page(struct layer *l, uint32_t number, uint32_t generation, bool s
 	if (!r)
 		return -ENOMEM;
 	r->generation = generation;
+	l->page_list_fits = false;
 	r->disk_generation = generation;
 	r->loaded = false;
 	r->uncounted = shared;
@@ -247,6 +248,60 @@ static size_t count_dirty_locked(const struct layer *l)
 	return count;
 }
 
+static int add_to_list(struct page_list *list, uint32_t region, uint32_t generation)
+{
+	if (list->count == list->capacity) {
+		uint32_t capacity = list->capacity ? 2 * list->capacity : 16;
+		struct page_name *names = realloc(list->names, capacity * sizeof(*names));
+
+		if (!names)
+			return -ENOMEM;
+		list->names = names;
+		list->capacity = capacity;
+	}
+	list->names[list->count++] = (struct page_name){region, generation};
+	return 0;
+}
+
+static int list_pages_locked(const struct layer *l, bool on_disk, struct page_list *list)
+{
+	int e = 0;
+
+	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
+		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS && !e; k++) {
+			const struct region *r = &l->leaves[leaf][k];
+			uint32_t generation = on_disk ? r->disk_generation : r->generation;
+
+			if (generation)
+				e = add_to_list(list, leaf * LEAF_REGIONS + k, generation);
+		}
+	}
+	return e;
+}
+
+/*
+ * Kept, for the catalog names the pages of all layers each time, with the gate closed: of 780 layers of
+ * 400 GiB, most of them snapshots, which do not change, finding them took 40 ms of 100.
+ */
+static int fit_page_list_locked(struct layer *l)
+{
+	int e;
+
+	if (l->page_list_fits && !l->left_out)
+		return 0;
+	l->page_list.count = 0;
+	e = list_pages_locked(l, l->left_out, &l->page_list);
+	l->page_list_fits = !e && !l->left_out;
+	return e;
+}
+
+int layer_list_pages(struct layer *l, const struct page_list **list)
+{
+	MUTEX_GUARD(&l->lock);
+	*list = &l->page_list;
+	return fit_page_list_locked(l);
+}
+
 /*
  * Random writes to a disk of 400 GiB change 12,800 regions between two checkpoints. Taking memory for
  * their pages, mostly page faults, took half a second, for which the picture has everybody wait; copying
@@ -260,6 +315,8 @@ void layer_reserve_pages(struct layer *l)
 	{
 		MUTEX_GUARD(&l->lock);
 		wanted = count_dirty_locked(l);
+		if (!wanted)
+			fit_page_list_locked(l);
 		for (w = l->spare_pages; w && wanted; w = w->next)
 			wanted--;
 	}
@@ -303,6 +360,7 @@ static struct page_write *take_page_locked(struct layer *l, struct region *r, ui
 		return NULL;
 	w->region = number;
 	w->generation = ++r->generation;
+	l->page_list_fits = false;
 	if (r->states)
 		memcpy(w->states, r->states, GF_STATE_BYTES);
 	else
@@ -450,6 +508,7 @@ void layer_pages_failed(struct layer *l, struct page_write *pages)
 
 		if (r && r->generation == w->generation) {
 			r->generation = w->generation + 1;
+			l->page_list_fits = false;
 			r->dirty = true;
 			l->dirty = true;
 		}
@@ -478,34 +537,9 @@ void pages_free(struct page_write *pages)
 	}
 }
 
-static int each_page(struct layer *l, bool on_disk,
-	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg)
+int layer_list_disk_pages(struct layer *l, struct page_list *list)
 {
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t leaf = 0; leaf < l->leaf_count; leaf++) {
-		for (uint32_t k = 0; l->leaves[leaf] && k < LEAF_REGIONS; k++) {
-			struct region *r = &l->leaves[leaf][k];
-			uint32_t generation = on_disk ? r->disk_generation : r->generation;
-			int e;
-
-			if (generation == 0)
-				continue;
-			e = cb(arg, leaf * LEAF_REGIONS + k, generation);
-			if (e)
-				return e;
-		}
-	}
-	return 0;
+	return list_pages_locked(l, true, list);
 }
 
-int layer_each_page(struct layer *l, int (*cb)(void *arg, uint32_t region, uint32_t generation),
-	void *arg)
-{
-	return each_page(l, l->left_out, cb, arg);
-}
-
-int layer_each_disk_page(struct layer *l,
-	int (*cb)(void *arg, uint32_t region, uint32_t generation), void *arg)
-{
-	return each_page(l, true, cb, arg);
-}

@@ -272,11 +272,12 @@ bool layer_trim_runs_locked(struct layer *l, struct region *r)
 	return trimmed;
 }
 
-int layer_count_shared(struct layer *l)
+int layer_count_shared(struct layer *l, uint32_t *region)
 {
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t n = 0; l->may_share && n < l->leaf_count * LEAF_REGIONS; n++) {
-		struct region *r = layer_find_region_locked(l, n);
+	while (l->may_share && *region < l->leaf_count * LEAF_REGIONS) {
+		struct region *r = layer_find_region_locked(l, *region);
+		uint32_t n = (*region)++;
 		int e;
 
 		if (!r || !r->uncounted)

@@ -24,21 +24,31 @@ void opbuf_release(struct opbuf *buf)
 	opbuf_init(buf);
 }
 
-static bool opbuf_grow(struct opbuf *buf, size_t more)
+static bool set_capacity(struct opbuf *buf, size_t capacity)
 {
-	size_t capacity = buf->capacity ? buf->capacity : 512;
-	uint8_t *bytes;
+	uint8_t *bytes = realloc(buf->bytes, capacity);
 
-	while (capacity < buf->len + more)
-		capacity *= 2;
-	if (capacity == buf->capacity)
-		return true;
-	bytes = realloc(buf->bytes, capacity);
 	if (!bytes)
 		return false;
 	buf->bytes = bytes;
 	buf->capacity = capacity;
 	return true;
+}
+
+static bool opbuf_grow(struct opbuf *buf, size_t more)
+{
+	size_t capacity = buf->capacity ? buf->capacity : 512;
+
+	while (capacity < buf->len + more)
+		capacity *= 2;
+	return capacity == buf->capacity || set_capacity(buf, capacity);
+}
+
+void opbuf_reserve(struct opbuf *buf, size_t capacity)
+{
+	/* The memory is there now. */
+	if (capacity > buf->capacity && set_capacity(buf, capacity))
+		memset(buf->bytes + buf->len, 0, capacity - buf->len);
 }
 
 void *opbuf_add(struct opbuf *buf, enum gf_op_type type, unsigned flags, size_t size, size_t tail)

@@ -24,6 +24,8 @@ struct opbuf {
 
 void opbuf_init(struct opbuf *buf);
 void opbuf_release(struct opbuf *buf);
+/* Takes memory for so many bytes before they are added, if there is that much. */
+void opbuf_reserve(struct opbuf *buf, size_t capacity);
 
 /*
  * Adds an op of the given type whose struct has size bytes and is followed by tail bytes (padded

@@ -1045,20 +1045,31 @@ static void test_nobody_waits_for_removal(void **state)
 	assert_false(has_files_of_a(fs->io));
 }
 
-enum { HOLES = 400 };
+enum { HOLES = 400, PAGES = 400 };
 
 static atomic_bool slow;
-static atomic_int punched;
+static atomic_int slow_calls;
+static enum simdisk_op slow_op;
+static const char *slow_path;
 
-static void count_punch(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+static void slow_down(void *arg, struct simdisk *busy, const struct simdisk_call *call)
 {
 	const struct timespec pause = {.tv_nsec = 25000000};
 
-	if (call->op != SIMDISK_PUNCH || !strstr(call->path, "layer/1."))
+	if (call->op != slow_op || !strstr(call->path, slow_path))
 		return;
-	atomic_fetch_add(&punched, 1);
+	atomic_fetch_add(&slow_calls, 1);
 	if (atomic_load(&slow))
 		nanosleep(&pause, NULL);
+}
+
+static void be_slow(enum simdisk_op op, const char *path)
+{
+	slow_op = op;
+	slow_path = path;
+	atomic_store(&slow, true);
+	atomic_store(&slow_calls, 0);
+	simdisk_set_hook(disk, slow_down, NULL);
 }
 
 /* A ring that has to be emptied does not wait until all of a discard is given back. */
@@ -1071,18 +1082,44 @@ static void test_nobody_waits_for_holes(void **state)
 	for (uint64_t i = 0; i < HOLES; i++)
 		put(a, 'A', BLOCK, 2 * i * BLOCK);
 	settle();
-	atomic_store(&slow, true);
-	atomic_store(&punched, 0);
-	simdisk_set_hook(disk, count_punch, NULL);
+	be_slow(SIMDISK_PUNCH, "layer/1.");
 	assert_int_equal(fs_fallocate(fs, a, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 				 2 * HOLES * BLOCK), 0);
 	fill_ring();
 	fill_ring();
-	assert_true(atomic_load(&punched) < HOLES);
+	assert_true(atomic_load(&slow_calls) < HOLES);
 	assert_reads(b, BLOCK, 0, "B");
 	atomic_store(&slow, false);
 	settle();
-	assert_int_equal(atomic_load(&punched), HOLES);
+	assert_int_equal(atomic_load(&slow_calls), HOLES);
+}
+
+/* Nor until all references are counted after a mount. */
+static void test_nobody_waits_for_counting(void **state)
+{
+	struct simdisk *old;
+
+	dedup = FS_DEDUP_ALL;
+	crash(false);
+	old = disk;
+	a = make("a");
+	b = make("b");
+	for (uint64_t i = 0; i < PAGES; i++)
+		put(a, 'A', BLOCK, i * GF_REGION_BLOCKS * BLOCK);
+	settle();
+	fs_abandon(fs);
+	disk = simdisk_clone(old);
+	simdisk_free(old);
+	background = true;
+	be_slow(SIMDISK_PREAD, "layer/1.map");
+	open_store();
+	fill_ring();
+	fill_ring();
+	assert_true(atomic_load(&slow_calls) < PAGES);
+	atomic_store(&slow, false);
+	settle();
+	assert_true(atomic_load(&slow_calls) >= PAGES);
+	assert_reads(a, BLOCK, (PAGES - 1) * (uint64_t)GF_REGION_BLOCKS * BLOCK, "A");
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -1114,6 +1151,7 @@ int main(void)
 		T(test_recast_of_what_is_removed),
 		T(test_nobody_waits_for_removal),
 		T(test_nobody_waits_for_holes),
+		T(test_nobody_waits_for_counting),
 	};
 
 	if (!getenv("VERBOSE"))

@@ -423,13 +423,15 @@ static void chains_resolve_as_the_model_does(void **state)
 
 /* ---- pages ---- */
 
-static int note_page(void *arg, uint32_t region, uint32_t generation)
+static void note_pages(struct layer *layer, uint32_t *generations)
 {
-	uint32_t *generations = arg;
+	const struct page_list *list;
 
-	assert_in_range(region, 0, REGIONS - 1);
-	generations[region] = generation;
-	return 0;
+	assert_int_equal(layer_list_pages(layer, &list), 0);
+	for (uint32_t i = 0; i < list->count; i++) {
+		assert_in_range(list->names[i].region, 0, REGIONS - 1);
+		generations[list->names[i].region] = list->names[i].generation;
+	}
 }
 
 static void checkpoint(struct layer *layer)
@@ -449,7 +451,7 @@ static struct layer *reopen(struct bench *b, struct layer *layer)
 	uint32_t generations[REGIONS] = {0};
 	struct layer *again = new_layer(b, layer->id);
 
-	assert_int_equal(layer_each_page(layer, note_page, generations), 0);
+	note_pages(layer, generations);
 	for (uint32_t i = 0; i < REGIONS; i++)
 		if (generations[i])
 			assert_int_equal(layer_add_page(again, i, generations[i], false), 0);
@@ -556,7 +558,7 @@ static void good_pages_outlive_failed_checkpoints(void **state)
 	}
 	/* The change is not forgotten either. */
 	checkpoint(layer);
-	assert_int_equal(layer_each_page(layer, note_page, generations), 0);
+	note_pages(layer, generations);
 	assert_int_equal(generations[0] % 2, 0);
 	read_page(b, 0, page);
 	assert_int_equal(page_decode(page, 9, 0, generations[0], states, NULL), 0);
