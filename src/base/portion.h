@@ -11,19 +11,19 @@
 #include <stdint.h>
 
 #define PORTION_NS INT64_C(20000000) /* that a call may take, about */
-#define PORTION_MOST (UINT64_C(1) << 40)
 
+/* In what the caller counts in. */
 struct portion {
-	uint64_t size;	/* to ask for, in what the caller counts in */
-	uint64_t least; /* not 0 */
+	uint64_t size; /* to ask for */
+	uint64_t least, most;
 };
 
-/* The last one took ns. */
-static inline void portion_took(struct portion *portion, int64_t ns)
+/* So much was asked for, and took ns. */
+static inline void portion_took(struct portion *portion, uint64_t asked, int64_t ns)
 {
 	if (ns > PORTION_NS && portion->size > portion->least)
 		portion->size /= 2;
-	else if (ns < PORTION_NS / 4 && portion->size < PORTION_MOST)
+	else if (ns < PORTION_NS / 4 && asked == portion->size && portion->size < portion->most)
 		portion->size *= 2;
 }
 

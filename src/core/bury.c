@@ -59,7 +59,7 @@ static bool is_in_haste(struct fs *fs)
 static void empty_in_pieces(struct fs *fs, const char *path)
 {
 	const struct io_ops *ops = fs->io->ops;
-	struct portion portion = {.size = 64 * KIB, .least = 64 * KIB};
+	struct portion portion = {.size = 64 * KIB, .least = 64 * KIB, .most = 16 * MIB};
 	uint64_t off = 0, start, end;
 	int fd = ops->open(fs->io, path, O_RDWR);
 
@@ -73,7 +73,7 @@ static void empty_in_pieces(struct fs *fs, const char *path)
 			break;
 		space_given_back(fs);
 		off = start + portion.size;
-		portion_took(&portion, times_now(CLOCK_MONOTONIC) - began);
+		portion_took(&portion, portion.size, times_now(CLOCK_MONOTONIC) - began);
 	}
 	ops->close(fs->io, fd);
 }
@@ -88,7 +88,6 @@ static void *burial_main(void *arg)
 		struct grave *grave = b->first;
 
 		if (!grave) {
-			pthread_cond_broadcast(&b->done);
 			pthread_cond_wait(&b->work, &b->lock);
 			continue;
 		}
@@ -102,7 +101,9 @@ static void *burial_main(void *arg)
 		unlink_file(fs, grave->path);
 		pthread_mutex_lock(&b->lock);
 		b->first = grave->next;
+		b->gone++;
 		free(grave);
+		pthread_cond_broadcast(&b->done);
 	}
 	pthread_mutex_unlock(&b->lock);
 	return NULL;
@@ -131,6 +132,7 @@ static bool bury_later(struct fs *fs, const char *path)
 	for (last = &b->first; *last; last = &(*last)->next)
 		;
 	*last = grave;
+	b->handed_in++;
 	pthread_cond_signal(&b->work);
 	return true;
 }
@@ -144,13 +146,21 @@ void bury_file(struct fs *fs, const char *path)
 bool bury_wait(struct fs *fs)
 {
 	struct burial *b = &fs->burial;
+	uint64_t all;
 	bool any;
 
 	MUTEX_GUARD(&b->lock);
-	any = b->first != NULL;
-	while (b->first)
+	all = b->handed_in;
+	any = b->gone < all;
+	while (b->gone < all)
 		pthread_cond_wait(&b->done, &b->lock);
 	return any;
+}
+
+bool bury_is_pending(struct fs *fs)
+{
+	MUTEX_GUARD(&fs->burial.lock);
+	return fs->burial.first != NULL;
 }
 
 void bury_finish(struct fs *fs)

@@ -50,6 +50,7 @@
 #define MOMENT_NS 50000000 /* for which a full ring may wait */
 #define PUNCH_PAUSE_NS 1000000
 #define PUNCH_LEAST 16 /* blocks at once, where that takes long */
+#define PUNCH_MOST 256
 
 /* ---- step 2: destage ---- */
 
@@ -443,7 +444,6 @@ static void picture_prepare(struct picture *p)
 	struct layer **list = hold_layers(fs, &count);
 
 	opbuf_reserve(&p->catalog, fs->catalog_bytes + fs->catalog_bytes / 8);
-
 	for (size_t i = 0; i < count; i++)
 		if (!list[i]->left_out)
 			layer_reserve_pages(list[i]);
@@ -713,15 +713,24 @@ static void punch_some(struct fs *fs, int64_t until_ns)
 		return;
 	/* Tests want the same calls each time. */
 	if (!fs->options.no_background)
-		how = (struct punching){.until_ns = until_ns, .blocks = {PUNCH_LEAST, PUNCH_LEAST}};
+		how = (struct punching){.until_ns = until_ns,
+			.blocks = {PUNCH_LEAST, PUNCH_LEAST, PUNCH_MOST}};
 	list = hold_layers(fs, &count);
 	if (!list)
 		return;
 	for (size_t i = 0; i < count; i++)
-		more |= !list[i]->left_out && layer_punch_due(list[i], &how);
+		if (!list[i]->left_out)
+			more |= times_now(CLOCK_MONOTONIC) < how.until_ns ?
+				layer_punch_due(list[i], &how) : layer_has_due(list[i]);
 	let_layers(list, count);
 	atomic_store(&fs->punches_due, more);
 	space_given_back(fs);
+}
+
+/* Whether space is on its way back that earlier checkpoints gave up. */
+static bool is_giving_back(struct fs *fs)
+{
+	return atomic_load(&fs->punches_due) || bury_is_pending(fs);
 }
 
 static void punch_for_a_moment(struct fs *fs)
@@ -729,17 +738,18 @@ static void punch_for_a_moment(struct fs *fs)
 	punch_some(fs, times_now(CLOCK_MONOTONIC) + MOMENT_NS);
 }
 
-/* Others get at checkpoint_lock in between. */
-static void punch_all(struct fs *fs)
+/* True: there are more. Who waits for checkpoint_lock gets it then. */
+static bool punch_and_pause(struct fs *fs)
 {
 	const struct timespec pause = {.tv_nsec = PUNCH_PAUSE_NS};
 
-	while (atomic_load(&fs->punches_due)) {
-		pthread_mutex_lock(&fs->checkpoint_lock);
-		punch_for_a_moment(fs);
-		pthread_mutex_unlock(&fs->checkpoint_lock);
-		nanosleep(&pause, NULL);
-	}
+	if (!atomic_load(&fs->punches_due))
+		return false;
+	pthread_mutex_lock(&fs->checkpoint_lock);
+	punch_for_a_moment(fs);
+	pthread_mutex_unlock(&fs->checkpoint_lock);
+	nanosleep(&pause, NULL);
+	return atomic_load(&fs->punches_due);
 }
 
 static void picture_failed(struct picture *p)
@@ -867,6 +877,8 @@ struct outcome {
 	bool again; /* something changed that lets the next one come further */
 	bool full;  /* blocks stay in the ring for want of space */
 	bool moved; /* the tail, and it could move further now */
+	bool giving_back; /* space was on its way back when it began */
+	bool given_back; /* and all of it was waited for, in these rounds */
 	struct journal_mark copy_below; /* what is copied in these rounds */
 	uint64_t copied;     /* bytes of the ring, in these rounds */
 	uint64_t kept;	     /* bytes of the ring that are needed still, copies included */
@@ -902,6 +914,18 @@ static bool lap_ends_early(struct fs *fs, const struct outcome *out)
 	       !atomic_load(&fs->carrying) && !atomic_load(&fs->move_tail) && !fs->picture_failed;
 }
 
+/* For want of space: whether the next round may find some that this one did not. Once, or who discards all
+ * the time would keep it from ending. */
+static bool gave_back(struct fs *fs, struct outcome *out)
+{
+	const bool any = (out->giving_back || is_giving_back(fs)) && !out->given_back;
+
+	punch_some(fs, INT64_MAX);
+	bury_wait(fs);
+	out->given_back = true;
+	return any;
+}
+
 static int checkpoint_locked(struct fs *fs, struct outcome *out)
 {
 	const int64_t began = times_now(CLOCK_MONOTONIC);
@@ -910,7 +934,8 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	int r;
 
 	*out = (struct outcome){.in_part = out->in_part, .copy_below = out->copy_below,
-		.copied = out->copied};
+		.copied = out->copied, .given_back = out->given_back,
+		.giving_back = is_giving_back(fs)};
 	opbuf_init(&p.catalog);
 	dedup_find_domains(fs);
 	r = failing_recall(fs);
@@ -965,9 +990,10 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 	dedup_moved(fs, r == 0);
 	if (r) {
 		journal_note_lap(fs->journal, 0);
-		out->again = r == -EAGAIN || (r == -ENOSPC && space_give_reserve(fs, false));
 		picture_failed(&p);
 		picture_release(&p);
+		out->again = r == -EAGAIN ||
+			     (r == -ENOSPC && (gave_back(fs, out) || space_give_reserve(fs, false)));
 		return r;
 	}
 	picture_finish(&p);
@@ -975,14 +1001,11 @@ static int checkpoint_locked(struct fs *fs, struct outcome *out)
 		times_now(CLOCK_MONOTONIC) - began);
 	picture_release(&p);
 	out->again = out->moved || (out->full && p.dead != NULL);
-	/* For want of space all of it comes back before the next round. */
-	if (out->full)
-		punch_some(fs, INT64_MAX);
-	else
-		punch_for_a_moment(fs);
 	picture_bury(&p);
-	if (out->full)
-		bury_wait(fs);
+	if (!out->full)
+		punch_for_a_moment(fs);
+	else if (gave_back(fs, out))
+		out->again = true;
 	/* What came behind T is not in its place yet. */
 	if (out->full || (out->in_part && p.tail.seq <= p.upto))
 		atomic_store(&fs->changed, true);
@@ -1099,12 +1122,17 @@ static int run(struct fs *fs, bool in_part)
 	return r;
 }
 
+int checkpoint_make(struct fs *fs)
+{
+	return run(fs, false);
+}
+
 int checkpoint_run(struct fs *fs)
 {
-	int r = run(fs, false);
+	int r = checkpoint_make(fs);
 
-	if (!r)
-		punch_all(fs);
+	while (!r && punch_and_pause(fs))
+		;
 	return r;
 }
 
@@ -1146,12 +1174,7 @@ static bool work_for_a_moment(struct fs *fs, struct idle_work *idle)
 		idle->all_counted = dedup_count_some(fs, &idle->counted, until) <= 0;
 		return true;
 	}
-	if (!atomic_load(&fs->punches_due))
-		return false;
-	pthread_mutex_lock(&fs->checkpoint_lock);
-	punch_for_a_moment(fs);
-	pthread_mutex_unlock(&fs->checkpoint_lock);
-	return atomic_load(&fs->punches_due);
+	return punch_and_pause(fs);
 }
 
 static bool is_wanted(const struct fs *fs)
@@ -1191,7 +1214,7 @@ void checkpoint_reclaim(struct fs *fs)
 	pthread_mutex_lock(&fs->checkpoint_lock);
 	list = hold_layers(fs, &count);
 	for (size_t i = 0; i < count; i++)
-		layer_reclaim(list[i]);
+		fs->reclaim_wanted |= layer_reclaim(list[i]) == -ENOMEM;
 	let_layers(list, count);
 	atomic_store(&fs->punches_due, true);
 	punch_for_a_moment(fs);

@@ -880,12 +880,15 @@ static int count_layers(struct fs *fs, struct dedup_counted *at, int64_t until_n
 	struct layer *layer;
 	int r = 0;
 
-	while (!r && (layer = layer_hold_next(fs, at->layer)) != NULL) {
+	while (!r && (layer = layer_hold_next(fs, at->before)) != NULL) {
+		/* The one that was begun may be gone. */
+		if (at->layer != layer->id)
+			*at = (struct dedup_counted){.before = at->before, .layer = layer->id};
 		while ((r = layer_count_shared(layer, &at->regions)) > 0)
 			if (times_now(CLOCK_MONOTONIC) >= until_ns)
 				break;
 		if (!r)
-			*at = (struct dedup_counted){.layer = layer->id};
+			at->before = layer->id;
 		atomic_fetch_sub(&layer->users, 1);
 	}
 	return r;

@@ -113,8 +113,9 @@ void dedup_find_domains(struct fs *fs);
 int dedup_count(struct fs *fs);
 /* The same, from *at on, which begins as zeros, until a time of CLOCK_MONOTONIC: 1: there are more. */
 struct dedup_counted {
-	uint64_t layer; /* and all before it */
-	uint32_t regions; /* of the next */
+	uint64_t before;  /* all layers up to this one, */
+	uint64_t layer;	  /* and of this one, */
+	uint32_t regions; /* so many */
 };
 int dedup_count_some(struct fs *fs, struct dedup_counted *at, int64_t until_ns);
 

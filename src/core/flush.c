@@ -58,7 +58,7 @@ static int flush_poisoned(struct fs *fs, struct layer *layer)
 	/* Others may fail meanwhile. */
 	for (int i = 0; i < 3 && atomic_load(&layer->poison_seq); i++) {
 		atomic_store(&fs->move_tail, true);
-		r = checkpoint_run(fs);
+		r = checkpoint_make(fs);
 		if (atomic_load(&layer->failed))
 			return -EIO;
 		if (r && r != -ENOSPC)

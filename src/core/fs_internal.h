@@ -333,7 +333,8 @@ struct fs {
 		pthread_t thread;
 		bool runs, stopping;
 		bool in_haste; /* the store is being closed */
-		struct grave *first;
+		struct grave *first; /* the rest of */
+		uint64_t handed_in, gone;
 	} burial;
 
 	struct syncer {
@@ -589,7 +590,8 @@ void bury_init(struct fs *fs);
 /* Removes a file of the store, by its path in it, that nobody will make again: in the background where
  * there is one. Reports errors itself. */
 void bury_file(struct fs *fs, const char *path);
-/* Returns when all of them are gone; true: there were any. */
+bool bury_is_pending(struct fs *fs);
+/* Returns when all that were handed in before are gone; true: there were any. */
 bool bury_wait(struct fs *fs);
 /* The same, as fast as it goes, without regard to others. */
 void bury_finish(struct fs *fs);
@@ -608,9 +610,9 @@ int space_look(struct fs *fs, uint64_t *total, uint64_t *left);
 bool space_is_tight(struct fs *fs);
 /* Something below was freed: the next check looks again. */
 void space_given_back(struct fs *fs);
-/* Gives back what was discarded or removed, by a checkpoint; false: there is nothing, or it failed.
- * The caller holds no lock and no reservation. */
-bool space_make(struct fs *fs);
+/* Gives back what was discarded or removed, by a checkpoint; below: files that are being removed are waited
+ * for, too. False: there is nothing, or it failed. The caller holds no lock and no reservation. */
+bool space_make(struct fs *fs, bool below);
 /* As space_check(), and for a file, if it is not NULL, limit_check(): but has space made where there
  * is too little. 0 or -ENOSPC. The caller holds no lock and no reservation. */
 int space_get(struct fs *fs, struct inode *inode, uint64_t bytes);
@@ -936,6 +938,9 @@ struct undo {
 void undo_large(struct fs *fs, const struct undo *undo);
 
 /* ---- checkpoint.c ---- */
+/* One of all that is in the journal. 0 or -errno; what it gives up comes back in the background. */
+int checkpoint_make(struct fs *fs);
+/* The same, and holes are punched when it returns. */
 int checkpoint_run(struct fs *fs);
 /* Whether another one would give space back that this one could not yet. */
 bool checkpoint_is_owed(struct fs *fs);

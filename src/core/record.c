@@ -45,7 +45,7 @@ static int64_t reserve(struct fs *fs, size_t len, enum journal_urgency urgency)
 		checkpoint_run(fs);
 	token = journal_reserve(fs->journal, len, urgency);
 	/* What was given up lately may be all that is missing. */
-	if (token == -ENOSPC && space_make(fs))
+	if (token == -ENOSPC && space_make(fs, true))
 		token = journal_reserve(fs->journal, len, urgency);
 	return token;
 }

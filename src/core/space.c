@@ -144,10 +144,10 @@ void space_given_back(struct fs *fs)
 	atomic_store(&fs->space_time_ns, INT64_MIN / 2);
 }
 
-bool space_make(struct fs *fs)
+bool space_make(struct fs *fs, bool below)
 {
-	bool buried;
 	uint64_t before;
+	bool buried;
 
 	/* Others that needed space may have had it made while this one waited. */
 	before = atomic_load(&fs->counters.checkpoints);
@@ -155,25 +155,26 @@ bool space_make(struct fs *fs)
 	MUTEX_GUARD(&fs->space_lock);
 	if (atomic_load(&fs->given_up) || atomic_load(&fs->giving_back) || atomic_load(&fs->punches_due))
 		checkpoint_run(fs);
-	buried = bury_wait(fs);
+	buried = below && bury_wait(fs);
 	/* One that finds no space itself gives nothing back. */
 	return buried || atomic_load(&fs->counters.checkpoints) != before;
 }
 
 int space_get(struct fs *fs, struct inode *inode, uint64_t bytes)
 {
-	bool made = true;
+	bool made = true, below;
 	int r = 0;
 
 	/* Others may take what is given back, or hold what was to be. Where nothing is given back any
 	 * more it may have been just now, after the look: so the last thing is a look. */
 	for (int tries = 0; bytes; tries++) {
 		r = space_check(fs, bytes);
+		below = r != 0;
 		if (!r && inode)
 			r = limit_check(fs, inode, bytes, true);
 		if (!r || tries == MAX_TRIES || !made)
 			break;
-		made = space_make(fs);
+		made = space_make(fs, below);
 	}
 	return r;
 }

@@ -998,7 +998,7 @@ static int write_again_if_full(
 		return r;
 	/* The look before was too old; what was given up may be enough. */
 	space_given_back(fs);
-	space_make(fs);
+	space_make(fs, true);
 	return write_piece(fs, inode, data, len, off, true);
 }
 

@@ -524,8 +524,9 @@ struct punching {
 /* Everything, however long it takes, and in the same pieces whenever it is done. */
 static inline struct punching punching_all(void)
 {
-	return (struct punching){.until_ns = INT64_MAX, .blocks = {PORTION_MOST, 1}};
+	return (struct punching){.until_ns = INT64_MAX, .blocks = {UINT64_MAX, UINT64_MAX, UINT64_MAX}};
 }
+bool layer_has_due(struct layer *layer);
 /* True: there are more. While no picture is under way. Takes ranges. */
 bool layer_punch_due(struct layer *layer, struct punching *how);
 /* Copies the states of one region as they are, journaled blocks counting as OVERLAY; false:

@@ -563,7 +563,7 @@ static bool next_due(struct layer *l, uint64_t most, uint64_t *block, uint64_t *
 	return true;
 }
 
-static bool has_due(struct layer *l)
+bool layer_has_due(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
 	return l->due != NULL;
@@ -571,7 +571,7 @@ static bool has_due(struct layer *l)
 
 bool layer_punch_due(struct layer *l, struct punching *how)
 {
-	int fd = has_due(l) ? layer_open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
+	int fd = layer_has_due(l) ? layer_open_file(l, &l->data_fd, LAYER_DATA, false) : -1;
 	uint64_t block, count;
 
 	while (next_due(l, how->blocks.size, &block, &count)) {
@@ -581,9 +581,9 @@ bool layer_punch_due(struct layer *l, struct punching *how)
 		if (e && e != -EOPNOTSUPP)
 			log_error(e, "cannot give back space of layer %" PRIu64, l->id);
 		ended = times_now(CLOCK_MONOTONIC);
-		portion_took(&how->blocks, ended - began);
+		portion_took(&how->blocks, count, ended - began);
 		if (ended >= how->until_ns)
-			return has_due(l);
+			return layer_has_due(l);
 	}
 	return false;
 }

@@ -542,4 +542,3 @@ int layer_list_disk_pages(struct layer *l, struct page_list *list)
 	MUTEX_GUARD(&l->lock);
 	return list_pages_locked(l, true, list);
 }
-
