@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "base/invariant.h"
 #include "base/mutation.h"
@@ -29,18 +30,14 @@ int carried_note(struct carried_list *list, uint64_t seq, uint64_t ops_pos, cons
 	size_t len)
 {
 	uint64_t origin = carried_origin(ops, len);
+	struct carried *bigger;
 
 	if (!origin)
 		return 0;
-	if (list->count == list->capacity) {
-		size_t capacity = list->capacity ? 2 * list->capacity : 64;
-		struct carried *bigger = realloc(list->list, capacity * sizeof(*bigger));
-
-		if (!bigger)
-			return -ENOMEM;
-		list->list = bigger;
-		list->capacity = capacity;
-	}
+	bigger = array_with_room(list->list, list->count, &list->capacity, sizeof(*bigger));
+	if (!bigger)
+		return -ENOMEM;
+	list->list = bigger;
 	list->list[list->count++] = (struct carried){origin, seq, ops_pos, len};
 	return 0;
 }

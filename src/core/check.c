@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/sizes.h"
@@ -141,16 +142,12 @@ static void release_finding(struct check_finding *f)
 
 static struct check_finding *new_finding(struct check_report *report)
 {
-	if (report->count == report->capacity) {
-		size_t capacity = report->capacity ? 2 * report->capacity : 16;
-		struct check_finding *more =
-			realloc(report->findings, capacity * sizeof(*report->findings));
+	struct check_finding *more =
+		array_with_room(report->findings, report->count, &report->capacity, sizeof(*more));
 
-		if (!more)
-			return NULL;
-		report->findings = more;
-		report->capacity = capacity;
-	}
+	if (!more)
+		return NULL;
+	report->findings = more;
 	memset(&report->findings[report->count], 0, sizeof(*report->findings));
 	return &report->findings[report->count];
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "base/sizes.h"
 #include "store/pool.h"
@@ -22,15 +23,11 @@
 
 int slot_set_add(struct slot_set *set, uint64_t slot)
 {
-	if (set->count == set->capacity) {
-		size_t capacity = set->capacity ? 2 * set->capacity : 64;
-		uint64_t *slots = realloc(set->slots, capacity * sizeof(*slots));
+	uint64_t *slots = array_with_room(set->slots, set->count, &set->capacity, sizeof(*slots));
 
-		if (!slots)
-			return -ENOMEM;
-		set->slots = slots;
-		set->capacity = capacity;
-	}
+	if (!slots)
+		return -ENOMEM;
+	set->slots = slots;
 	set->slots[set->count++] = slot;
 	return 0;
 }

@@ -370,11 +370,11 @@ static int picture_layer(const struct picture *p, struct layer_picture *lp, stru
 /* Whether nothing is left to be punched or removed: the next mount need not look. */
 static bool picture_is_last(const struct picture *p)
 {
-	bool last = p->fs->closing && !p->dead && !p->dying && !p->fs->dying && !p->fs->reclaim_wanted;
+	bool last = p->fs->closing && !p->dead && !p->dying && !p->fs->dying && !p->fs->reclaim_wanted &&
+		    !atomic_load(&p->fs->punches_due);
 
 	for (size_t i = 0; i < p->count; i++)
 		last &= !p->layers[i].punches && !p->layers[i].layer->left_out;
-	last &= !atomic_load(&p->fs->punches_due);
 	return last || MUTATED("a clean end although space is not given back yet");
 }
 
@@ -687,9 +687,10 @@ static void picture_finish(struct picture *p)
 		layer_set_committed(layer, p->tail.seq - 1);
 		if (poison && poison < p->tail.seq)
 			atomic_compare_exchange_strong(&layer->poison_seq, &poison, 0);
-		if (p->layers[i].punches)
+		if (p->layers[i].punches) {
+			layer_punch_later(layer, steal_pointer(&p->layers[i].punches));
 			atomic_store(&fs->punches_due, true);
-		layer_punch_later(layer, steal_pointer(&p->layers[i].punches));
+		}
 	}
 	release_dying(p);
 	COUNT(fs, checkpoints, 1);

@@ -28,6 +28,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "base/invariant.h"
 #include "base/log.h"
@@ -688,16 +689,11 @@ static bool move_one(struct fs *fs, const struct move *m, uint64_t tail)
 int dedup_remember_moved(struct fs *fs, const struct layer *layer, uint64_t block, uint64_t place)
 {
 	struct dedup_state *d = fs->dedup;
+	struct moved *moved = array_with_room(d->moved, d->moved_count, &d->moved_capacity, sizeof(*moved));
 
-	if (d->moved_count == d->moved_capacity) {
-		size_t capacity = max_u64(256, 2 * d->moved_capacity);
-		struct moved *moved = realloc(d->moved, capacity * sizeof(*moved));
-
-		if (!moved)
-			return -ENOMEM;
-		d->moved = moved;
-		d->moved_capacity = capacity;
-	}
+	if (!moved)
+		return -ENOMEM;
+	d->moved = moved;
 	d->moved[d->moved_count++] = (struct moved){layer->id, block, place};
 	return 0;
 }

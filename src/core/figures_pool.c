@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/array.h"
 #include "base/sizes.h"
 #include "store/pool.h"
 
@@ -19,15 +20,11 @@ void slot_list_release(struct slot_list *list)
 
 static int add(struct slot_list *list, uint64_t place, struct slot_seen seen)
 {
-	if (list->count == list->capacity) {
-		size_t capacity = max_u64(1024, 2 * list->capacity);
-		struct slot_seen *more = realloc(list->list, capacity * sizeof(*more));
+	struct slot_seen *more = array_with_room(list->list, list->count, &list->capacity, sizeof(*more));
 
-		if (!more)
-			return -ENOMEM;
-		list->list = more;
-		list->capacity = capacity;
-	}
+	if (!more)
+		return -ENOMEM;
+	list->list = more;
 	seen.slot = place_to_slot(place);
 	list->list[list->count++] = seen;
 	return 0;

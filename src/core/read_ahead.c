@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/array.h"
 #include "base/sizes.h"
 
 /* They are in the page cache at the same time: 256 MiB, three times that where they stand apart. */
@@ -30,15 +31,12 @@ static int compare_pieces(const void *a, const void *b)
 
 static int add_piece(struct read_ahead *ahead, const struct gf_op_blocks *op, bool committed)
 {
-	if (ahead->count == ahead->capacity) {
-		size_t capacity = max_u64(256, 2 * ahead->capacity);
-		struct ahead_piece *pieces = realloc(ahead->pieces, capacity * sizeof(*pieces));
+	struct ahead_piece *pieces =
+		array_with_room(ahead->pieces, ahead->count, &ahead->capacity, sizeof(*pieces));
 
-		if (!pieces)
-			return -ENOMEM;
-		ahead->pieces = pieces;
-		ahead->capacity = capacity;
-	}
+	if (!pieces)
+		return -ENOMEM;
+	ahead->pieces = pieces;
 	ahead->pieces[ahead->count++] = (struct ahead_piece){
 		.layer = op->layer, .block = op->block, .count = op->count, .committed = committed};
 	ahead->blocks += op->count;

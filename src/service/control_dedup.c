@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "service/internal.h"
 #include "service/walk.h"
@@ -23,16 +24,11 @@ static int add_file(void *arg, const char *path, const struct fs_attr *attr,
 	const struct fs_info *info)
 {
 	struct wanted *w = arg;
+	uint64_t *more = array_with_room(w->inos, w->count, &w->capacity, sizeof(*more));
 
-	if (w->count == w->capacity) {
-		size_t capacity = w->capacity ? 2 * w->capacity : 64;
-		uint64_t *more = reallocarray(w->inos, capacity, sizeof(*more));
-
-		if (!more)
-			return -ENOMEM;
-		w->inos = more;
-		w->capacity = capacity;
-	}
+	if (!more)
+		return -ENOMEM;
+	w->inos = more;
 	w->inos[w->count++] = attr->ino;
 	return 0;
 }

@@ -96,8 +96,7 @@ struct page_name {
 
 struct page_list {
 	struct page_name *names;
-	uint32_t count;
-	uint32_t capacity;
+	size_t count, capacity;
 };
 
 struct punch {

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/invariant.h"
@@ -250,15 +251,12 @@ static size_t count_dirty_locked(const struct layer *l)
 
 static int add_to_list(struct page_list *list, uint32_t region, uint32_t generation)
 {
-	if (list->count == list->capacity) {
-		uint32_t capacity = list->capacity ? 2 * list->capacity : 16;
-		struct page_name *names = realloc(list->names, capacity * sizeof(*names));
+	struct page_name *names =
+		array_with_room(list->names, list->count, &list->capacity, sizeof(*names));
 
-		if (!names)
-			return -ENOMEM;
-		list->names = names;
-		list->capacity = capacity;
-	}
+	if (!names)
+		return -ENOMEM;
+	list->names = names;
 	list->names[list->count++] = (struct page_name){region, generation};
 	return 0;
 }

@@ -222,14 +222,19 @@ static void open_store(void)
 	assert_int_equal(fs_open(&fs, io, &options), 0);
 }
 
-/* Power is lost, or only the process. */
-static void crash(bool power)
+static void end(bool power)
 {
 	struct simdisk *old = disk;
 
 	fs_abandon(fs);
 	disk = power ? simdisk_crash(old, SIMDISK_DROP, 1) : simdisk_clone(old);
 	simdisk_free(old);
+}
+
+/* Power is lost, or only the process. */
+static void crash(bool power)
+{
+	end(power);
 	open_store();
 }
 
@@ -1113,19 +1118,14 @@ static void test_nobody_waits_for_holes(void **state)
 /* Nor until all references are counted after a mount. */
 static void test_nobody_waits_for_counting(void **state)
 {
-	struct simdisk *old;
-
 	dedup = FS_DEDUP_ALL;
 	crash(false);
-	old = disk;
 	a = make("a");
 	b = make("b");
 	for (uint64_t i = 0; i < PAGES; i++)
 		put(a, 'A', BLOCK, i * GF_REGION_BLOCKS * BLOCK);
 	settle();
-	fs_abandon(fs);
-	disk = simdisk_clone(old);
-	simdisk_free(old);
+	end(false);
 	background = true;
 	be_slow(SIMDISK_PREAD, "layer/1.map");
 	open_store();
