@@ -312,7 +312,7 @@ static ssize_t own_xattr(struct fs *fs, uint64_t ino, const char *name, void *va
 
 		if (strcmp(name + strlen(OWN_PREFIX), table[i].name) != 0)
 			continue;
-		r = fs_info(fs, ino, &info);
+		r = fs_info(fs, ino, FS_NOW, &info);
 		if (r)
 			return r;
 		memcpy(&figure, (const uint8_t *)&info.figures + table[i].offset, sizeof(figure));

@@ -97,7 +97,7 @@ uint64_t family_shown(const struct family *f, long k, uint32_t i)
 
 /* ---- one region of one family ---- */
 
-static uint64_t shown_limit(const struct family_node *n)
+uint64_t family_shown_limit(const struct family_node *n)
 {
 	uint64_t bound = n->layer->bound;
 
@@ -142,7 +142,7 @@ static int load_node(struct family *f, struct family_node *n, bool *any)
 	memset(&n->own, 0, sizeof(n->own));
 	memset(&n->pooled, 0, sizeof(n->pooled));
 	memset(&n->golden, 0, sizeof(n->golden));
-	plane_limit(&n->below, f->region, shown_limit(n));
+	plane_limit(&n->below, f->region, family_shown_limit(n));
 	if (!has)
 		return 0;
 	*any = true;
@@ -245,10 +245,36 @@ static int look_at_loaded(struct family *f, const struct family_walk *walk)
 	return walk->region(walk->arg, f);
 }
 
+/* 1: done. 0: by planes. */
+static int look_at_few(struct family *f, const struct family_walk *walk)
+{
+	const struct few_block *list;
+	size_t count;
+	int r;
+
+	if (!f->few)
+		return 0;
+	if (family_few_is_new_stretch(f->few)) {
+		family_few_spread(f->few);
+		family_few_begin_stretch(f->few);
+		if (walk->stretch)
+			walk->stretch(walk->arg, f);
+	}
+	r = family_few_list(f->few, &list, &count);
+	if (r > 0)
+		r = walk->few(walk->arg, f, list, count);
+	else if (r == 0)
+		return 0;
+	return r ? r : 1;
+}
+
 static int look_at_region(struct family *f, const struct family_walk *walk)
 {
-	int r = look_at_loaded(f, walk);
+	int r = look_at_few(f, walk);
 
+	if (r)
+		return r < 0 ? r : 0;
+	r = look_at_loaded(f, walk);
 	for (size_t i = 0; i < f->count; i++) {
 		free(f->nodes[i].places);
 		free(f->nodes[i].holders);
@@ -275,6 +301,8 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 		f->nodes[i].next = layer_next_region(f->nodes[i].layer, 0);
 	if (walk->begin)
 		walk->begin(walk->arg, f);
+	if (walk->few && f->fs->few != FEW_NOWHERE)
+		r = family_few_new(f, &f->few);
 	while (!r && (f->region = next_region(f)) != LAYER_NO_REGION) {
 		r = look_at_region(f, walk);
 		for (size_t i = 0; i < f->count; i++)
@@ -286,6 +314,9 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 		if (!r && walk->until_ns && times_now(CLOCK_MONOTONIC) > walk->until_ns)
 			r = -EAGAIN;
 	}
+	if (!r && f->few)
+		family_few_spread(f->few);
+	family_few_free(f->few);
 	return r;
 }
 
@@ -409,6 +440,7 @@ static int family_make(struct fs *fs, const struct layer_list *l, size_t root,
 	size_t at = 0;
 
 	f->fs = fs;
+	f->walk = walk;
 	f->count = l->members[root];
 	f->image = l->layers[root]->image;
 	f->nodes = calloc(f->count, sizeof(*f->nodes));

@@ -17,9 +17,12 @@
 #ifndef GOLDFS_CORE_FAMILY_H
 #define GOLDFS_CORE_FAMILY_H
 
+#include "core/family_few.h"
 #include "core/fs_internal.h"
 
 #define REGION_WORDS ((int)(GF_REGION_BLOCKS / 64))
+
+#define FAMILY_SPREADS 5 /* kinds of blocks that are counted so */
 
 struct plane {
 	uint64_t words[REGION_WORDS];
@@ -39,6 +42,7 @@ struct family_node {
 	struct plane apart; /* of second: files of several groups; without a set only, of what is held */
 	uint64_t group; /* of all files above: a number, 0: there are none, FAMILY_MIXED */
 	uint64_t *holders; /* mixed: the group that sees a block, by block; during a region */
+	int64_t spread[FAMILY_SPREADS]; /* blocks, for all files above: of a stretch (family_few.h) */
 };
 
 #define FAMILY_MIXED UINT64_MAX
@@ -51,6 +55,8 @@ struct family {
 	uint32_t region;     /* being looked at */
 	struct plane held;   /* blocks of it that some layer has, in place or SHARED */
 	bool grouped;	     /* several files of some group are in it */
+	const struct family_walk *walk;
+	struct family_few *few; /* NULL: each region is looked at by planes */
 };
 
 struct family_walk {
@@ -64,6 +70,12 @@ struct family_walk {
 	void (*begin)(void *arg, struct family *family);
 	/* Called for each region in which some layer of the family has something. */
 	int (*region)(void *arg, struct family *family);
+	/* Called instead where few blocks stand (family_few.h), if not NULL. */
+	int (*few)(void *arg, struct family *family, const struct few_block *list, size_t count);
+	/* Called before the first such region of each stretch. May be NULL. */
+	void (*stretch)(void *arg, struct family *family);
+	/* What `few` noted in family_node.spread, for a file. May be NULL when it notes nothing. */
+	void (*spread)(void *arg, struct inode *file, const int64_t blocks[FAMILY_SPREADS]);
 	void *arg;
 	/* Ends with -EAGAIN when somebody wants to change the tree: everybody else would wait, too; and at
 	 * that time of CLOCK_MONOTONIC, 0: never. */
@@ -95,5 +107,7 @@ uint64_t file_end(struct inode *inode);
 /* Blocks of a file's view at most, and of what its layer shows: a copy that is still growing
  * counts as what it will be. */
 uint64_t file_limit(struct inode *inode);
+/* Up to which block a layer shows what is below. */
+uint64_t family_shown_limit(const struct family_node *n);
 
 #endif

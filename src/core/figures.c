@@ -240,6 +240,87 @@ static int account_region(void *arg, struct family *f)
 	return a->pool ? pool_figures_region(f, flow, &a->slots) : 0;
 }
 
+/* What is counted where few blocks stand, for all files above a layer at once. */
+enum { SPREAD_NONE = -1, SPREAD_CLONE, SPREAD_SNAPSHOT, SPREAD_GOLDEN, SPREAD_POOL, SPREAD_HIDDEN };
+
+/* What a frozen layer's block is for all who see it, as far as it is the same for each and known now. */
+static int spread_of(const struct family *f, const struct few_block *b)
+{
+	if (f->nodes[b->node].file || !b->seers.files)
+		return SPREAD_NONE;
+	if (b->place && !place_is_pool(b->place))
+		return SPREAD_GOLDEN;
+	if (b->place)
+		return seers_are_one_group(&b->seers) ? SPREAD_NONE : SPREAD_POOL;
+	if (!b->data || b->seers.files == 1)
+		return SPREAD_NONE;
+	return seers_are_one_group(&b->seers) ? SPREAD_SNAPSHOT : SPREAD_CLONE;
+}
+
+static void spread_block(struct family *f, const struct few_block *b, uint32_t node, int64_t count)
+{
+	int kind = spread_of(f, b);
+
+	if (kind != SPREAD_NONE)
+		f->nodes[node].spread[kind] += count;
+}
+
+/* What only one file sees, and what its own layer has. */
+static void count_few(struct family *f, const struct few_block *b)
+{
+	struct family_node *n = &f->nodes[b->node];
+
+	if (!b->seers.files)
+		return;
+	if (n->file && b->place && !place_is_pool(b->place))
+		n->file->counting.golden++;
+	if (!n->file && b->data && b->seers.files == 1)
+		f->nodes[b->seers.numbers].file->counting.frozen_unique++;
+}
+
+static int account_few(void *arg, struct family *f, const struct few_block *list, size_t count)
+{
+	struct plane image = {{0}};
+	struct account *a = arg;
+	bool looked = false;
+	int r = 0;
+
+	for (size_t i = 0; i < count && !r; i++) {
+		const struct few_block *b = &list[i];
+
+		if (b->over_image && !looked) {
+			looked = true;
+			if (plane_image(&image, f->image, f->region))
+				memset(&image, 0, sizeof(image));
+		}
+		if (b->over_image && plane_get(&image, b->block))
+			f->nodes[b->node].spread[SPREAD_HIDDEN]++;
+		if (b->below != FEW_NONE)
+			spread_block(f, &list[b->below], b->node, -1);
+		spread_block(f, b, b->node, 1);
+		count_few(f, b);
+		if (a->pool && b->place && place_is_pool(b->place))
+			r = slot_list_add_few(&a->slots, f, list, count, i);
+	}
+	return r;
+}
+
+static void begin_stretch(void *arg, struct family *f)
+{
+	struct account *a = arg;
+
+	slot_list_new_files(&a->slots);
+}
+
+static void spread_few(void *arg, struct inode *file, const int64_t blocks[FAMILY_SPREADS])
+{
+	file->counting.shared_clone += blocks[SPREAD_CLONE];
+	file->counting.shared_snapshot += blocks[SPREAD_SNAPSHOT];
+	file->counting.golden += blocks[SPREAD_GOLDEN];
+	file->counting.pool_shared += blocks[SPREAD_POOL];
+	file->counting.golden_untouched += blocks[SPREAD_HIDDEN];
+}
+
 /* ---- blocks that nobody sees any more ---- */
 
 static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
@@ -296,9 +377,26 @@ static int free_unseen(void *arg, struct family *f)
 	return r;
 }
 
+static int free_unseen_few(void *arg, struct family *f, const struct few_block *list, size_t count)
+{
+	uint64_t base = (uint64_t)f->region * GF_REGION_BLOCKS;
+	int r = 0;
+
+	for (size_t i = 0; i < count && !r; i++) {
+		const struct few_block *b = &list[i];
+		struct family_node *n = &f->nodes[b->node];
+
+		if ((b->data || b->place) && !b->seers.files && !n->file &&
+			may_forget(arg, n->layer))
+			r = forget(arg, n->layer, base + b->block);
+	}
+	return r;
+}
+
 int figures_free_unseen(struct fs *fs, struct forgotten *forgotten)
 {
-	struct family_walk walk = {.region = free_unseen, .arg = forgotten};
+	struct family_walk walk = {
+		.region = free_unseen, .few = free_unseen_few, .arg = forgotten};
 
 	return family_walk(fs, &walk);
 }
@@ -340,14 +438,17 @@ void figures_changed(struct fs *fs)
 /* What a command may be held up for after that. */
 #define UNYIELDING_NS 50000000
 
-/* Whether what is known is too old. figures_lock held. */
-static bool is_old_locked(struct fs *fs, bool exact)
+/* Whether what is known is too old. since_ns: since when it must have been counted, 0: who only looks.
+ * figures_lock held. */
+static bool is_old_locked(struct fs *fs, int64_t since_ns)
 {
 	if (!fs->figures_valid)
 		return true;
 	if (fs->figures_count == atomic_load(&fs->change_count))
 		return false;
-	return exact || times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
+	if (since_ns)
+		return fs->figures_time_ns - fs->figures_cost_ns < since_ns;
+	return times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
 }
 
 /* Shows what was counted. figures_lock, walk_lock and tree held, shared or by tree_hold(). */
@@ -366,7 +467,7 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 {
 	struct account account = {.pool = pool_needs_walk(fs)};
 	struct family_walk walk = {.begin = begin_family, .region = account_region,
-		.singles = account.pool, .arg = &account, .gives_way = gives_way};
+		.few = account_few, .stretch = begin_stretch, .spread = spread_few, .singles = account.pool, .arg = &account, .gives_way = gives_way};
 	uint64_t now_count = atomic_load(&fs->change_count);
 	int64_t start = times_now(CLOCK_MONOTONIC);
 	int r;
@@ -374,7 +475,7 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 	walk.until_ns = most_ns ? start + most_ns : 0;
 	r = family_walk(fs, &walk);
 	if (r == 0 && account.pool)
-		slot_list_account(fs, &account.slots);
+		r = slot_list_account(fs, &account.slots);
 	slot_list_release(&account.slots);
 	if (r == -EAGAIN)
 		return r;
@@ -400,12 +501,12 @@ static void want_figures(struct fs *fs)
 }
 
 /* Whether to count here and now. Who is in haste leaves what takes long to the tick. */
-static bool is_due(struct fs *fs, bool exact, bool in_haste)
+static bool is_due(struct fs *fs, int64_t since_ns, bool in_haste)
 {
 	bool old;
 
 	MUTEX_GUARD(&fs->figures_lock);
-	old = is_old_locked(fs, exact);
+	old = is_old_locked(fs, since_ns);
 	if (!old || !in_haste || fs->figures_cost_ns <= INLINE_NS)
 		return old;
 	fs->figures_wanted = true;
@@ -424,13 +525,13 @@ static int lock_in_time(pthread_mutex_t *lock, int64_t ns)
  * when counting takes long: then figures_tick() does it, since whoever holds the tree that long has
  * guests wait behind the next one who changes it. tree held, shared or by tree_hold().
  */
-static void refresh(struct fs *fs, bool exact)
+static void refresh(struct fs *fs, int64_t since_ns)
 {
-	const bool in_haste = !exact && atomic_load(&fs->worker_runs);
+	const bool in_haste = !since_ns && atomic_load(&fs->worker_runs);
 	int64_t most_ns = INLINE_NS;
 	bool now, first;
 
-	if (!is_due(fs, exact, in_haste))
+	if (!is_due(fs, since_ns, in_haste))
 		return;
 	if (!in_haste) {
 		pthread_mutex_lock(&fs->walk_lock);
@@ -439,7 +540,7 @@ static void refresh(struct fs *fs, bool exact)
 		return;
 	}
 	/* Somebody may have counted meanwhile, or found that it takes long. */
-	now = is_due(fs, exact, in_haste);
+	now = is_due(fs, since_ns, in_haste);
 	pthread_mutex_lock(&fs->figures_lock);
 	first = !fs->figures_valid;
 	pthread_mutex_unlock(&fs->figures_lock);
@@ -453,7 +554,7 @@ static void refresh(struct fs *fs, bool exact)
 void figures_renew(struct fs *fs)
 {
 	tree_hold(fs);
-	refresh(fs, true);
+	refresh(fs, FS_NOW);
 	tree_let(fs);
 }
 
@@ -462,7 +563,7 @@ void figures_tick(struct fs *fs)
 	bool wanted, valid;
 
 	pthread_mutex_lock(&fs->figures_lock);
-	wanted = fs->figures_wanted && is_old_locked(fs, false);
+	wanted = fs->figures_wanted && is_old_locked(fs, 0);
 	valid = fs->figures_valid;
 	pthread_mutex_unlock(&fs->figures_lock);
 	if (!wanted)
@@ -570,7 +671,7 @@ struct block_figures {
 };
 
 /* What of the file stands in the pool. */
-static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct block_figures *b)
+static void count_pooled(struct fs *fs, struct inode *inode, int64_t since_ns, struct block_figures *b)
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	struct pool_layer_figures f;
@@ -578,7 +679,7 @@ static void count_pooled(struct fs *fs, struct inode *inode, bool exact, struct 
 	bool pool;
 
 	if (layer->parent || pool_figure_is_walked(fs, layer)) {
-		refresh(fs, exact);
+		refresh(fs, since_ns);
 		fig = walked(fs, inode, &pool);
 		if (!pool)
 			return;
@@ -645,9 +746,9 @@ static enum tail_class class_of_tail(
 	return TAIL_GOLDEN;
 }
 
-/* budget_ns NULL: as it is now; else see simple_golden_quick(). */
-static void count_blocks(
-	struct fs *fs, struct inode *inode, int64_t *budget_ns, struct block_figures *b)
+/* budget_ns NULL: as it is now, or was since_ns at the earliest; else see simple_golden_quick(). */
+static void count_blocks(struct fs *fs, struct inode *inode, int64_t since_ns, int64_t *budget_ns,
+	struct block_figures *b)
 {
 	struct layer *layer = atomic_load(&inode->layer);
 	uint64_t limit = image_limit(inode);
@@ -655,9 +756,9 @@ static void count_blocks(
 	bool pool;
 
 	*b = (struct block_figures){.unique = layer_kept_blocks(layer)};
-	count_pooled(fs, inode, !budget_ns, b);
+	count_pooled(fs, inode, since_ns, b);
 	if (layer->parent)
-		refresh(fs, !budget_ns);
+		refresh(fs, since_ns);
 	fig = walked(fs, inode, &pool);
 	if (layer->parent) {
 		struct layer *root = layer;
@@ -693,15 +794,15 @@ static uint64_t part_of(uint64_t *left, uint64_t bytes)
  * way from the journal to where they are SHARED, or in the journal over one that is. Nothing of that
  * may show: a file is not more than its size.
  */
-static void file_figures(
-	struct fs *fs, struct inode *inode, int64_t *budget_ns, struct fs_figures *out)
+static void file_figures(struct fs *fs, struct inode *inode, int64_t since_ns, int64_t *budget_ns,
+	struct fs_figures *out)
 {
 	uint64_t size = atomic_load(&inode->size), left = size;
 	uint64_t cut = size % GF_BLOCK_SIZE ? GF_BLOCK_SIZE - size % GF_BLOCK_SIZE : 0;
 	struct block_figures b;
 	uint64_t cuts[TAIL_SELF + 1] = {0};
 
-	count_blocks(fs, inode, budget_ns, &b);
+	count_blocks(fs, inode, since_ns, budget_ns, &b);
 	cuts[b.tail] = cut;
 	*out = (struct fs_figures){.virtual_bytes = size};
 	out->unique_bytes = part_of(&left, less_u64(b.unique * GF_BLOCK_SIZE, cuts[TAIL_UNIQUE]));
@@ -723,10 +824,10 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 	struct block_figures b = {0};
 	bool pool;
 
-	count_pooled(fs, inode, false, &b);
+	count_pooled(fs, inode, 0, &b);
 	blocks += b.unique;
 	if (layer->parent) {
-		refresh(fs, false);
+		refresh(fs, 0);
 		blocks += walked(fs, inode, &pool).frozen_unique;
 	}
 	if (!blocks && inode->size && (layer->parent || layer->image || layer->shared_blocks))
@@ -883,7 +984,8 @@ static int golden_info(struct fs *fs, struct inode *inode, struct fs_info *info)
 
 /* ---- the interface ---- */
 
-static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info *info)
+static int clone_info_locked(
+	struct fs *fs, struct inode *inode, int64_t since_ns, struct fs_info *info)
 {
 	struct golden *g = golden_below(fs, inode);
 	const struct golden *fenced = fenced_below(fs, inode);
@@ -896,7 +998,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode(inode);
 	info->created_ns = inode->btime_ns;
 	failing_state(fs, atomic_load(&inode->layer), info);
-	file_figures(fs, inode, NULL, &info->figures);
+	file_figures(fs, inode, since_ns, NULL, &info->figures);
 	info->damaged_bytes = damage_count(fs, inode) * GF_BLOCK_SIZE;
 	if (info->damaged_bytes && !info->reason)
 		info->state = "damaged";
@@ -915,7 +1017,7 @@ static int clone_info_locked(struct fs *fs, struct inode *inode, struct fs_info 
 	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;
 }
 
-int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
+int fs_info(struct fs *fs, uint64_t ino, int64_t since_ns, struct fs_info *info)
 {
 	bool golden = false;
 	struct inode *inode;
@@ -931,7 +1033,7 @@ int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info)
 		info->created_ns = inode->btime_ns;
 		info->limit_bytes = inode->limit ? inode->limit->bytes : 0;
 		if (S_ISREG(inode->mode))
-			r = clone_info_locked(fs, inode, info);
+			r = clone_info_locked(fs, inode, since_ns, info);
 		else if (S_ISLNK(inode->mode))
 			info->kind = FS_KIND_SYMLINK;
 		if (!r && inode->kind == GF_KIND_USER && !S_ISLNK(inode->mode))
@@ -966,7 +1068,7 @@ int fs_figures_quick(struct fs *fs, uint64_t ino, int64_t *budget_ns, struct fs_
 	inode = tree_find(fs, ino);
 	found = inode && atomic_load(&inode->layer);
 	if (found)
-		file_figures(fs, inode, budget_ns, figures);
+		file_figures(fs, inode, 0, budget_ns, figures);
 	tree_let(fs);
 	return found ? 0 : -ESTALE;
 }
@@ -1016,6 +1118,24 @@ static int freed_region(void *arg, struct family *f)
 	return slot_list_add_set(&freed->slots, f);
 }
 
+static int freed_few(void *arg, struct family *f, const struct few_block *list, size_t count)
+{
+	struct freed *freed = arg;
+	int r = 0;
+
+	for (size_t i = 0; i < count && !r; i++) {
+		const struct few_block *b = &list[i];
+
+		if (b->seers.files != b->seers.marked)
+			continue;
+		if (b->place && place_is_pool(b->place))
+			r = slot_list_add_few_of_set(&freed->slots, f, b);
+		else if (b->data && !f->nodes[b->node].file && b->seers.files)
+			freed->blocks++;
+	}
+	return r;
+}
+
 static int compare_inos(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
@@ -1028,8 +1148,8 @@ static int freed_by(struct fs *fs, const uint64_t *inos, size_t count, bool pins
 	CLEANUP_FREE uint64_t *sorted = NULL;
 	struct freed freed = {0};
 	struct family_walk walk = {
-		.set = inos, .set_count = count, .region = freed_region, .singles = true,
-		.arg = &freed};
+		.set = inos, .set_count = count, .region = freed_region, .few = freed_few,
+		.singles = true, .arg = &freed};
 	uint64_t slots, cut;
 	int r = 0;
 
@@ -1171,6 +1291,7 @@ static void add_pins(struct usage *u)
 
 static void add_files(struct fs *fs, int64_t *budget_ns, struct fs_store_figures *out)
 {
+	const int64_t since_ns = budget_ns ? 0 : times_now(CLOCK_MONOTONIC);
 	struct inode *inode, *next;
 
 	HASH_ITER (by_ino, fs->inodes, inode, next) {
@@ -1178,7 +1299,7 @@ static void add_files(struct fs *fs, int64_t *budget_ns, struct fs_store_figures
 
 		if (!atomic_load(&inode->layer))
 			continue;
-		file_figures(fs, inode, budget_ns, &f);
+		file_figures(fs, inode, since_ns, budget_ns, &f);
 		out->snapshots += is_snapshot(inode);
 		out->clones += inode->kind == GF_KIND_USER;
 		out->virtual_bytes += f.virtual_bytes;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/array.h"
+#include "base/cleanup.h"
 #include "base/sizes.h"
 #include "store/pool.h"
 
@@ -15,6 +16,8 @@
 void slot_list_release(struct slot_list *list)
 {
 	free(list->list);
+	free(list->spans);
+	free(list->files);
 	*list = (struct slot_list){0};
 }
 
@@ -188,6 +191,84 @@ int pool_figures_region(struct family *f, struct plane *flow, struct slot_list *
 	return r ? r : pass_up(f, flow, false, list);
 }
 
+/* ---- the same where few blocks stand ---- */
+
+void slot_list_new_files(struct slot_list *list)
+{
+	list->files_start = list->file_count;
+}
+
+/* The files of the stretch, by their places in its order. */
+static int add_files(struct slot_list *list, const struct family *f)
+{
+	for (size_t i = 0; i < f->count; i++) {
+		struct inode **files = array_with_room(
+			list->files, list->file_count, &list->file_capacity, sizeof(*files));
+
+		if (!files)
+			return -ENOMEM;
+		list->files = files;
+		list->files[list->file_count++] = family_few_file(f->few, i);
+	}
+	return 0;
+}
+
+static int add_span(struct slot_list *list, uint32_t first, uint32_t end)
+{
+	struct slot_span *spans;
+
+	if (first == end)
+		return 0;
+	spans = array_with_room(list->spans, list->span_count, &list->span_capacity, sizeof(*spans));
+	if (!spans)
+		return -ENOMEM;
+	list->spans = spans;
+	list->spans[list->span_count++] = (struct slot_span){
+		.first = list->files_start + first, .end = list->files_start + end};
+	return 0;
+}
+
+/* All above the owner, but for those above the owners that stand next over it. */
+static int add_spans(struct slot_list *list, const struct few_block *blocks, size_t count, size_t i)
+{
+	const struct few_block *b = &blocks[i];
+	uint32_t first = b->first;
+	int r = 0;
+
+	for (size_t k = i + 1; k < count && blocks[k].block == b->block && blocks[k].first < b->end && !r; k++) {
+		if (blocks[k].below != i)
+			continue;
+		r = add_span(list, first, blocks[k].first);
+		first = blocks[k].end;
+	}
+	return r ? r : add_span(list, first, b->end);
+}
+
+int slot_list_add_few(struct slot_list *list, const struct family *f, const struct few_block *blocks,
+	size_t count, size_t i)
+{
+	const struct few_block *b = &blocks[i];
+	struct slot_seen seen = {.span = list->span_count};
+	int r = 0;
+
+	if (!b->seers.files)
+		return 0;
+	if (b->seers.files == 1) {
+		seen.file = f->nodes[b->seers.numbers].file;
+		seen.group = f->nodes[b->seers.numbers].group;
+	} else if (seers_are_one_group(&b->seers)) {
+		seen.group = b->seers.groups / b->seers.files;
+		if (list->file_count == list->files_start)
+			r = add_files(list, f);
+		if (!r)
+			r = add_spans(list, blocks, count, i);
+		seen.spans = list->span_count - seen.span;
+	}
+	return r ? r : add(list, b->place, seen);
+}
+
+/* ---- what of it is whose ---- */
+
 /* The file that is the only one to see all of these; NULL: there are several. */
 static struct inode *only_file(const struct slot_seen *seen, size_t n)
 {
@@ -201,7 +282,7 @@ static struct inode *only_file(const struct slot_seen *seen, size_t n)
 static bool is_of_group(const struct slot_seen *seen, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (!seen[i].file || seen[i].group != seen[0].group)
+		if ((!seen[i].file && !seen[i].spans) || seen[i].group != seen[0].group)
 			return false;
 	return true;
 }
@@ -225,33 +306,70 @@ static void account_one(const struct slot_seen *seen, size_t n)
 		seen->file->counting.tail = count > 1 ? TAIL_SELF : TAIL_UNIQUE;
 }
 
-void slot_list_account(struct fs *fs, struct slot_list *list)
+static void account_seen(const struct slot_seen *seen, bool own)
 {
+	if (seen->future)
+		return;
+	if (own)
+		seen->file->counting.pool_snapshot++;
+	else
+		seen->file->counting.pool_shared++;
+	if (seen->cut)
+		seen->file->counting.tail = own ? TAIL_SNAPSHOT : TAIL_CLONE;
+}
+
+/* One more for the files of spans: noted where they begin and end, and summed up at last. */
+static void note_spans(const struct slot_list *list, const struct slot_seen *seen, int64_t *notes)
+{
+	for (uint32_t i = seen->span; i < seen->span + seen->spans; i++) {
+		notes[list->spans[i].first]++;
+		notes[list->spans[i].end]--;
+	}
+}
+
+static void account_spans(const struct slot_list *list, const int64_t *own, const int64_t *others)
+{
+	int64_t own_sum = 0, others_sum = 0;
+
+	for (size_t i = 0; i < list->file_count; i++) {
+		own_sum += own[i];
+		others_sum += others[i];
+		if (!list->files[i])
+			continue;
+		list->files[i]->counting.pool_snapshot += own_sum;
+		list->files[i]->counting.pool_shared += others_sum;
+	}
+}
+
+int slot_list_account(struct fs *fs, struct slot_list *list)
+{
+	CLEANUP_FREE int64_t *own = calloc(list->file_count + 1, sizeof(*own));
+	CLEANUP_FREE int64_t *others = calloc(list->file_count + 1, sizeof(*others));
 	size_t n;
 
+	if (!own || !others)
+		return -ENOMEM;
 	sort(list);
 	for (size_t i = 0; i < list->count; i += n) {
-		bool own;
+		bool of_group;
 
 		n = slot_run(list, i);
-		own = is_of_group(list->list + i, n);
+		of_group = is_of_group(list->list + i, n);
 		if (only_file(list->list + i, n)) {
 			account_one(list->list + i, n);
 			continue;
 		}
 		for (size_t k = i; k < i + n; k++) {
-			struct slot_seen *seen = &list->list[k];
+			const struct slot_seen *seen = &list->list[k];
 
-			if (!seen->file || seen->future)
-				continue;
-			if (own)
-				seen->file->counting.pool_snapshot++;
+			if (seen->file)
+				account_seen(seen, of_group);
 			else
-				seen->file->counting.pool_shared++;
-			if (seen->cut)
-				seen->file->counting.tail = own ? TAIL_SNAPSHOT : TAIL_CLONE;
+				note_spans(list, seen, of_group ? own : others);
 		}
 	}
+	account_spans(list, own, others);
+	return 0;
 }
 
 /* ---- for a set of files ---- */
@@ -295,6 +413,11 @@ int slot_list_add_set(struct slot_list *list, struct family *f)
 		}
 	}
 	return r;
+}
+
+int slot_list_add_few_of_set(struct slot_list *list, const struct family *f, const struct few_block *b)
+{
+	return add(list, b->place, (struct slot_seen){.file = b->seers.files ? f->fs->root : NULL});
 }
 
 void slot_list_freed(struct fs *fs, struct slot_list *list, uint64_t *slots, uint64_t *cut)

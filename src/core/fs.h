@@ -409,7 +409,13 @@ struct fs_info {
 	struct fs_figures figures;
 };
 
-int fs_info(struct fs *fs, uint64_t ino, struct fs_info *info);
+#define FS_NOW INT64_MAX
+#define FS_ANY_TIME 1
+/*
+ * since_ns: the earliest moment of CLOCK_MONOTONIC of which the figures may tell. Who asks about many files
+ * names that when he began, or what they share is counted anew for each while guests write.
+ */
+int fs_info(struct fs *fs, uint64_t ino, int64_t since_ns, struct fs_info *info);
 void fs_info_release(struct fs_info *info);
 /* What removing this set together frees, golden images that go with it included. */
 int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);

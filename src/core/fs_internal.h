@@ -128,7 +128,7 @@ struct inode {
 		uint64_t shared_clone;	   /* in frozen layers, seen by others too */
 		uint64_t shared_snapshot;  /* seen by others of its group only */
 		uint64_t golden;	   /* of the image, in regions that some layer touches */
-		uint64_t golden_untouched; /* what those regions would show without layers */
+		uint64_t golden_untouched; /* what those regions would show without layers, or layers hide of it */
 		int tail;		   /* class of a partial last block */
 	} fig, counting;
 
@@ -396,6 +396,8 @@ struct fs {
 	pthread_mutex_t walk_lock; /* one walk at a time; before figures_lock */
 	pthread_mutex_t figures_lock;
 	bool figures_wanted;	  /* figures_lock, as the next five: somebody got old ones */
+	/* Where a region's blocks are counted one by one (family_few.h); tests choose. */
+	enum { FEW_WHERE_IT_PAYS, FEW_EVERYWHERE, FEW_NOWHERE } few;
 	bool figures_valid;
 	bool figures_pool;	  /* the walk counted what stands in the pool, too */
 	uint64_t figures_count;	  /* change_count they belong to */

@@ -23,6 +23,7 @@
 #include "base/cleanup.h"
 #include "base/hash.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/fs.h"
 #include "service/internal.h"
 #include "service/names.h"
@@ -387,7 +388,7 @@ static int error_reply(const struct request *rq, char **reply, size_t *len)
 int service_control(struct service *service, const struct service_caller *caller,
 	const char *request, size_t len, char **reply, size_t *reply_len)
 {
-	struct request rq = {.service = service};
+	struct request rq = {.service = service, .began_ns = times_now(CLOCK_MONOTONIC)};
 	int failed;
 	int r;
 

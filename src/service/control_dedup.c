@@ -75,7 +75,7 @@ static bool is_clone(struct fs *fs, uint64_t ino)
 	struct fs_info info;
 	bool is;
 
-	if (fs_info(fs, ino, &info) < 0)
+	if (fs_info(fs, ino, FS_ANY_TIME, &info) < 0)
 		return false;
 	is = info.kind == FS_KIND_CLONE;
 	fs_info_release(&info);

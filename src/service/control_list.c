@@ -239,7 +239,7 @@ static int stat_path(struct request *rq, const char *path, struct set *set, json
 
 	if (request_walk(rq, path, &node) < 0)
 		return rq->error;
-	r = fs_info(rq->service->fs, node.attr.ino, &info);
+	r = fs_info(rq->service->fs, node.attr.ino, rq->began_ns, &info);
 	if (r == 0 && set && S_ISDIR(node.attr.mode))
 		r = gather(rq, &node.attr, path, set);
 	else if (r == 0 && set && (info.kind == FS_KIND_CLONE || info.kind == FS_KIND_SNAPSHOT))

@@ -87,7 +87,7 @@ static uint64_t unique_bytes(struct fs *fs, uint64_t ino)
 	struct fs_info info;
 	uint64_t unique;
 
-	if (fs_info(fs, ino, &info) < 0)
+	if (fs_info(fs, ino, FS_NOW, &info) < 0)
 		return 0;
 	unique = info.figures.unique_bytes;
 	fs_info_release(&info);
@@ -222,7 +222,7 @@ static int take_clone(struct request *rq, struct work *w, const char *path)
 		return rq->error;
 	r = judge_clone(rq, &node.attr);
 	if (!r)
-		r = fs_info(rq->service->fs, node.attr.ino, &info);
+		r = fs_info(rq->service->fs, node.attr.ino, FS_ANY_TIME, &info);
 	if (!r) {
 		r = info.kind == FS_KIND_CLONE ? add_item(w, node.attr.ino, path) : -EROFS;
 		fs_info_release(&info);
@@ -267,7 +267,7 @@ static int judge_image(struct request *rq, const struct work *w, const char *pat
 	const char *format = fs_golden_format(rq->service->fs, w->onto.attr.ino);
 	struct fs_info info = {0};
 	bool golden, written;
-	int r = fs_info(rq->service->fs, w->onto.attr.ino, &info);
+	int r = fs_info(rq->service->fs, w->onto.attr.ino, FS_ANY_TIME, &info);
 
 	if (r)
 		return request_fail_path(rq, r, "cannot put clones on", path);

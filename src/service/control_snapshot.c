@@ -368,7 +368,7 @@ static json_t *snapshot_json(struct request *rq, const struct subject *s, const 
 
 	if (!path)
 		return NULL;
-	if (fs_info(rq->service->fs, one->ino, &info))
+	if (fs_info(rq->service->fs, one->ino, rq->began_ns, &info))
 		return json_null(); /* it is gone */
 	object = report_file(path, &info);
 	fs_info_release(&info);
@@ -764,7 +764,7 @@ static int judge_image(struct request *rq, const struct node *node, const char *
 	CLEANUP_FREE char *name = request_name(rq, path);
 	struct fs_info info;
 	bool golden, written;
-	int r = fs_info(rq->service->fs, node->attr.ino, &info);
+	int r = fs_info(rq->service->fs, node->attr.ino, FS_ANY_TIME, &info);
 
 	if (r)
 		return request_fail_path(rq, r, "cannot use", path);

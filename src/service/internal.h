@@ -44,6 +44,7 @@ struct request {
 	struct service *service;
 	struct access access;
 	json_t *args; /* an object */
+	int64_t began_ns; /* on CLOCK_MONOTONIC */
 	FILE *out;
 	int error; /* negative errno of the failure that message is about */
 	char *message;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/times.h"
 
 #define WALK_PATH_MAX 65536u /* deeper folders are passed over */
 
@@ -31,6 +32,7 @@ struct walk {
 	struct fs *fs;
 	const struct access *access;
 	unsigned int types;
+	int64_t began_ns;
 	walk_fn *cb;
 	void *arg;
 	struct pending *stack;
@@ -108,7 +110,7 @@ static int report(struct walk *w, const char *path, const struct fs_attr *attr)
 	/* A file outside of golden and .snapshots, which are not entered, is a clone. */
 	if (w->types & WALK_BARE)
 		return w->cb(w->arg, path, attr, NULL);
-	r = fs_info(w->fs, attr->ino, &info);
+	r = fs_info(w->fs, attr->ino, w->began_ns, &info);
 	if (r < 0)
 		return gone(r) ? 0 : r;
 	if (w->types & 1u << info.kind)
@@ -187,7 +189,8 @@ static int visit_folder(struct walk *w, const struct pending *top)
 int walk(struct fs *fs, const struct access *access, const struct node *top, const char *path,
 	unsigned int types, walk_fn *cb, void *arg)
 {
-	struct walk w = {.fs = fs, .access = access, .types = types, .cb = cb, .arg = arg};
+	struct walk w = {.fs = fs, .access = access, .types = types, .cb = cb, .arg = arg,
+		.began_ns = times_now(CLOCK_MONOTONIC)};
 	struct pending next = {.node = *top, .path = (char *)path};
 	int r;
 

@@ -84,7 +84,7 @@ static uint64_t hash_figures(struct fs *fs, const struct fs_attr *attr)
 {
 	struct fs_info info;
 	uint64_t hash = mix_number(2, (int64_t)attr->blocks);
-	int r = fs_info(fs, attr->ino, &info);
+	int r = fs_info(fs, attr->ino, FS_NOW, &info);
 
 	if (r)
 		return mix_number(hash, r);

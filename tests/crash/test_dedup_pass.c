@@ -83,7 +83,7 @@ static uint64_t unique(uint64_t ino)
 {
 	struct fs_info info;
 
-	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_int_equal(fs_info(fs, ino, FS_NOW, &info), 0);
 	fs_info_release(&info);
 	return info.figures.unique_bytes;
 }

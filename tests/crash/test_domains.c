@@ -164,7 +164,7 @@ static struct fs_figures figures(uint64_t ino)
 {
 	struct fs_info info;
 
-	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_int_equal(fs_info(fs, ino, FS_NOW, &info), 0);
 	fs_info_release(&info);
 	return info.figures;
 }
@@ -211,7 +211,7 @@ static void assert_info(const char *path, const char *dedup, const char *domain)
 {
 	struct fs_info info;
 
-	assert_int_equal(fs_info(fs, resolve(path), &info), 0);
+	assert_int_equal(fs_info(fs, resolve(path), FS_NOW, &info), 0);
 	assert_string_equal(info.dedup, dedup);
 	assert_string_equal(info.dedup_domain, domain);
 	fs_info_release(&info);

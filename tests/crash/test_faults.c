@@ -115,7 +115,7 @@ static const char *state_of(struct store *s, uint64_t ino, bool *reason)
 	struct fs_info info;
 	const char *state;
 
-	assert_int_equal(fs_info(s->fs, ino, &info), 0);
+	assert_int_equal(fs_info(s->fs, ino, FS_NOW, &info), 0);
 	state = info.state;
 	*reason = info.reason && *info.reason;
 	fs_info_release(&info);

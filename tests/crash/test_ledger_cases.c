@@ -128,7 +128,7 @@ static struct fs_figures figures(uint64_t ino)
 	struct fs_figures f;
 	struct fs_info info;
 
-	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_int_equal(fs_info(fs, ino, FS_NOW, &info), 0);
 	f = info.figures;
 	fs_info_release(&info);
 	assert_int_equal(f.virtual_bytes, f.data_bytes + f.zero_bytes);

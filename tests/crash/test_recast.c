@@ -145,7 +145,7 @@ static void assert_is(uint64_t ino, const char *mode, const char *base)
 {
 	struct fs_info info;
 
-	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_int_equal(fs_info(fs, ino, FS_NOW, &info), 0);
 	assert_string_equal(info.mode, mode);
 	assert_string_equal(info.base, base);
 	assert_string_equal(info.state, "ok");
@@ -157,7 +157,7 @@ static uint64_t unique(uint64_t ino)
 	struct fs_info info;
 	uint64_t n;
 
-	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_int_equal(fs_info(fs, ino, FS_NOW, &info), 0);
 	n = info.figures.unique_bytes;
 	fs_info_release(&info);
 	return n;
@@ -828,7 +828,7 @@ static void assert_mode(uint64_t ino, const char *mode)
 {
 	struct fs_info info;
 
-	assert_int_equal(fs_info(fs, ino, &info), 0);
+	assert_int_equal(fs_info(fs, ino, FS_NOW, &info), 0);
 	assert_string_equal(info.mode, mode);
 	fs_info_release(&info);
 }

@@ -880,7 +880,7 @@ static uint64_t shared_by_bits(unsigned bits)
 		lose_power(SIMDISK_DROP);
 	}
 	assert_int_equal(fs_settle(fs), 0);
-	assert_int_equal(fs_info(fs, b, &info), 0);
+	assert_int_equal(fs_info(fs, b, FS_NOW, &info), 0);
 	fs_info_release(&info);
 	assert_int_equal(info.figures.data_bytes, MANY * BLOCK);
 	return info.figures.shared_clone_bytes / BLOCK;

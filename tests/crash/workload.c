@@ -473,7 +473,7 @@ const char *view_figures(const struct model_view *view, struct fs *fs)
 
 		if (seen->kind != MODEL_FILE)
 			continue;
-		r = fs_info(fs, seen->ino, &info);
+		r = fs_info(fs, seen->ino, FS_NOW, &info);
 		if (r) {
 			snprintf(text, sizeof(text), "fs_info(\"%s\"): %s", seen->path,
 				strerror(-r));

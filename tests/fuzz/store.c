@@ -301,7 +301,7 @@ static int look_at(void *arg, const char *name, const struct fs_attr *entry, uin
 		free(text);
 	if (S_ISREG(attr.mode))
 		look_at_file(fs, ino, attr.size);
-	if (fs_info(fs, ino, &info) == 0)
+	if (fs_info(fs, ino, FS_NOW, &info) == 0)
 		fs_info_release(&info);
 	if (S_ISDIR(attr.mode) && look->depth < 8) {
 		look->depth++;

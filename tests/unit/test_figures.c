@@ -30,6 +30,7 @@
 
 #include "../crash/rng.h"
 #include "base/sizes.h"
+#include "base/times.h"
 #include "core/fs_internal.h"
 #include "image/image.h"
 #include "store_dir.h"
@@ -387,7 +388,7 @@ static void check_file(struct world *w, const struct file_truth *file, struct fs
 	struct fs_info info;
 	struct fs_attr attr;
 
-	must(w, fs_info(w->fs, ino, &info));
+	must(w, fs_info(w->fs, ino, FS_NOW, &info));
 	check_identities(w, ino, &info.figures);
 #define SAME(field) \
 	do { \
@@ -468,21 +469,34 @@ static void check_store(struct truth *t, const struct fs_figures *sum)
 		FAIL(w, "physical bytes are less than their parts");
 }
 
-static void check_all(struct world *w)
+static void check_counts(struct truth *t)
 {
 	struct fs_figures sum = {0};
+	struct world *w = t->w;
+
+	/* Sometimes first, when no walk has been made since the last change. */
+	if (below(w, 2))
+		check_sets(t);
+	for (size_t i = 0; i < t->count; i++)
+		check_file(w, &t->files[i], &sum);
+	check_sets(t);
+	check_store(t, &sum);
+}
+
+/* Blocks are counted by planes, and one by one, and both as it comes. */
+static void check_all(struct world *w)
+{
 	struct truth t;
 
 	must(w, fs_settle(w->fs));
 	truth_find(&t, w);
-	/* Sometimes first, when no walk has been made since the last change. */
-	if (below(w, 2))
-		check_sets(&t);
-	for (size_t i = 0; i < t.count; i++)
-		check_file(w, &t.files[i], &sum);
-	check_sets(&t);
-	check_store(&t, &sum);
+	for (int few = FEW_WHERE_IT_PAYS; few <= FEW_NOWHERE; few++) {
+		figures_changed(w->fs);
+		w->fs->few = few;
+		check_counts(&t);
+	}
 	truth_release(&t);
+	w->fs->few = below(w, FEW_NOWHERE + 1);
 }
 
 /* What has to hold while the store is busy. */
@@ -495,7 +509,7 @@ static void check_busy(struct world *w)
 
 		if (!atomic_load(&inode->layer))
 			continue;
-		must(w, fs_info(w->fs, inode->ino, &info));
+		must(w, fs_info(w->fs, inode->ino, FS_NOW, &info));
 		check_identities(w, inode->ino, &info.figures);
 		fs_info_release(&info);
 	}
@@ -906,11 +920,48 @@ static void who_only_looks_waits_for_no_long_count(void **state)
 	world_release(&w);
 }
 
+/* Who asks about many files beside one that is written to. */
+static void one_count_serves_a_whole_request(void **state)
+{
+	const struct fs_clone_target b = {FS_INO_ROOT, names[1]};
+	const int64_t began_ns = times_now(CLOCK_MONOTONIC);
+	struct fs_owner owner = {0, 0};
+	struct fs_attr attr;
+	struct fs_info info;
+	struct world w;
+	uint64_t other;
+	size_t failed;
+	int64_t first;
+
+	(void)state;
+	world_init(&w, 1);
+	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
+	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 0));
+	must(&w, fs_clone(w.fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
+	other = ino_of(&w, names[1]);
+	must(&w, fs_info(w.fs, attr.ino, began_ns, &info));
+	fs_info_release(&info);
+	first = w.fs->figures_time_ns;
+	/* What only the other one needs from now on. */
+	must(&w, fs_fallocate(w.fs, attr.ino, FALLOC_FL_ZERO_RANGE, 0, 20 * GF_BLOCK_SIZE));
+	must(&w, fs_info(w.fs, other, began_ns, &info));
+	assert_int_equal(w.fs->figures_time_ns, first);
+	assert_int_equal(info.figures.unique_bytes, 0);
+	fs_info_release(&info);
+	must(&w, fs_info(w.fs, other, times_now(CLOCK_MONOTONIC), &info));
+	assert_int_equal(info.figures.unique_bytes, 20 * GF_BLOCK_SIZE);
+	fs_info_release(&info);
+	fs_forget(w.fs, attr.ino, 1);
+	remove_everything(&w);
+	world_release(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_agree_with_brute_force),
 		cmocka_unit_test(who_only_looks_waits_for_no_long_count),
+		cmocka_unit_test(one_count_serves_a_whole_request),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -186,7 +186,7 @@ static const char *state_of(struct world *w, const char *name)
 	struct fs_info info;
 	const char *state;
 
-	assert_int_equal(fs_info(w->fs, ino_of(w, name), &info), 0);
+	assert_int_equal(fs_info(w->fs, ino_of(w, name), FS_NOW, &info), 0);
 	state = info.state;
 	fs_info_release(&info);
 	return state;
