@@ -7,19 +7,60 @@
  * writing it; where a golden image is cold, a disk that seeks. The content index of the image knows
  * better: what it does not list is not there. So only the rest is read. An index forgets nothing but
  * what is damaged, and then somebody stores a block that he could have left out, until the store
- * settles and has it share the image's.
+ * settles and has it share the image's. Of what stands in a layer, in the ring or in the pool the checksum
+ * tells the same: four bytes are read instead of a block, which after a snapshot may be anywhere on a cold
+ * disk.
  */
 #include "core/fs_internal.h"
 
 #include <string.h>
 
 #include "base/sizes.h"
+#include "store/pool.h"
+
+#define SUMS 64 /* at a time */
 
 /* The golden image at the end of the chain below a layer; 0: none. fs.sharing held. */
 static uint64_t bottom_golden(const struct layer *layer)
 {
 	layer = layer_bottom(layer);
 	return layer->image ? layer->golden : 0;
+}
+
+/* Checksums of blocks that stand at x, the first of them block `block`; 0: not known. */
+static int sums_of(struct fs *fs, const struct extent *x, uint64_t block, uint64_t skip, uint32_t *sums,
+	size_t count)
+{
+	struct jentry entry;
+
+	if (x->kind == EXTENT_DATA)
+		return layer_read_sums(x->layer, block, sums, count);
+	if (x->kind == EXTENT_POOL)
+		return pool_read_sums(fs->pool, x->pos + skip, sums, count);
+	for (size_t i = 0; i < count; i++)
+		sums[i] = jindex_get(fs->jindex, x->layer->id, block + i, &entry) ? entry.sum : 0;
+	return 0;
+}
+
+/* An error, or a checksum that is not that of what is there any more, costs a read or sharing. */
+static void ask_sums(struct fs *fs, const struct below *b, const struct extent *x, size_t i, size_t end)
+{
+	const size_t first = i;
+	uint32_t sums[SUMS];
+	size_t n;
+
+	for (; i < end; i += n) {
+		n = min_u64(end - i, SUMS);
+		if (!memchr(b->may + i, true, n) || sums_of(fs, x, b->block + i, i - first, sums, n))
+			continue;
+		for (size_t k = 0; k < n; k++) {
+			const struct hash128 *hash = &b->hashes[i + k];
+
+			/* Of zeros there may be none. */
+			if (sums[k] && (hash->low || hash->high) && sums[k] != hash_sum(hash))
+				b->may[i + k] = false;
+		}
+	}
 }
 
 /* Blocks [i, end) stand below at x. */
@@ -37,6 +78,8 @@ static void ask_extent(struct fs *fs, const struct below *b, uint64_t golden,
 			&(struct golden_question){.data = b->data + i * GF_BLOCK_SIZE,
 				.hashes = b->hashes + i, .may = b->may + i,
 				.count = whole > i ? whole - i : 0});
+	} else if (x->kind != EXTENT_GOLDEN && x->layer) {
+		ask_sums(fs, b, x, i, end);
 	}
 }
 

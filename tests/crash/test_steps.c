@@ -696,6 +696,51 @@ static void test_copies_beside_their_originals(void **state)
 	assert_shows(b, 0, 80, 'b');
 }
 
+/* ---- what stands below ---- */
+
+static unsigned blocks_read;
+
+static void count_reads_of_data(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	if (call->op == SIMDISK_PREAD && strstr(call->path, ".data"))
+		blocks_read += call->len / BLOCK;
+}
+
+/* What a snapshot holds is read only where a checksum says that the same was written again. */
+static void test_checksums_rule_out_what_stands_below(void **state)
+{
+	const uint64_t large = LARGE / BLOCK;
+	const struct fs_clone_target b = {FS_INO_ROOT, "b"};
+	uint64_t a = make("a");
+	struct fs_info info;
+	size_t failed;
+
+	put_and_sync(a, 0, large, 'A');
+	assert_int_equal(fs_settle(fs), 0);
+	put_and_sync(a, large, 4, 'J'); /* in the ring */
+	assert_int_equal(fs_clone(fs, a, &b, 1, (struct fs_owner){0, 0}, 0600, false, false, NULL,
+				 &failed), 0);
+	simdisk_set_hook(disk, count_reads_of_data, NULL);
+	blocks_read = 0;
+	put_and_sync(a, 0, large, 'B');
+	put_and_sync(a, 2, 3, 'C');
+	put_and_sync(a, large, 4, 'D');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(blocks_read, 0);
+	put_and_sync(a, 2, 2, 'A');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(blocks_read, 2);
+	put_and_sync(a, 0, large, 'A');
+	put_and_sync(a, large, 4, 'J');
+	assert_int_equal(fs_settle(fs), 0);
+	simdisk_set_hook(disk, NULL, NULL);
+	assert_shows(a, 0, large, 'A');
+	assert_int_equal(fs_info(fs, a, FS_NOW, &info), 0);
+	assert_int_equal(info.figures.unique_bytes, 0);
+	assert_int_equal(info.figures.shared_clone_bytes, (large + 4) * BLOCK);
+	fs_info_release(&info);
+}
+
 /* ---- space ---- */
 
 static uint64_t reserve_bytes(void)
@@ -812,6 +857,7 @@ int main(void)
 		T(test_failed_sync_of_the_journal_is_the_end),
 		T(test_mount_needs_a_sync_of_the_journal),
 		T(test_copies_beside_their_originals),
+		T(test_checksums_rule_out_what_stands_below),
 		T(test_reserve_is_given_back),
 		T(test_half_a_reserve_is_not_kept),
 		T(test_space_of_a_removed_clone_is_there_at_once),
