@@ -10,15 +10,20 @@
  * settles and has it share the image's. Of what stands in a layer, in the ring or in the pool the checksum
  * tells the same: four bytes are read instead of a block, which after a snapshot may be anywhere on a cold
  * disk.
+ *
+ * Nor is it worth reading the maps of a long chain of snapshots after a mount, which may be hundreds of
+ * reads for one block: each question reads a few, and so they come to be known.
  */
 #include "core/fs_internal.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/sizes.h"
 #include "store/pool.h"
 
 #define SUMS 64 /* at a time */
+#define LOADS 2 /* map pages that a question may read: with more, what it finds is not worth it */
 
 /* The golden image at the end of the chain below a layer; 0: none. fs.sharing held. */
 static uint64_t bottom_golden(const struct layer *layer)
@@ -87,12 +92,18 @@ bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *b
 {
 	unsigned token = drain_enter(&fs->readers);
 	uint64_t golden = bottom_golden(layer);
+	unsigned loads = LOADS;
 
 	for (size_t i = 0; i < b->count;) {
 		struct extent x;
+		int r = layer_resolve_below(layer, b->block + i, b->count - i, &loads, &x);
 
+		if (r == -EAGAIN) {
+			memset(b->may + i, 0, b->count - i);
+			break;
+		}
 		/* Whoever reads it will meet the error. */
-		if (layer_resolve(layer, b->block + i, b->count - i, true, &x))
+		if (r)
 			x = (struct extent){.kind = EXTENT_DATA, .count = b->count - i};
 		ask_extent(fs, b, golden, &x, i, i + x.count);
 		i += x.count;

@@ -178,9 +178,10 @@ int layer_writable_region_locked(struct layer *l, uint32_t number, struct region
 
 /*
  * What this layer alone says of blocks from `block` on: *count blocks (<= max) in one place.
+ * loads: how many pages may be read for it, counted down; NULL: as many as it takes.
  * Returns whether the layer owns them; < 0 on error.
  */
-static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct extent *x)
+static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct extent *x, unsigned *loads)
 {
 	uint32_t number = block / GF_REGION_BLOCKS, i = block % GF_REGION_BLOCKS;
 	struct region *r = layer_find_region_locked(l, number);
@@ -192,6 +193,11 @@ static int run_locked(struct layer *l, uint64_t block, uint64_t max, struct exte
 	x->count = run;
 	if (!r)
 		return 0;
+	if (!r->loaded && loads) {
+		if (!*loads)
+			return -EAGAIN;
+		--*loads;
+	}
 	e = layer_load_region_locked(l, number, r);
 	if (e)
 		return e;
@@ -274,7 +280,8 @@ static bool goes_on(const struct base *base, uint64_t block, struct extent *x)
 }
 
 /* On from `top`, the first layer below the one that was asked. Returns how many were looked at. */
-static unsigned walk_down(struct layer *top, uint64_t block, struct extent *x, int *result)
+static unsigned walk_down(
+	struct layer *top, uint64_t block, struct extent *x, unsigned *loads, int *result)
 {
 	struct layer *l = top;
 	struct chain_hop hop;
@@ -293,7 +300,7 @@ static unsigned walk_down(struct layer *top, uint64_t block, struct extent *x, i
 	for (;; l = base.parent) {
 		steps++;
 		pthread_mutex_lock(&l->lock);
-		owned = run_locked(l, block, x->count, x);
+		owned = run_locked(l, block, x->count, x, loads);
 		base = base_locked(l);
 		pthread_mutex_unlock(&l->lock);
 		*result = owned < 0 ? owned : 0;
@@ -302,7 +309,8 @@ static unsigned walk_down(struct layer *top, uint64_t block, struct extent *x, i
 	}
 }
 
-int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, struct extent *x)
+static int resolve(
+	struct layer *l, uint64_t block, uint64_t max, bool below, unsigned *loads, struct extent *x)
 {
 	struct base base;
 	unsigned steps;
@@ -311,7 +319,7 @@ int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, str
 	*x = (struct extent){.kind = EXTENT_ZERO, .count = max, .limit = GF_MAX_SIZE};
 	pthread_mutex_lock(&l->lock);
 	if (!below)
-		owned = run_locked(l, block, x->count, x);
+		owned = run_locked(l, block, x->count, x, loads);
 	base = base_locked(l);
 	pthread_mutex_unlock(&l->lock);
 	if (owned)
@@ -319,9 +327,21 @@ int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, str
 	if (!goes_on(&base, block, x))
 		return 0;
 	l = base.parent;
-	steps = walk_down(l, block, x, &owned);
-	chain_walked(l->env->chains, l, block, steps);
+	steps = walk_down(l, block, x, loads, &owned);
+	/* Remembering what a region shows reads all of its pages. */
+	if (owned != -EAGAIN)
+		chain_walked(l->env->chains, l, block, steps);
 	return owned;
+}
+
+int layer_resolve(struct layer *l, uint64_t block, uint64_t max, bool below, struct extent *x)
+{
+	return resolve(l, block, max, below, NULL, x);
+}
+
+int layer_resolve_below(struct layer *l, uint64_t block, uint64_t max, unsigned *loads, struct extent *x)
+{
+	return resolve(l, block, max, true, loads, x);
 }
 
 /* ---- changing states ---- */

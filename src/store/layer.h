@@ -264,6 +264,11 @@ void layer_set_base(struct layer *layer, struct layer *parent, struct image *ima
  */
 int layer_resolve(struct layer *layer, uint64_t block, uint64_t max, bool below,
 	struct extent *extent);
+/* The same under this layer, reading at most *loads map pages, which is counted down. -EAGAIN: it takes
+ * more. */
+int layer_resolve_below(struct layer *layer, uint64_t block, uint64_t max, unsigned *loads,
+	struct extent *extent);
+
 /* ---- changes; the caller holds the range ---- */
 
 /* The newest version of each block now stands in the ring, from pos on; bytes are what it is

@@ -741,6 +741,49 @@ static void test_checksums_rule_out_what_stands_below(void **state)
 	fs_info_release(&info);
 }
 
+static unsigned pages_read;
+
+static void count_reads_of_maps(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	pages_read += call->op == SIMDISK_PREAD && strstr(call->path, ".map");
+}
+
+/* After a mount the maps of many snapshots are not read for one block: a few are, each time. */
+static void test_long_chain_comes_to_be_known(void **state)
+{
+	const uint64_t depth = 9;
+	uint64_t a = make("a");
+	unsigned writes = 0, read = 1;
+	struct fs_info info;
+	size_t failed;
+
+	for (uint64_t i = 0; i < depth; i++) {
+		const struct fs_clone_target target = {FS_INO_ROOT, (char[]){'b' + (char)i, '\0'}};
+
+		put_and_sync(a, i, 1, 'A');
+		assert_int_equal(fs_clone(fs, a, &target, 1, (struct fs_owner){0, 0}, 0600, false,
+					 false, NULL, &failed), 0);
+	}
+	put_and_sync(a, depth, 1, 'A');
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(fs_close(steal_pointer(&fs)), 0);
+	assert_int_equal(open_with(false), 0);
+	/* What the lowest layer has, written again. */
+	for (; read && writes < 2 * depth; writes++) {
+		put_and_sync(a, 0, 1, 'A');
+		pages_read = 0;
+		simdisk_set_hook(disk, count_reads_of_maps, NULL);
+		assert_int_equal(checkpoint_run(fs), 0);
+		simdisk_set_hook(disk, NULL, NULL);
+		assert_in_range(pages_read, 0, 4);
+		read = pages_read;
+	}
+	assert_in_range(writes, 3, depth);
+	assert_int_equal(fs_info(fs, a, FS_NOW, &info), 0);
+	assert_int_equal(info.figures.unique_bytes, BLOCK);
+	fs_info_release(&info);
+}
+
 /* ---- space ---- */
 
 static uint64_t reserve_bytes(void)
@@ -858,6 +901,7 @@ int main(void)
 		T(test_mount_needs_a_sync_of_the_journal),
 		T(test_copies_beside_their_originals),
 		T(test_checksums_rule_out_what_stands_below),
+		T(test_long_chain_comes_to_be_known),
 		T(test_reserve_is_given_back),
 		T(test_half_a_reserve_is_not_kept),
 		T(test_space_of_a_removed_clone_is_there_at_once),
