@@ -47,6 +47,15 @@ static int sums_of(struct fs *fs, const struct extent *x, uint64_t block, uint64
 	return 0;
 }
 
+static uint32_t sum_of(struct fs *fs, const struct below *b, size_t i)
+{
+	const struct hash128 *hash = &b->hashes[i];
+
+	/* Of zeros there may be none. */
+	return hash->low || hash->high ? hash_sum(hash) :
+		hash_block(fs->super.secret, b->data + i * GF_BLOCK_SIZE);
+}
+
 /* An error, or a checksum that is not that of what is there any more, costs a read or sharing. */
 static void ask_sums(struct fs *fs, const struct below *b, const struct extent *x, size_t i, size_t end)
 {
@@ -58,13 +67,9 @@ static void ask_sums(struct fs *fs, const struct below *b, const struct extent *
 		n = min_u64(end - i, SUMS);
 		if (!memchr(b->may + i, true, n) || sums_of(fs, x, b->block + i, i - first, sums, n))
 			continue;
-		for (size_t k = 0; k < n; k++) {
-			const struct hash128 *hash = &b->hashes[i + k];
-
-			/* Of zeros there may be none. */
-			if (sums[k] && (hash->low || hash->high) && sums[k] != hash_sum(hash))
-				b->may[i + k] = false;
-		}
+		for (size_t k = i; k < i + n; k++)
+			if (sums[k - i] && sums[k - i] != sum_of(fs, b, k))
+				b->may[k] = false;
 	}
 }
 

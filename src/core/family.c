@@ -97,7 +97,7 @@ uint64_t family_shown(const struct family *f, long k, uint32_t i)
 
 /* ---- one region of one family ---- */
 
-uint64_t family_shown_limit(const struct family_node *n)
+static uint64_t shown_limit(const struct family_node *n)
 {
 	uint64_t bound = n->layer->bound;
 
@@ -142,7 +142,7 @@ static int load_node(struct family *f, struct family_node *n, bool *any)
 	memset(&n->own, 0, sizeof(n->own));
 	memset(&n->pooled, 0, sizeof(n->pooled));
 	memset(&n->golden, 0, sizeof(n->golden));
-	plane_limit(&n->below, f->region, family_shown_limit(n));
+	plane_limit(&n->below, f->region, shown_limit(n));
 	if (!has)
 		return 0;
 	*any = true;
@@ -302,7 +302,7 @@ static int walk_family(struct family *f, const struct family_walk *walk)
 	if (walk->begin)
 		walk->begin(walk->arg, f);
 	if (walk->few && f->fs->few != FEW_NOWHERE)
-		r = family_few_new(f, &f->few);
+		f->few = family_few_new(f);
 	while (!r && (f->region = next_region(f)) != LAYER_NO_REGION) {
 		r = look_at_region(f, walk);
 		for (size_t i = 0; i < f->count; i++)

@@ -107,7 +107,5 @@ uint64_t file_end(struct inode *inode);
 /* Blocks of a file's view at most, and of what its layer shows: a copy that is still growing
  * counts as what it will be. */
 uint64_t file_limit(struct inode *inode);
-/* Up to which block a layer shows what is below. */
-uint64_t family_shown_limit(const struct family_node *n);
 
 #endif

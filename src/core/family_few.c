@@ -2,7 +2,6 @@
 /* Counting where few blocks stand, block by block; see the header. */
 #include "core/family_few.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +13,8 @@
 /* So many blocks of a region cost as much as a layer's planes do. */
 #define BLOCKS_LAYER 300
 #define BLOCKS_MOST (1 << 17) /* 12 MiB */
+/* Each takes memory for all layers until the walk has ended (figures_pool.c). */
+#define STRETCHES_MOST 256
 
 struct few_node {
 	uint32_t first; /* place in the order */
@@ -34,10 +35,10 @@ struct family_few {
 	struct family *family;
 	struct few_node *nodes;
 	uint32_t *order; /* the nodes, by place */
-	uint32_t *cut;	 /* regions within which something ends */
-	size_t cut_count;
 	uint32_t until; /* the first region of the next stretch; 0: there was none yet */
+	bool cut;	/* something ends within its first region */
 	bool shows_image;
+	unsigned stretches;
 	struct found *found;
 	size_t found_count, found_capacity;
 	struct few_block *list;
@@ -79,79 +80,43 @@ bool seers_are_one_group(const struct seers *s)
 	       s->hashes == s->files * hash_group(s->groups / s->files);
 }
 
-/* ---- where something ends ---- */
+/* ---- a stretch ---- */
 
-static int compare_regions(const void *a, const void *b)
+/*
+ * Whether something that ends at `end` (bytes) reaches over the family's region, with which the stretch
+ * begins. All that follows from an end follows from one look at it: a file may be cut at any time.
+ */
+static bool reaches(struct family_few *few, uint64_t end)
 {
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	uint64_t region = end / GF_REGION_SIZE;
 
-	return x < y ? -1 : x > y;
-}
-
-static int find_cuts(struct family_few *few)
-{
-	const struct family *f = few->family;
-
-	few->cut = malloc(2 * f->count * sizeof(*few->cut));
-	if (!few->cut)
-		return -ENOMEM;
-	for (size_t i = 0; i < f->count; i++) {
-		const struct family_node *n = &f->nodes[i];
-		uint64_t end = family_shown_limit(n);
-
-		if (end % GF_REGION_BLOCKS)
-			few->cut[few->cut_count++] = end / GF_REGION_BLOCKS;
-		if (!n->file)
-			continue;
-		end = file_end(n->file);
-		if (end % GF_REGION_SIZE)
-			few->cut[few->cut_count++] = end / GF_REGION_SIZE;
-	}
-	if (few->cut_count)
-		qsort(few->cut, few->cut_count, sizeof(*few->cut), compare_regions);
-	return 0;
-}
-
-static bool is_cut(const struct family_few *few, uint32_t region)
-{
-	return few->cut_count &&
-	       bsearch(&region, few->cut, few->cut_count, sizeof(region), compare_regions);
-}
-
-/* Whether something that ends at `limit` (blocks) reaches over the region that the stretch begins with. */
-static bool reaches(struct family_few *few, uint64_t limit)
-{
-	uint64_t end = limit / GF_REGION_BLOCKS;
-
-	if (end <= few->family->region)
+	if (region < few->family->region)
 		return false;
-	few->until = min_u64(few->until, end);
+	if (region == few->family->region) {
+		few->cut |= end % GF_REGION_SIZE != 0;
+		return false;
+	}
+	few->until = min_u64(few->until, region);
 	return true;
 }
 
-/* ---- a stretch ---- */
-
-int family_few_new(struct family *f, struct family_few **made)
+struct family_few *family_few_new(struct family *f)
 {
 	struct family_few *few;
-	int r;
 
-	*made = NULL;
 	for (size_t i = 0; i < f->count; i++)
 		if (f->nodes[i].file && atomic_load(&f->nodes[i].file->copy_task))
-			return 0;
+			return NULL;
 	few = calloc(1, sizeof(*few));
 	if (!few)
-		return -ENOMEM;
+		return NULL;
 	few->family = f;
 	few->nodes = malloc(f->count * sizeof(*few->nodes));
 	few->order = malloc(f->count * sizeof(*few->order));
-	r = few->nodes && few->order ? find_cuts(few) : -ENOMEM;
-	if (r)
-		family_few_free(few);
-	else
-		*made = few;
-	return r;
+	if (few->nodes && few->order)
+		return few;
+	family_few_free(few);
+	return NULL;
 }
 
 void family_few_free(struct family_few *few)
@@ -160,7 +125,6 @@ void family_few_free(struct family_few *few)
 		return;
 	free(few->nodes);
 	free(few->order);
-	free(few->cut);
 	free(few->found);
 	free(few->list);
 	free(few);
@@ -201,17 +165,21 @@ void family_few_begin_stretch(struct family_few *few)
 	const struct family *f = few->family;
 
 	few->until = LAYER_NO_REGION;
+	few->cut = false;
+	few->stretches++;
 	for (size_t i = 0; i < f->count; i++) {
 		const struct family_node *n = &f->nodes[i];
-		bool shows = reaches(few, family_shown_limit(n));
+		bool shows = reaches(few, atomic_load(&n->layer->bound));
 
 		few->nodes[i] = (struct few_node){.end = 1, .parent = shows ? n->parent : -1};
 		if (i == 0)
 			few->shows_image = shows && f->image;
-		if (n->file && reaches(few, file_limit(n->file)))
+		if (n->file && reaches(few, file_end(n->file)))
 			few->nodes[i].seers = (struct seers){.files = 1, .marked = n->marked,
 				.numbers = i, .groups = n->group, .hashes = hash_group(n->group)};
 	}
+	if (few->cut)
+		few->until = f->region + 1;
 	put_in_order(few);
 }
 
@@ -248,21 +216,23 @@ void family_few_spread(struct family_few *few)
 
 /* ---- a region ---- */
 
-static int add_found(struct family_few *few, const struct found *block)
+static bool add_found(struct family_few *few, const struct found *block)
 {
 	struct found *list = array_with_room(
 		few->found, few->found_count, &few->found_capacity, sizeof(*list));
 
 	if (!list)
-		return -ENOMEM;
+		return false;
 	few->found = list;
 	few->found[few->found_count++] = *block;
 	few->starts[block->block + 1]++;
-	return 0;
+	return true;
 }
 
-/* 64 blocks of a layer, from 64 * w on; 1: done, 0: they become more than `most`. */
-static int find_in_word(struct family_few *few, uint32_t node, const uint8_t *states, uint32_t w, size_t most)
+/* 64 blocks of a layer, from 64 * w on. 1: done. 0: they become more than `most`, or than there is memory
+ * for. -errno. */
+static int find_in_word(
+	struct family_few *few, uint32_t node, const uint8_t *states, uint32_t w, size_t most)
 {
 	struct layer *layer = few->family->nodes[node].layer;
 	uint64_t base = (uint64_t)few->family->region * GF_REGION_BLOCKS;
@@ -283,8 +253,8 @@ static int find_in_word(struct family_few *few, uint32_t node, const uint8_t *st
 		if (low & high & left & -left)
 			r = layer_read_places(layer, base + found.block, &found.place, 1);
 		found.data = (low >> i & 1) && !found.place;
-		if (!r)
-			r = add_found(few, &found);
+		if (!r && !add_found(few, &found))
+			return 0;
 	}
 	return r ? r : 1;
 }
@@ -319,7 +289,7 @@ static int find_blocks(struct family_few *few)
 }
 
 /* The same by block, and for each block in the order of layers. */
-static int sort_blocks(struct family_few *few)
+static bool sort_blocks(struct family_few *few)
 {
 	if (few->list_capacity < few->found_count) {
 		free(few->list);
@@ -327,7 +297,7 @@ static int sort_blocks(struct family_few *few)
 		few->list = malloc(few->list_capacity * sizeof(*few->list));
 		if (!few->list) {
 			few->list_capacity = 0;
-			return -ENOMEM;
+			return false;
 		}
 	}
 	for (uint32_t i = 0; i < GF_REGION_BLOCKS; i++)
@@ -339,7 +309,19 @@ static int sort_blocks(struct family_few *few)
 			.node = found->node, .block = found->block, .data = found->data,
 			.place = found->place};
 	}
-	return 0;
+	return true;
+}
+
+static void stand_on(struct few_block *list, uint32_t i, uint32_t below)
+{
+	struct few_block *b = &list[below];
+
+	if (b->over == FEW_NONE)
+		b->over = i;
+	else
+		list[b->last_over].next = i;
+	b->last_over = i;
+	seers_take_off(&b->seers, &list[i].seers);
 }
 
 /* Who hides what from whom, and who sees it. */
@@ -356,13 +338,14 @@ static void nest(struct family_few *few)
 		while (top != FEW_NONE && few->nodes[list[top].node].end <= n->first)
 			top = list[top].below;
 		list[i].below = top;
+		list[i].over = list[i].next = FEW_NONE;
 		list[i].first = n->first;
 		list[i].end = n->end;
 		list[i].seers = n->seers;
 		list[i].over_image =
 			top == FEW_NONE && few->shows_image && n->first < few->nodes[0].end;
 		if (top != FEW_NONE)
-			seers_take_off(&list[top].seers, &n->seers);
+			stand_on(list, i, top);
 		top = i;
 	}
 }
@@ -373,14 +356,13 @@ int family_few_list(struct family_few *few, const struct few_block **list, size_
 
 	*list = NULL;
 	*count = 0;
-	if (is_cut(few, few->family->region))
+	if (few->cut || few->stretches > STRETCHES_MOST)
 		return 0;
 	r = find_blocks(few);
 	if (r <= 0)
 		return r;
-	r = sort_blocks(few);
-	if (r)
-		return r;
+	if (!sort_blocks(few))
+		return 0;
 	nest(few);
 	*list = few->list;
 	*count = few->found_count;

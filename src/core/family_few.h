@@ -14,7 +14,8 @@
  *
  * That holds where each file and each bound ends before or behind the region, and the sums hold for all
  * regions between two such ends, a *stretch*. Left to the planes are regions in which one of them ends,
- * those with many blocks for the number of layers, and families in which a copy is growing.
+ * those with many blocks for the number of layers, and families in which a copy is growing. A file may be
+ * made shorter at any time; that is seen where the next stretch begins, and until then it counts as it was.
  */
 #ifndef GOLDFS_CORE_FAMILY_FEW_H
 #define GOLDFS_CORE_FAMILY_FEW_H
@@ -40,7 +41,10 @@ struct seers {
 /* A block that a layer does not pass on. */
 struct few_block {
 	uint32_t node;	 /* the layer */
-	uint32_t below;	 /* in the list: the owner from which it hides the block; FEW_NONE */
+	/* In the list, or FEW_NONE: the owner whose block it hides, the first of those that stand next
+	 * over it and hide its own, and the next one that stands where it does. */
+	uint32_t below, over, next;
+	uint32_t last_over;
 	uint32_t first, end; /* places of the layer and all that stand on it, in the order */
 	uint16_t block;	 /* in the region */
 	bool data;	 /* stands in this layer, or is lost */
@@ -49,8 +53,8 @@ struct few_block {
 	struct seers seers;
 };
 
-/* *few is NULL where this is no way to look at the family. 0 or -ENOMEM. */
-int family_few_new(struct family *family, struct family_few **few);
+/* NULL: this is no way to look at the family, or there is no memory for it. */
+struct family_few *family_few_new(struct family *family);
 void family_few_free(struct family_few *few);
 
 /* Whether the family's region is not of the stretch that the sums are for. */
@@ -60,7 +64,7 @@ void family_few_begin_stretch(struct family_few *few);
 struct inode *family_few_file(const struct family_few *few, size_t place);
 /*
  * The owners of the region's blocks, block by block and each one's from the bottom up: 1 with a list that
- * the next call changes. 0: look at it by planes. -errno.
+ * the next call changes. 0: look at it by planes. -errno: a map cannot be read.
  */
 int family_few_list(struct family_few *few, const struct few_block **list, size_t *count);
 /* Ends a stretch: what was noted at layers (family_node.spread) goes to all files above each, and is

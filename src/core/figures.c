@@ -145,12 +145,21 @@ static void attribute(struct family *f, struct plane *flow, enum tail_class clas
 	}
 }
 
+static uint64_t parent_id(const struct layer *layer)
+{
+	return layer->parent ? layer->parent->id : 0;
+}
+
 static void begin_family(void *arg, struct family *f)
 {
-	for (size_t i = 0; i < f->count; i++)
-		if (f->nodes[i].file)
-			memset(&f->nodes[i].file->counting, 0,
-				sizeof(f->nodes[i].file->counting));
+	for (size_t i = 0; i < f->count; i++) {
+		struct inode *file = f->nodes[i].file;
+
+		if (file)
+			file->counting = (struct walked_figures){.layer = f->nodes[i].layer->id,
+				.parent = parent_id(f->nodes[i].layer),
+				.size = atomic_load(&file->size)};
+	}
 }
 
 /* What the touched regions of the image would show to each file if no layer hid anything. */
@@ -165,7 +174,7 @@ static void count_untouched(struct family *f, const struct plane *bits)
 		plane_limit(&mask, f->region, image_limit(inode));
 		for (int k = 0; k < REGION_WORDS; k++)
 			mask.words[k] &= bits->words[k];
-		inode->counting.golden_untouched += plane_count(&mask);
+		inode->counting.golden_off += plane_count(&mask);
 	}
 }
 
@@ -241,10 +250,20 @@ static int account_region(void *arg, struct family *f)
 }
 
 /* What is counted where few blocks stand, for all files above a layer at once. */
-enum { SPREAD_NONE = -1, SPREAD_CLONE, SPREAD_SNAPSHOT, SPREAD_GOLDEN, SPREAD_POOL, SPREAD_HIDDEN };
+enum spread {
+	SPREAD_NONE = -1,
+	SPREAD_CLONE,
+	SPREAD_SNAPSHOT,
+	SPREAD_GOLDEN,
+	SPREAD_POOL,
+	SPREAD_HIDDEN,
+	SPREAD_COUNT
+};
+
+_Static_assert(SPREAD_COUNT == FAMILY_SPREADS, "a sum for each");
 
 /* What a frozen layer's block is for all who see it, as far as it is the same for each and known now. */
-static int spread_of(const struct family *f, const struct few_block *b)
+static enum spread spread_of(const struct family *f, const struct few_block *b)
 {
 	if (f->nodes[b->node].file || !b->seers.files)
 		return SPREAD_NONE;
@@ -259,7 +278,7 @@ static int spread_of(const struct family *f, const struct few_block *b)
 
 static void spread_block(struct family *f, const struct few_block *b, uint32_t node, int64_t count)
 {
-	int kind = spread_of(f, b);
+	enum spread kind = spread_of(f, b);
 
 	if (kind != SPREAD_NONE)
 		f->nodes[node].spread[kind] += count;
@@ -300,7 +319,7 @@ static int account_few(void *arg, struct family *f, const struct few_block *list
 		spread_block(f, b, b->node, 1);
 		count_few(f, b);
 		if (a->pool && b->place && place_is_pool(b->place))
-			r = slot_list_add_few(&a->slots, f, list, count, i);
+			r = slot_list_add_few(&a->slots, f, list, i);
 	}
 	return r;
 }
@@ -318,7 +337,7 @@ static void spread_few(void *arg, struct inode *file, const int64_t blocks[FAMIL
 	file->counting.shared_snapshot += blocks[SPREAD_SNAPSHOT];
 	file->counting.golden += blocks[SPREAD_GOLDEN];
 	file->counting.pool_shared += blocks[SPREAD_POOL];
-	file->counting.golden_untouched += blocks[SPREAD_HIDDEN];
+	file->counting.golden_off += blocks[SPREAD_HIDDEN];
 }
 
 /* ---- blocks that nobody sees any more ---- */
@@ -438,16 +457,27 @@ void figures_changed(struct fs *fs)
 /* What a command may be held up for after that. */
 #define UNYIELDING_NS 50000000
 
-/* Whether what is known is too old. since_ns: since when it must have been counted, 0: who only looks.
- * figures_lock held. */
-static bool is_old_locked(struct fs *fs, int64_t since_ns)
+/* Whether what was counted is of the file as it stands. */
+static bool is_of_locked(struct fs *fs, const struct inode *inode)
+{
+	const struct layer *layer = atomic_load(&inode->layer);
+
+	if (pool_figure_is_walked(fs, layer) && !fs->figures_pool)
+		return false;
+	return inode->fig.layer == layer->id && inode->fig.parent == parent_id(layer) &&
+	       inode->fig.size == atomic_load(&inode->size);
+}
+
+/* Whether what is known is too old. since_ns: since when it must have been counted, 0: who only looks;
+ * of this file, or NULL. figures_lock held. */
+static bool is_old_locked(struct fs *fs, const struct inode *inode, int64_t since_ns)
 {
 	if (!fs->figures_valid)
 		return true;
 	if (fs->figures_count == atomic_load(&fs->change_count))
 		return false;
 	if (since_ns)
-		return fs->figures_time_ns - fs->figures_cost_ns < since_ns;
+		return fs->figures_start_ns < since_ns || !inode || !is_of_locked(fs, inode);
 	return times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
 }
 
@@ -467,7 +497,8 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 {
 	struct account account = {.pool = pool_needs_walk(fs)};
 	struct family_walk walk = {.begin = begin_family, .region = account_region,
-		.few = account_few, .stretch = begin_stretch, .spread = spread_few, .singles = account.pool, .arg = &account, .gives_way = gives_way};
+		.few = account_few, .stretch = begin_stretch, .spread = spread_few,
+		.singles = account.pool, .arg = &account, .gives_way = gives_way};
 	uint64_t now_count = atomic_load(&fs->change_count);
 	int64_t start = times_now(CLOCK_MONOTONIC);
 	int r;
@@ -482,13 +513,17 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 	if (r)
 		log_warning("cannot compute what clones share");
 	MUTEX_GUARD(&fs->figures_lock);
+	fs->figures_wanted = false;
+	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
+	fs->figures_cost_ns = fs->figures_time_ns - start;
+	/* Half a count is better than none, but than no whole one. */
+	if (r && fs->figures_valid)
+		return r;
 	publish_locked(fs);
 	fs->figures_pool = account.pool;
 	fs->figures_valid = true;
-	fs->figures_wanted = false;
-	fs->figures_count = now_count;
-	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
-	fs->figures_cost_ns = fs->figures_time_ns - start;
+	fs->figures_count = r ? now_count - 1 : now_count;
+	fs->figures_start_ns = r ? 0 : start;
 	return r;
 }
 
@@ -501,12 +536,12 @@ static void want_figures(struct fs *fs)
 }
 
 /* Whether to count here and now. Who is in haste leaves what takes long to the tick. */
-static bool is_due(struct fs *fs, int64_t since_ns, bool in_haste)
+static bool is_due(struct fs *fs, const struct inode *inode, int64_t since_ns, bool in_haste)
 {
 	bool old;
 
 	MUTEX_GUARD(&fs->figures_lock);
-	old = is_old_locked(fs, since_ns);
+	old = is_old_locked(fs, inode, since_ns);
 	if (!old || !in_haste || fs->figures_cost_ns <= INLINE_NS)
 		return old;
 	fs->figures_wanted = true;
@@ -525,13 +560,13 @@ static int lock_in_time(pthread_mutex_t *lock, int64_t ns)
  * when counting takes long: then figures_tick() does it, since whoever holds the tree that long has
  * guests wait behind the next one who changes it. tree held, shared or by tree_hold().
  */
-static void refresh(struct fs *fs, int64_t since_ns)
+static void refresh(struct fs *fs, const struct inode *inode, int64_t since_ns)
 {
 	const bool in_haste = !since_ns && atomic_load(&fs->worker_runs);
 	int64_t most_ns = INLINE_NS;
 	bool now, first;
 
-	if (!is_due(fs, since_ns, in_haste))
+	if (!is_due(fs, inode, since_ns, in_haste))
 		return;
 	if (!in_haste) {
 		pthread_mutex_lock(&fs->walk_lock);
@@ -540,7 +575,7 @@ static void refresh(struct fs *fs, int64_t since_ns)
 		return;
 	}
 	/* Somebody may have counted meanwhile, or found that it takes long. */
-	now = is_due(fs, since_ns, in_haste);
+	now = is_due(fs, inode, since_ns, in_haste);
 	pthread_mutex_lock(&fs->figures_lock);
 	first = !fs->figures_valid;
 	pthread_mutex_unlock(&fs->figures_lock);
@@ -554,7 +589,7 @@ static void refresh(struct fs *fs, int64_t since_ns)
 void figures_renew(struct fs *fs)
 {
 	tree_hold(fs);
-	refresh(fs, FS_NOW);
+	refresh(fs, NULL, FS_NOW);
 	tree_let(fs);
 }
 
@@ -563,7 +598,7 @@ void figures_tick(struct fs *fs)
 	bool wanted, valid;
 
 	pthread_mutex_lock(&fs->figures_lock);
-	wanted = fs->figures_wanted && is_old_locked(fs, 0);
+	wanted = fs->figures_wanted && is_old_locked(fs, NULL, 0);
 	valid = fs->figures_valid;
 	pthread_mutex_unlock(&fs->figures_lock);
 	if (!wanted)
@@ -679,7 +714,7 @@ static void count_pooled(struct fs *fs, struct inode *inode, int64_t since_ns, s
 	bool pool;
 
 	if (layer->parent || pool_figure_is_walked(fs, layer)) {
-		refresh(fs, since_ns);
+		refresh(fs, inode, since_ns);
 		fig = walked(fs, inode, &pool);
 		if (!pool)
 			return;
@@ -758,7 +793,7 @@ static void count_blocks(struct fs *fs, struct inode *inode, int64_t since_ns, i
 	*b = (struct block_figures){.unique = layer_kept_blocks(layer)};
 	count_pooled(fs, inode, since_ns, b);
 	if (layer->parent)
-		refresh(fs, since_ns);
+		refresh(fs, inode, since_ns);
 	fig = walked(fs, inode, &pool);
 	if (layer->parent) {
 		struct layer *root = layer;
@@ -768,9 +803,10 @@ static void count_blocks(struct fs *fs, struct inode *inode, int64_t since_ns, i
 		b->unique += fig.frozen_unique;
 		b->shared_clone += fig.shared_clone;
 		b->shared_snapshot += fig.shared_snapshot;
-		b->golden = fig.golden - fig.golden_untouched;
+		b->golden = fig.golden;
 		if (root->image)
 			b->golden += image_data_blocks(root->image, limit);
+		b->golden = less_u64(b->golden, fig.golden_off);
 	} else {
 		b->golden = layer->golden_blocks;
 		if (layer->image && budget_ns)
@@ -827,7 +863,7 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 	count_pooled(fs, inode, 0, &b);
 	blocks += b.unique;
 	if (layer->parent) {
-		refresh(fs, 0);
+		refresh(fs, inode, 0);
 		blocks += walked(fs, inode, &pool).frozen_unique;
 	}
 	if (!blocks && inode->size && (layer->parent || layer->image || layer->shared_blocks))

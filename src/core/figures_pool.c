@@ -229,15 +229,12 @@ static int add_span(struct slot_list *list, uint32_t first, uint32_t end)
 }
 
 /* All above the owner, but for those above the owners that stand next over it. */
-static int add_spans(struct slot_list *list, const struct few_block *blocks, size_t count, size_t i)
+static int add_spans(struct slot_list *list, const struct few_block *blocks, const struct few_block *b)
 {
-	const struct few_block *b = &blocks[i];
 	uint32_t first = b->first;
 	int r = 0;
 
-	for (size_t k = i + 1; k < count && blocks[k].block == b->block && blocks[k].first < b->end && !r; k++) {
-		if (blocks[k].below != i)
-			continue;
+	for (uint32_t k = b->over; k != FEW_NONE && !r; k = blocks[k].next) {
 		r = add_span(list, first, blocks[k].first);
 		first = blocks[k].end;
 	}
@@ -245,7 +242,7 @@ static int add_spans(struct slot_list *list, const struct few_block *blocks, siz
 }
 
 int slot_list_add_few(struct slot_list *list, const struct family *f, const struct few_block *blocks,
-	size_t count, size_t i)
+	size_t i)
 {
 	const struct few_block *b = &blocks[i];
 	struct slot_seen seen = {.span = list->span_count};
@@ -261,7 +258,7 @@ int slot_list_add_few(struct slot_list *list, const struct family *f, const stru
 		if (list->file_count == list->files_start)
 			r = add_files(list, f);
 		if (!r)
-			r = add_spans(list, blocks, count, i);
+			r = add_spans(list, blocks, b);
 		seen.spans = list->span_count - seen.span;
 	}
 	return r ? r : add(list, b->place, seen);

@@ -53,7 +53,7 @@ bool pool_figure_is_walked(struct fs *fs, const struct layer *layer);
 int pool_figures_region(struct family *f, struct plane *flow, struct slot_list *list);
 /* The same for one owner of a block where few stand, the i-th of the region's. */
 int slot_list_add_few(struct slot_list *list, const struct family *f, const struct few_block *blocks,
-	size_t count, size_t i);
+	size_t i);
 /* A stretch begins. */
 void slot_list_new_files(struct slot_list *list);
 /* After the walk: what of it is whose. 0 or -ENOMEM, then it is not complete. */

@@ -128,8 +128,10 @@ struct inode {
 		uint64_t shared_clone;	   /* in frozen layers, seen by others too */
 		uint64_t shared_snapshot;  /* seen by others of its group only */
 		uint64_t golden;	   /* of the image, in regions that some layer touches */
-		uint64_t golden_untouched; /* what those regions would show without layers, or layers hide of it */
+		uint64_t golden_off;	   /* to be taken off it, and off what the whole image shows */
 		int tail;		   /* class of a partial last block */
+		/* What the file was when this was counted: it tells nothing of another. */
+		uint64_t layer, parent, size;
 	} fig, counting;
 
 	/* Blocks of the image that show, when they were counted last (figures.c). lock. */
@@ -395,13 +397,14 @@ struct fs {
 	/* Figures of frozen layers are computed when wanted and kept until something changes. */
 	pthread_mutex_t walk_lock; /* one walk at a time; before figures_lock */
 	pthread_mutex_t figures_lock;
-	bool figures_wanted;	  /* figures_lock, as the next five: somebody got old ones */
 	/* Where a region's blocks are counted one by one (family_few.h); tests choose. */
 	enum { FEW_WHERE_IT_PAYS, FEW_EVERYWHERE, FEW_NOWHERE } few;
+	bool figures_wanted;	  /* figures_lock, as the next six: somebody got old ones */
 	bool figures_valid;
 	bool figures_pool;	  /* the walk counted what stands in the pool, too */
 	uint64_t figures_count;	  /* change_count they belong to */
-	int64_t figures_time_ns;
+	int64_t figures_start_ns; /* of the walk that told them */
+	int64_t figures_time_ns;  /* when the last one ended, which may have failed */
 	int64_t figures_cost_ns;
 	unsigned gave_way; /* walk_lock; walks in a row that came to nothing */
 	_Atomic uint64_t change_count;
@@ -738,7 +741,7 @@ int golden_index_find(struct fs *fs, const struct hash128 *hash, const struct la
 /* Blocks of which one wants to know whether an image has them. */
 struct golden_question {
 	const uint8_t *data;
-	const struct hash128 *hashes; /* of those that are not zero */
+	const struct hash128 *hashes; /* 0: not known, perhaps, of a block of zeros */
 	bool *may;		      /* for each block: it may */
 	size_t count;
 };
@@ -777,7 +780,7 @@ struct below {
 	uint64_t block;
 	size_t count;
 	const uint8_t *data;
-	const struct hash128 *hashes; /* of those that are not zero */
+	const struct hash128 *hashes; /* 0: not known, perhaps, of a block of zeros */
 	bool *may; /* set: that block may be the same as what is below the layer */
 };
 /* Clears may[] of those that are not. false: none may be the same. fs.sharing is held. */

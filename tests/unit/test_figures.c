@@ -31,6 +31,7 @@
 #include "../crash/rng.h"
 #include "base/sizes.h"
 #include "base/times.h"
+#include "core/family.h"
 #include "core/fs_internal.h"
 #include "image/image.h"
 #include "store_dir.h"
@@ -557,7 +558,8 @@ static uint64_t pick_place(struct world *w, uint64_t size)
 		return (size > 204800 ? 204800 : 0) + below(w, GF_BLOCK_SIZE);
 
 	if (size > MAX_SMALL && below(w, 2))
-		off = 32 * MIB - 64 * KIB + below(w, 128 * KIB);
+		off = (1 + below(w, max_u64(1, size / (32 * MIB)))) * 32 * MIB - 64 * KIB +
+		      below(w, 128 * KIB);
 	else if (below(w, 4) == 0)
 		off = size - min_u64(size, below(w, 64 * KIB));
 	return below(w, 2) ? round_down(off, GF_BLOCK_SIZE) : off;
@@ -628,7 +630,8 @@ static void op_truncate(struct world *w)
 
 	if (!name)
 		return;
-	attr.size = below(w, 6) ? pick_place(w, size_of(w, ino)) : below(w, 70 * MIB);
+	attr.size = below(w, 6) ? pick_place(w, size_of(w, ino)) : below(w, 5) ? below(w, 70 * MIB) :
+		below(w, 5) * 32 * MIB;
 	say(w, "truncate %s to %" PRIu64, name, attr.size);
 	must(w, fs_setattr(w->fs, ino, FS_SET_SIZE, &attr));
 }
@@ -956,12 +959,121 @@ static void one_count_serves_a_whole_request(void **state)
 	world_release(&w);
 }
 
+/* A file that changed since the count is counted anew, for whoever asks since when. */
+static void no_file_shows_figures_of_another_time(void **state)
+{
+	const struct fs_clone_target b = {FS_INO_ROOT, names[1]}, c = {FS_INO_ROOT, names[2]};
+	const int64_t began_ns = times_now(CLOCK_MONOTONIC);
+	struct fs_owner owner = {0, 0};
+	struct fs_attr attr, cut = {.size = 10 * GF_BLOCK_SIZE};
+	uint64_t inos[3];
+	struct fs_info info;
+	struct world w;
+	size_t failed;
+
+	(void)state;
+	world_init(&w, 1);
+	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
+	memset(w.buf, 7, 20 * GF_BLOCK_SIZE);
+	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 0));
+	must(&w, fs_clone(w.fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
+	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 20 * GF_BLOCK_SIZE));
+	must(&w, fs_info(w.fs, attr.ino, began_ns, &info));
+	fs_info_release(&info);
+	must(&w, fs_clone(w.fs, attr.ino, &c, 1, owner, 0644, false, false, NULL, &failed));
+	/* Whoever only looks would not count now. */
+	w.fs->figures_cost_ns = INT64_MAX / 40;
+	for (int i = 0; i < 3; i++)
+		inos[i] = ino_of(&w, names[i]);
+	for (int i = 0; i < 3; i++) {
+		must(&w, fs_info(w.fs, inos[i], began_ns, &info));
+		assert_int_equal(info.figures.shared_clone_bytes,
+			(i == 1 ? 20 : 40) * GF_BLOCK_SIZE);
+		fs_info_release(&info);
+	}
+	w.fs->figures_cost_ns = INT64_MAX / 40;
+	must(&w, fs_setattr(w.fs, inos[2], FS_SET_SIZE, &cut));
+	must(&w, fs_info(w.fs, inos[2], began_ns, &info));
+	assert_int_equal(info.figures.shared_clone_bytes, 10 * GF_BLOCK_SIZE);
+	assert_int_equal(info.figures.shared_golden_bytes, 0);
+	fs_info_release(&info);
+	fs_forget(w.fs, attr.ino, 1);
+	remove_everything(&w);
+	world_release(&w);
+}
+
+struct cutting {
+	struct world *w;
+	uint64_t ino, size;
+	uint32_t region; /* in which the file ends then */
+	bool counted_otherwise, seen;
+};
+
+static int cut_meanwhile(
+	void *arg, struct family *f, const struct few_block *list, size_t count)
+{
+	struct cutting *c = arg;
+	struct fs_attr attr = {.size = c->size};
+
+	if (f->region == 0)
+		must(c->w, fs_setattr(c->w->fs, c->ino, FS_SET_SIZE, &attr));
+	for (size_t i = 0; i < count && f->region == c->region; i++)
+		c->seen |= list[i].data && list[i].seers.files;
+	return 0;
+}
+
+static int note_planes(void *arg, struct family *f)
+{
+	struct cutting *c = arg;
+
+	c->counted_otherwise |= f->region == c->region;
+	return 0;
+}
+
+/*
+ * Nobody waits for a count before he makes a file shorter. What it still shows in the region in which it
+ * ends from then on is nobody's if the walk takes it for one that ends before: it would be given up.
+ */
+static void files_may_be_cut_during_a_walk(void **state)
+{
+	const struct fs_clone_target b[] = {{FS_INO_ROOT, names[1]}, {FS_INO_ROOT, names[2]}};
+	struct fs_attr attr, size = {.size = 4 * GF_REGION_SIZE};
+	struct fs_owner owner = {0, 0};
+	struct world w;
+	struct cutting c = {.w = &w, .size = 2 * GF_REGION_SIZE + MIB, .region = 2};
+	struct family_walk walk = {.region = note_planes, .few = cut_meanwhile, .arg = &c};
+	size_t failed;
+
+	(void)state;
+	world_init(&w, 1);
+	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
+	must(&w, fs_setattr(w.fs, attr.ino, FS_SET_SIZE, &size));
+	memset(w.buf, 7, GF_BLOCK_SIZE);
+	for (uint64_t i = 0; i < 4; i++)
+		must(&w, fs_write(w.fs, attr.ino, w.buf, GF_BLOCK_SIZE, i * GF_REGION_SIZE));
+	must(&w, fs_clone(w.fs, attr.ino, b, 2, owner, 0644, false, false, NULL, &failed));
+	/* So that another stretch begins where the file is going to end. */
+	size.size = 2 * GF_REGION_SIZE;
+	must(&w, fs_setattr(w.fs, ino_of(&w, names[1]), FS_SET_SIZE, &size));
+	must(&w, fs_unlink(w.fs, FS_INO_ROOT, names[2]));
+	c.ino = attr.ino;
+	tree_hold(w.fs);
+	must(&w, family_walk(w.fs, &walk));
+	tree_let(w.fs);
+	assert_true(c.counted_otherwise || c.seen);
+	fs_forget(w.fs, attr.ino, 1);
+	remove_everything(&w);
+	world_release(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(figures_agree_with_brute_force),
 		cmocka_unit_test(who_only_looks_waits_for_no_long_count),
 		cmocka_unit_test(one_count_serves_a_whole_request),
+		cmocka_unit_test(no_file_shows_figures_of_another_time),
+		cmocka_unit_test(files_may_be_cut_during_a_walk),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
