@@ -23,7 +23,10 @@
 #include "store/pool.h"
 
 #define SUMS 64 /* at a time */
-#define LOADS 2 /* map pages that a question may read: with more, what it finds is not worth it */
+/* Map pages that a question may read: with more, what it finds is not worth it. And where nothing finds
+ * later that the block stands below. */
+#define LOADS 2
+#define LOADS_FOR_GOOD 16
 
 /* The golden image at the end of the chain below a layer; 0: none. fs.sharing held. */
 static uint64_t bottom_golden(const struct layer *layer)
@@ -80,25 +83,28 @@ static void ask_extent(struct fs *fs, const struct below *b, uint64_t golden,
 	if (x->kind == EXTENT_ZERO) {
 		for (; i < end; i++)
 			b->may[i] &= is_zero(b->data + i * GF_BLOCK_SIZE, GF_BLOCK_SIZE);
-	} else if (x->kind == EXTENT_IMAGE) {
-		/* A block that is cut is not what the index has. */
-		size_t whole = min_u64(end, less_u64(x->limit / GF_BLOCK_SIZE, b->block));
-
+		return;
+	}
+	/* A block that is cut is not what index or checksum tell of. */
+	end = min_u64(end, less_u64(x->limit / GF_BLOCK_SIZE, b->block));
+	if (x->kind == EXTENT_IMAGE)
 		golden_index_rule_out(fs, golden,
 			&(struct golden_question){.data = b->data + i * GF_BLOCK_SIZE,
 				.hashes = b->hashes + i, .may = b->may + i,
-				.count = whole > i ? whole - i : 0});
-	} else if (x->kind != EXTENT_GOLDEN && x->layer) {
+				.count = end > i ? end - i : 0});
+	else if (x->kind != EXTENT_GOLDEN && x->layer)
 		ask_sums(fs, b, x, i, end);
-	}
 }
 
 bool below_may_be_same(struct fs *fs, struct layer *layer, const struct below *b)
 {
-	unsigned token = drain_enter(&fs->readers);
+	unsigned loads = fs->options.dedup == FS_DEDUP_ALL ? LOADS : LOADS_FOR_GOOD;
 	uint64_t golden = bottom_golden(layer);
-	unsigned loads = LOADS;
+	unsigned token;
 
+	if (!memchr(b->may, true, b->count))
+		return false;
+	token = drain_enter(&fs->readers);
 	for (size_t i = 0; i < b->count;) {
 		struct extent x;
 		int r = layer_resolve_below(layer, b->block + i, b->count - i, &loads, &x);

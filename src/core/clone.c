@@ -398,8 +398,11 @@ static int extend(struct fs *fs, uint64_t src, struct inode *dst, uint64_t off, 
 	if (room < 0)
 		return room;
 	pthread_rwlock_wrlock(&dst->io);
+	/* Who closes the file ends the copy, and what it was to show is nobody's then. */
+	pthread_rwlock_rdlock(&fs->sharing);
 	if (goes_on(dst, src, off, task) && shows_hole(dst, off))
 		r = extend_locked(fs, dst, min_u64(end, dst->copy_limit));
+	pthread_rwlock_unlock(&fs->sharing);
 	pthread_rwlock_unlock(&dst->io);
 	journal_unreserve(fs->journal, room);
 	return r;

@@ -158,6 +158,7 @@ static void begin_family(void *arg, struct family *f)
 		if (file)
 			file->counting = (struct walked_figures){.layer = f->nodes[i].layer->id,
 				.parent = parent_id(f->nodes[i].layer),
+				.bound = atomic_load(&f->nodes[i].layer->bound),
 				.size = atomic_load(&file->size)};
 	}
 }
@@ -457,15 +458,17 @@ void figures_changed(struct fs *fs)
 /* What a command may be held up for after that. */
 #define UNYIELDING_NS 50000000
 
-/* Whether what was counted is of the file as it stands. */
+/* Whether what was counted is of the file as it stands. One that only became longer shows no more of what
+ * is below than before. */
 static bool is_of_locked(struct fs *fs, const struct inode *inode)
 {
 	const struct layer *layer = atomic_load(&inode->layer);
+	const struct walked_figures *fig = &inode->fig;
 
 	if (pool_figure_is_walked(fs, layer) && !fs->figures_pool)
 		return false;
-	return inode->fig.layer == layer->id && inode->fig.parent == parent_id(layer) &&
-	       inode->fig.size == atomic_load(&inode->size);
+	return fig->layer == layer->id && fig->parent == parent_id(layer) &&
+	       fig->bound == atomic_load(&layer->bound) && fig->size <= atomic_load(&inode->size);
 }
 
 /* Whether what is known is too old. since_ns: since when it must have been counted, 0: who only looks;
@@ -477,7 +480,8 @@ static bool is_old_locked(struct fs *fs, const struct inode *inode, int64_t sinc
 	if (fs->figures_count == atomic_load(&fs->change_count))
 		return false;
 	if (since_ns)
-		return fs->figures_start_ns < since_ns || !inode || !is_of_locked(fs, inode);
+		return fs->figures_start_ns < since_ns || !inode ||
+		       !(fs->figures_failed || is_of_locked(fs, inode));
 	return times_now(CLOCK_MONOTONIC) - fs->figures_time_ns >= 20 * fs->figures_cost_ns;
 }
 
@@ -516,14 +520,16 @@ static int walk_all(struct fs *fs, bool gives_way, int64_t most_ns)
 	fs->figures_wanted = false;
 	fs->figures_time_ns = times_now(CLOCK_MONOTONIC);
 	fs->figures_cost_ns = fs->figures_time_ns - start;
+	/* What failed is not tried again for each question. */
+	fs->figures_failed = r != 0;
+	fs->figures_count = now_count;
+	fs->figures_start_ns = start;
 	/* Half a count is better than none, but than no whole one. */
 	if (r && fs->figures_valid)
 		return r;
 	publish_locked(fs);
 	fs->figures_pool = account.pool;
 	fs->figures_valid = true;
-	fs->figures_count = r ? now_count - 1 : now_count;
-	fs->figures_start_ns = r ? 0 : start;
 	return r;
 }
 

@@ -412,9 +412,9 @@ struct fs_info {
 #define FS_NOW INT64_MAX
 #define FS_ANY_TIME 1
 /*
- * since_ns: the earliest moment of CLOCK_MONOTONIC of which the figures may tell, not 0. Who asks about many
- * files names that when he began, or what they share is counted anew for each while guests write. FS_ANY_TIME
- * is for who wants to know something else.
+ * since_ns: the earliest moment of CLOCK_MONOTONIC at which what is told of sharing was true, not 0; what is
+ * the file's own is of now. Who asks about many files names the moment when he began, or what they share is
+ * counted anew for each while guests write. FS_ANY_TIME is for who wants to know something else.
  */
 int fs_info(struct fs *fs, uint64_t ino, int64_t since_ns, struct fs_info *info);
 void fs_info_release(struct fs_info *info);

@@ -131,7 +131,7 @@ struct inode {
 		uint64_t golden_off;	   /* to be taken off it, and off what the whole image shows */
 		int tail;		   /* class of a partial last block */
 		/* What the file was when this was counted: it tells nothing of another. */
-		uint64_t layer, parent, size;
+		uint64_t layer, parent, bound, size;
 	} fig, counting;
 
 	/* Blocks of the image that show, when they were counted last (figures.c). lock. */
@@ -399,12 +399,13 @@ struct fs {
 	pthread_mutex_t figures_lock;
 	/* Where a region's blocks are counted one by one (family_few.h); tests choose. */
 	enum { FEW_WHERE_IT_PAYS, FEW_EVERYWHERE, FEW_NOWHERE } few;
-	bool figures_wanted;	  /* figures_lock, as the next six: somebody got old ones */
+	bool figures_wanted;	  /* figures_lock, as the next seven: somebody got old ones */
 	bool figures_valid;
 	bool figures_pool;	  /* the walk counted what stands in the pool, too */
-	uint64_t figures_count;	  /* change_count they belong to */
-	int64_t figures_start_ns; /* of the walk that told them */
-	int64_t figures_time_ns;  /* when the last one ended, which may have failed */
+	bool figures_failed;	  /* the last walk; what is known is of an earlier one, if there was any */
+	uint64_t figures_count;	  /* change_count of the last walk */
+	int64_t figures_start_ns;
+	int64_t figures_time_ns; /* when it ended */
 	int64_t figures_cost_ns;
 	unsigned gave_way; /* walk_lock; walks in a row that came to nothing */
 	_Atomic uint64_t change_count;

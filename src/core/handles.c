@@ -55,7 +55,7 @@ void fs_close_file(struct fs *fs, uint64_t ino, int flags)
 	atomic_fetch_sub(&inode->opens, 1);
 	if ((flags & O_ACCMODE) != O_RDONLY) {
 		atomic_fetch_sub(&inode->write_opens, 1);
-		/* A copy ends with the descriptor that it wrote to. */
+		/* A copy ends with the descriptor that it wrote to, or any other. */
 		inode->copy_task = 0;
 	}
 }

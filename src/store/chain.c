@@ -159,6 +159,7 @@ bool chain_find(struct chain_cache *c, const struct layer *from, uint64_t block,
 /* ---- looking at a region ---- */
 
 struct build {
+	bool may_read; /* pages that are not in memory */
 	uint64_t open[WORDS];		  /* as region_owned(): blocks whose owner is not known yet */
 	uint16_t owner[GF_REGION_BLOCKS]; /* of the others */
 	struct owner *owners;
@@ -209,6 +210,8 @@ static int look_at(struct build *b, struct layer *l, uint32_t number, uint64_t l
 	l->passed = true;
 	*below = l->parent;
 	r = layer_find_region_locked(l, number);
+	if (r && !r->loaded && !b->may_read)
+		return -EAGAIN;
 	if (r)
 		e = layer_load_region_locked(l, number, r);
 	if (e)
@@ -319,7 +322,7 @@ static void keep(struct chain_cache *c, struct layer *from, struct chain_region 
 	make_room_locked(c, p);
 }
 
-static void look_at_region(struct chain_cache *c, struct layer *from, uint32_t number)
+static void look_at_region(struct chain_cache *c, struct layer *from, uint32_t number, bool may_read)
 {
 	struct chain_key key = {.layer = from->id, .region = number};
 	CLEANUP_FREE struct build *b = malloc(sizeof(*b));
@@ -329,6 +332,7 @@ static void look_at_region(struct chain_cache *c, struct layer *from, uint32_t n
 
 	if (!b)
 		return;
+	b->may_read = may_read;
 	b->owners = NULL;
 	b->owner_count = 0;
 	/* A page that cannot be read: whoever reads the block will be told. */
@@ -341,7 +345,8 @@ static void look_at_region(struct chain_cache *c, struct layer *from, uint32_t n
 	atomic_fetch_add(&c->builds, 1);
 }
 
-void chain_walked(struct chain_cache *c, struct layer *from, uint64_t block, unsigned steps)
+void chain_walked(
+	struct chain_cache *c, struct layer *from, uint64_t block, unsigned steps, bool may_read)
 {
 	uint32_t paid;
 
@@ -351,7 +356,7 @@ void chain_walked(struct chain_cache *c, struct layer *from, uint64_t block, uns
 	if (paid / c->worth_walks < steps)
 		return;
 	atomic_store(&from->walked, 0);
-	look_at_region(c, from, (uint32_t)(block / GF_REGION_BLOCKS));
+	look_at_region(c, from, (uint32_t)(block / GF_REGION_BLOCKS), may_read);
 }
 
 /* ---- forgetting ---- */

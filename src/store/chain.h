@@ -56,7 +56,8 @@ bool chain_find(struct chain_cache *cache, const struct layer *from, uint64_t bl
 	struct chain_hop *hop);
 /* A look-up for the block went from there down over so many layers. May look at all of its region,
  * and so reads pages. No lock is held. */
-void chain_walked(struct chain_cache *cache, struct layer *from, uint64_t block, unsigned steps);
+void chain_walked(struct chain_cache *cache, struct layer *from, uint64_t block, unsigned steps,
+	bool may_read);
 /* All that is remembered is void. Any lock may be held. */
 void chain_changed(struct chain_cache *cache);
 /* The layer is freed. */

@@ -328,9 +328,8 @@ static int resolve(
 		return 0;
 	l = base.parent;
 	steps = walk_down(l, block, x, loads, &owned);
-	/* Remembering what a region shows reads all of its pages. */
 	if (owned != -EAGAIN)
-		chain_walked(l->env->chains, l, block, steps);
+		chain_walked(l->env->chains, l, block, steps, !loads);
 	return owned;
 }
 

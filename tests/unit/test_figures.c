@@ -24,9 +24,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "../crash/rng.h"
 #include "base/sizes.h"
@@ -85,9 +87,19 @@ static int test_image_read(struct image *img, void *buf, size_t len, uint64_t of
 	return 0;
 }
 
+/* Called once, by who asks where the image has data from that offset on. */
+static void (*at_next_data)(void);
+static uint64_t at_next_data_off;
+
 static int test_image_next_data(struct image *img, uint64_t off, uint64_t *start, uint64_t *end)
 {
 	const struct test_image *t = (const struct test_image *)img;
+	void (*call)(void) = off == at_next_data_off ? at_next_data : NULL;
+
+	if (call) {
+		at_next_data = NULL;
+		call();
+	}
 
 	for (size_t i = 0; i < t->count; i++) {
 		if (off < t->pieces[i].end) {
@@ -1066,6 +1078,75 @@ static void files_may_be_cut_during_a_walk(void **state)
 	world_release(&w);
 }
 
+static struct {
+	struct fs *fs;
+	uint64_t copy;
+	pthread_t settling;
+	bool started;
+} growing;
+
+static void *settle_growing(void *arg)
+{
+	return (void *)(intptr_t)fs_settle(growing.fs);
+}
+
+/* Settles beside the copy, as far as it gets within a moment. */
+static void end_copy_and_settle(void)
+{
+	const struct timespec moment = {.tv_nsec = 300000000};
+
+	growing.started = true;
+	fs_close_file(growing.fs, growing.copy, O_WRONLY);
+	assert_int_equal(pthread_create(&growing.settling, NULL, settle_growing, NULL), 0);
+	nanosleep(&moment, NULL);
+}
+
+/* What a copy is about to show is not given up because another descriptor of it is closed. */
+static void a_growing_copy_keeps_what_it_shows(void **state)
+{
+	const struct fs_clone_target target = {FS_INO_ROOT, names[0]};
+	const uint64_t off = 32 * MIB + 100 * KIB;
+	struct fs_owner owner = {0, 0};
+	struct fs_attr attr;
+	uint64_t golden, a;
+	struct world w;
+	size_t failed;
+	void *settled;
+	bool keep;
+
+	(void)state;
+	world_init(&w, 1);
+	must(&w, fs_resolve(w.fs, "golden/1", &golden));
+	must(&w, fs_clone(w.fs, golden, &target, 1, owner, 0644, false, false, NULL, &failed));
+	a = ino_of(&w, names[0]);
+	memset(w.buf, 7, 4 * GF_BLOCK_SIZE);
+	must(&w, fs_write(w.fs, a, w.buf, 4 * GF_BLOCK_SIZE, off));
+	must(&w, fs_settle(w.fs));
+	must(&w, fs_make(w.fs, FS_INO_ROOT, names[1], S_IFREG | 0644, owner, &attr));
+	growing.fs = w.fs;
+	growing.copy = attr.ino;
+	for (int i = 0; i < 2; i++)
+		must(&w, fs_open_file(w.fs, attr.ino, O_WRONLY, &keep));
+	assert_int_equal(fs_copy_range(w.fs, a, 0, attr.ino, 0, MIB, 77), MIB);
+	memset(w.buf, 9, 4 * GF_BLOCK_SIZE);
+	must(&w, fs_write(w.fs, a, w.buf, 4 * GF_BLOCK_SIZE, off));
+	at_next_data = end_copy_and_settle;
+	at_next_data_off = MIB; /* whether the gap is one */
+	assert_int_equal(fs_copy_range(w.fs, a, 16 * MIB, attr.ino, 16 * MIB, 20 * MIB, 77),
+		size_of(&w, a) - 16 * MIB);
+	assert_true(growing.started);
+	assert_int_equal(pthread_join(growing.settling, &settled), 0);
+	assert_int_equal((intptr_t)settled, 0);
+	must(&w, fs_settle(w.fs));
+	assert_int_equal(fs_read(w.fs, attr.ino, w.buf, 4 * GF_BLOCK_SIZE, off), 4 * GF_BLOCK_SIZE);
+	for (size_t i = 0; i < 4 * GF_BLOCK_SIZE; i++)
+		assert_int_equal(w.buf[i], 7);
+	fs_close_file(w.fs, attr.ino, O_WRONLY);
+	fs_forget(w.fs, attr.ino, 1);
+	remove_everything(&w);
+	world_release(&w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1074,6 +1155,7 @@ int main(void)
 		cmocka_unit_test(one_count_serves_a_whole_request),
 		cmocka_unit_test(no_file_shows_figures_of_another_time),
 		cmocka_unit_test(files_may_be_cut_during_a_walk),
+		cmocka_unit_test(a_growing_copy_keeps_what_it_shows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
