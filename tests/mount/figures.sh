@@ -11,7 +11,7 @@
 setup "$1"
 command -v python3 >/dev/null || skip "needs python3"
 
-regions=8192
+regions=4096
 
 # write_blocks FILE OFFSET: one block in each region.
 write_blocks()
@@ -36,7 +36,7 @@ blocks_become()
 	fail "$1 has $blocks blocks instead of $2"
 }
 
-truncate -s 256G "$images/base.img" || skip "needs files of 256 GiB"
+truncate -s 128G "$images/base.img" || skip "needs files of 128 GiB"
 mount_goldfs dedup=off
 set -e
 "$goldfs" clone "$mnt/golden/base.img" "$mnt/a"

@@ -889,6 +889,14 @@ static void figures_agree_with_brute_force(void **state)
 		run_seed(seed);
 }
 
+/* Blocks of which no two are alike. */
+static void fill_blocks(struct world *w, uint8_t c, uint32_t count)
+{
+	memset(w->buf, c, count * GF_BLOCK_SIZE);
+	for (uint32_t i = 0; i < count; i++)
+		memcpy(w->buf + i * GF_BLOCK_SIZE, &i, sizeof(i));
+}
+
 /* As if nothing had been counted yet, and counting took long. */
 static uint64_t blocks_at_first_sight(struct world *w, const char *name)
 {
@@ -915,7 +923,7 @@ static void who_only_looks_waits_for_no_long_count(void **state)
 	world_init(&w, 1);
 	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
 	a = attr.ino;
-	memset(w.buf, 7, 20 * GF_BLOCK_SIZE);
+	fill_blocks(&w, 7, 20);
 	must(&w, fs_write(w.fs, a, w.buf, 20 * GF_BLOCK_SIZE, 0));
 	must(&w, fs_clone(w.fs, a, &b, 1, owner, 0644, false, false, NULL, &failed));
 	must(&w, fs_write(w.fs, a, w.buf, 3 * GF_BLOCK_SIZE, 0));
@@ -951,6 +959,7 @@ static void one_count_serves_a_whole_request(void **state)
 	(void)state;
 	world_init(&w, 1);
 	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
+	fill_blocks(&w, 7, 20);
 	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 0));
 	must(&w, fs_clone(w.fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
 	other = ino_of(&w, names[1]);
@@ -986,7 +995,7 @@ static void no_file_shows_figures_of_another_time(void **state)
 	(void)state;
 	world_init(&w, 1);
 	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
-	memset(w.buf, 7, 20 * GF_BLOCK_SIZE);
+	fill_blocks(&w, 7, 20);
 	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 0));
 	must(&w, fs_clone(w.fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
 	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 20 * GF_BLOCK_SIZE));
@@ -1060,7 +1069,7 @@ static void files_may_be_cut_during_a_walk(void **state)
 	world_init(&w, 1);
 	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
 	must(&w, fs_setattr(w.fs, attr.ino, FS_SET_SIZE, &size));
-	memset(w.buf, 7, GF_BLOCK_SIZE);
+	fill_blocks(&w, 7, 1);
 	for (uint64_t i = 0; i < 4; i++)
 		must(&w, fs_write(w.fs, attr.ino, w.buf, GF_BLOCK_SIZE, i * GF_REGION_SIZE));
 	must(&w, fs_clone(w.fs, attr.ino, b, 2, owner, 0644, false, false, NULL, &failed));
