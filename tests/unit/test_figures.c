@@ -897,6 +897,21 @@ static void fill_blocks(struct world *w, uint8_t c, uint32_t count)
 		memcpy(w->buf + i * GF_BLOCK_SIZE, &i, sizeof(i));
 }
 
+/* A file of 20 blocks and a clone of it, names[0] and [1]. Returns the first, which is to be forgotten. */
+static uint64_t make_sharing(struct world *w)
+{
+	const struct fs_clone_target b = {FS_INO_ROOT, names[1]};
+	struct fs_owner owner = {0, 0};
+	struct fs_attr attr;
+	size_t failed;
+
+	must(w, fs_make(w->fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
+	fill_blocks(w, 7, 20);
+	must(w, fs_write(w->fs, attr.ino, w->buf, 20 * GF_BLOCK_SIZE, 0));
+	must(w, fs_clone(w->fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
+	return attr.ino;
+}
+
 /* As if nothing had been counted yet, and counting took long. */
 static uint64_t blocks_at_first_sight(struct world *w, const char *name)
 {
@@ -912,20 +927,13 @@ static uint64_t blocks_at_first_sight(struct world *w, const char *name)
 
 static void who_only_looks_waits_for_no_long_count(void **state)
 {
-	const struct fs_clone_target b = {FS_INO_ROOT, names[1]};
-	struct fs_owner owner = {0, 0};
 	struct fs_attr attr;
 	struct world w;
-	size_t failed;
 	uint64_t a;
 
 	(void)state;
 	world_init(&w, 1);
-	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
-	a = attr.ino;
-	fill_blocks(&w, 7, 20);
-	must(&w, fs_write(w.fs, a, w.buf, 20 * GF_BLOCK_SIZE, 0));
-	must(&w, fs_clone(w.fs, a, &b, 1, owner, 0644, false, false, NULL, &failed));
+	a = make_sharing(&w);
 	must(&w, fs_write(w.fs, a, w.buf, 3 * GF_BLOCK_SIZE, 0));
 	/* Others need what is below; it is not the file's alone. */
 	assert_int_equal(blocks_at_first_sight(&w, names[0]), 3 * 8);
@@ -946,28 +954,21 @@ static void who_only_looks_waits_for_no_long_count(void **state)
 /* Who asks about many files beside one that is written to. */
 static void one_count_serves_a_whole_request(void **state)
 {
-	const struct fs_clone_target b = {FS_INO_ROOT, names[1]};
 	const int64_t began_ns = times_now(CLOCK_MONOTONIC);
-	struct fs_owner owner = {0, 0};
-	struct fs_attr attr;
 	struct fs_info info;
 	struct world w;
-	uint64_t other;
-	size_t failed;
+	uint64_t a, other;
 	int64_t first;
 
 	(void)state;
 	world_init(&w, 1);
-	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
-	fill_blocks(&w, 7, 20);
-	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 0));
-	must(&w, fs_clone(w.fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
+	a = make_sharing(&w);
 	other = ino_of(&w, names[1]);
-	must(&w, fs_info(w.fs, attr.ino, began_ns, &info));
+	must(&w, fs_info(w.fs, a, began_ns, &info));
 	fs_info_release(&info);
 	first = w.fs->figures_time_ns;
 	/* What only the other one needs from now on. */
-	must(&w, fs_fallocate(w.fs, attr.ino, FALLOC_FL_ZERO_RANGE, 0, 20 * GF_BLOCK_SIZE));
+	must(&w, fs_fallocate(w.fs, a, FALLOC_FL_ZERO_RANGE, 0, 20 * GF_BLOCK_SIZE));
 	must(&w, fs_info(w.fs, other, began_ns, &info));
 	assert_int_equal(w.fs->figures_time_ns, first);
 	assert_int_equal(info.figures.unique_bytes, 0);
@@ -975,7 +976,7 @@ static void one_count_serves_a_whole_request(void **state)
 	must(&w, fs_info(w.fs, other, times_now(CLOCK_MONOTONIC), &info));
 	assert_int_equal(info.figures.unique_bytes, 20 * GF_BLOCK_SIZE);
 	fs_info_release(&info);
-	fs_forget(w.fs, attr.ino, 1);
+	fs_forget(w.fs, a, 1);
 	remove_everything(&w);
 	world_release(&w);
 }
@@ -983,25 +984,22 @@ static void one_count_serves_a_whole_request(void **state)
 /* A file that changed since the count is counted anew, for whoever asks since when. */
 static void no_file_shows_figures_of_another_time(void **state)
 {
-	const struct fs_clone_target b = {FS_INO_ROOT, names[1]}, c = {FS_INO_ROOT, names[2]};
+	const struct fs_clone_target c = {FS_INO_ROOT, names[2]};
 	const int64_t began_ns = times_now(CLOCK_MONOTONIC);
 	struct fs_owner owner = {0, 0};
-	struct fs_attr attr, cut = {.size = 10 * GF_BLOCK_SIZE};
-	uint64_t inos[3];
+	struct fs_attr cut = {.size = 10 * GF_BLOCK_SIZE};
+	uint64_t a, inos[3];
 	struct fs_info info;
 	struct world w;
 	size_t failed;
 
 	(void)state;
 	world_init(&w, 1);
-	must(&w, fs_make(w.fs, FS_INO_ROOT, names[0], S_IFREG | 0644, owner, &attr));
-	fill_blocks(&w, 7, 20);
-	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 0));
-	must(&w, fs_clone(w.fs, attr.ino, &b, 1, owner, 0644, false, false, NULL, &failed));
-	must(&w, fs_write(w.fs, attr.ino, w.buf, 20 * GF_BLOCK_SIZE, 20 * GF_BLOCK_SIZE));
-	must(&w, fs_info(w.fs, attr.ino, began_ns, &info));
+	a = make_sharing(&w);
+	must(&w, fs_write(w.fs, a, w.buf, 20 * GF_BLOCK_SIZE, 20 * GF_BLOCK_SIZE));
+	must(&w, fs_info(w.fs, a, began_ns, &info));
 	fs_info_release(&info);
-	must(&w, fs_clone(w.fs, attr.ino, &c, 1, owner, 0644, false, false, NULL, &failed));
+	must(&w, fs_clone(w.fs, a, &c, 1, owner, 0644, false, false, NULL, &failed));
 	/* Whoever only looks would not count now. */
 	w.fs->figures_cost_ns = INT64_MAX / 40;
 	for (int i = 0; i < 3; i++)
@@ -1018,7 +1016,7 @@ static void no_file_shows_figures_of_another_time(void **state)
 	assert_int_equal(info.figures.shared_clone_bytes, 10 * GF_BLOCK_SIZE);
 	assert_int_equal(info.figures.shared_golden_bytes, 0);
 	fs_info_release(&info);
-	fs_forget(w.fs, attr.ino, 1);
+	fs_forget(w.fs, a, 1);
 	remove_everything(&w);
 	world_release(&w);
 }
