@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/array.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/mutation.h"
@@ -345,18 +346,13 @@ static void spread_few(void *arg, struct inode *file, const int64_t blocks[FAMIL
 
 static int forget(struct forgotten *list, struct layer *layer, uint64_t block)
 {
+	struct forgotten_block *blocks =
+		array_with_room(list->blocks, list->count, &list->capacity, sizeof(*blocks));
 	int r;
 
-	if (list->count == list->capacity) {
-		size_t capacity = max_u64(256, 2 * list->capacity);
-		struct forgotten_block *blocks =
-			realloc(list->blocks, capacity * sizeof(*blocks));
-
-		if (!blocks)
-			return -ENOMEM;
-		list->blocks = blocks;
-		list->capacity = capacity;
-	}
+	if (!blocks)
+		return -ENOMEM;
+	list->blocks = blocks;
 	list->blocks[list->count] = (struct forgotten_block){.layer = layer, .block = block};
 	r = layer_forget_block(layer, block, &list->blocks[list->count].place);
 	list->count += r > 0;
@@ -711,7 +707,7 @@ struct block_figures {
 	enum tail_class tail;
 };
 
-/* What of the file stands in the pool. */
+/* What of the file stands in the pool. Makes the figures of a file that shares layers new first. */
 static void count_pooled(struct fs *fs, struct inode *inode, int64_t since_ns, struct block_figures *b)
 {
 	struct layer *layer = atomic_load(&inode->layer);
@@ -798,8 +794,6 @@ static void count_blocks(struct fs *fs, struct inode *inode, int64_t since_ns, i
 
 	*b = (struct block_figures){.unique = layer_kept_blocks(layer)};
 	count_pooled(fs, inode, since_ns, b);
-	if (layer->parent)
-		refresh(fs, inode, since_ns);
 	fig = walked(fs, inode, &pool);
 	if (layer->parent) {
 		struct layer *root = layer;
@@ -868,10 +862,8 @@ uint64_t figures_blocks(struct fs *fs, struct inode *inode)
 
 	count_pooled(fs, inode, 0, &b);
 	blocks += b.unique;
-	if (layer->parent) {
-		refresh(fs, inode, 0);
+	if (layer->parent)
 		blocks += walked(fs, inode, &pool).frozen_unique;
-	}
 	if (!blocks && inode->size && (layer->parent || layer->image || layer->shared_blocks))
 		blocks = 1;
 	return blocks * (GF_BLOCK_SIZE / 512);
