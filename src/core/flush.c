@@ -335,7 +335,7 @@ static void *syncer_main(void *arg)
 	pthread_mutex_lock(&s->lock);
 	while (!s->stopping) {
 		uint64_t asked = s->asked;
-		int64_t start;
+		int64_t now;
 		int r;
 
 		if (s->served == asked && !atomic_load(&s->journal_asked)) {
@@ -350,12 +350,13 @@ static void *syncer_main(void *arg)
 			pthread_mutex_lock(&s->lock);
 			continue;
 		}
+		s->began_ns = times_now(CLOCK_MONOTONIC);
 		pthread_mutex_unlock(&s->lock);
-		start = times_now(CLOCK_MONOTONIC);
 		r = fs_sync_others(fs);
 		pthread_mutex_lock(&s->lock);
-		s->ended_ns = times_now(CLOCK_MONOTONIC);
-		s->took_ns = s->ended_ns - start;
+		now = times_now(CLOCK_MONOTONIC);
+		s->slow_ns = now - s->began_ns > SOON_NS ? now : 0;
+		s->began_ns = 0;
 		s->served = asked;
 		s->result = r;
 		pthread_cond_broadcast(&s->done);
@@ -404,10 +405,13 @@ void sync_journal_soon(struct fs *fs)
 	pthread_cond_signal(&s->work);
 }
 
-/* How long it is worth waiting: a disk that was too slow a moment ago is not waited for in vain. */
+/* How long it is worth waiting: a disk that was too slow a moment ago, or is now, is not waited for in vain. */
 static int64_t patience(const struct syncer *s, int64_t now)
 {
-	return s->took_ns > SOON_NS && now - s->ended_ns < BUSY_NS ? 0 : SOON_NS;
+	bool is_slow = s->began_ns && now - s->began_ns > SOON_NS;
+	bool was_slow = s->slow_ns && now - s->slow_ns < BUSY_NS;
+
+	return is_slow || was_slow ? 0 : SOON_NS;
 }
 
 int fs_sync_soon(struct fs *fs)

@@ -346,8 +346,8 @@ struct fs {
 		pthread_cond_t work, done;
 		uint64_t asked, served; /* lock; numbers of those who asked */
 		int result;		/* lock; of the last one */
-		int64_t took_ns;	/* lock; the last one, which ended at ended_ns */
-		int64_t ended_ns;	/* lock; CLOCK_MONOTONIC */
+		int64_t began_ns;	/* lock; the one that runs, CLOCK_MONOTONIC; 0: none does */
+		int64_t slow_ns;	/* lock; when the last one ended, if that took long; 0: it did not */
 		atomic_bool journal_asked; /* set without lock; that the journal be synced */
 		bool stopping;		/* lock */
 	} syncer; /* makes durable what nobody waits for (flush.c) */
