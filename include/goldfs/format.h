@@ -326,7 +326,7 @@ struct gf_op_intent {
 	struct gf_disk_op op;
 	uint64_t layer;
 	uint32_t region;
-	uint32_t count; /* of regions */
+	uint32_t count; /* of regions; 0 with INTENT: all of a layer that begins here */
 } GF_PACKED;
 _Static_assert(sizeof(struct gf_op_intent) == 24, "intent");
 

@@ -948,6 +948,15 @@ static int apply_clear(struct layer *layer, const struct gf_op_clear *op)
 	return layer_set_state(layer, op->block, op->count, op->op.flags);
 }
 
+static int apply_intent(struct layer *layer, const struct gf_op_intent *op, const struct apply *how)
+{
+	if (op->count)
+		return layer_mark(layer, op->region, op->count, how->seq);
+	if (!how->replaying || !MUTATED("replay forgets that a new layer is marked as a whole"))
+		layer_mark_new(layer);
+	return 0;
+}
+
 static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct apply *how,
 	uint64_t op_pos)
 {
@@ -992,8 +1001,7 @@ static int apply_blocks(struct fs *fs, const struct gf_disk_op *op, const struct
 			round_up(((const struct gf_op_size *)p)->size, GF_BLOCK_SIZE) /
 				GF_BLOCK_SIZE);
 	case GF_OP_INTENT:
-		return layer_mark(layer, ((const struct gf_op_intent *)p)->region,
-			((const struct gf_op_intent *)p)->count, how->seq);
+		return apply_intent(layer, p, how);
 	default:
 		return 0;
 	}

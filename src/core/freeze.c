@@ -18,6 +18,7 @@ bool frozen_equal(const struct frozen *a, const struct frozen *b)
 
 int op_add_layer(struct opbuf *buf, const struct frozen *at, uint64_t *next_layer, uint64_t *id)
 {
+	struct gf_op_intent *mark;
 	struct gf_op_layer *op;
 
 	if (!OPBUF_ADD(buf, GF_OP_LAYER, 0, op, 0))
@@ -27,6 +28,11 @@ int op_add_layer(struct opbuf *buf, const struct frozen *at, uint64_t *next_laye
 	op->parent = at->parent;
 	op->golden = at->golden;
 	op->bound = at->bound;
+	/* After a snapshot a guest that overwrites would wait for a sync of the journal otherwise, behind all
+	 * that the disk is busy with, and the next snapshot for the guest. */
+	if (!OPBUF_ADD(buf, GF_OP_INTENT, 0, mark, 0))
+		return -ENOMEM;
+	mark->layer = *id;
 	return 0;
 }
 

@@ -34,7 +34,7 @@ int file_freeze(struct inode *inode, struct frozen *at, bool *fresh);
  * far. */
 int file_go_on(struct opbuf *buf, struct inode *inode, const struct frozen *at, uint64_t *next_layer);
 
-/* The op that makes an empty layer, whose id is *id then. */
+/* Ops that make an empty layer, marked as a whole, whose id is *id then. */
 int op_add_layer(struct opbuf *buf, const struct frozen *at, uint64_t *next_layer, uint64_t *id);
 /* The op that makes it the file's. */
 int op_add_head(struct opbuf *buf, uint64_t ino, uint64_t layer);

@@ -12,6 +12,7 @@
 
 #include "base/cleanup.h"
 #include "base/sizes.h"
+#include "core/freeze.h"
 #include "core/snapshot.h"
 
 #define NAME_OPS_BOUND (4096 + 2 * (GF_NAME_MAX + GF_SYMLINK_MAX) + 256)
@@ -254,9 +255,8 @@ int names_add_folder_times(struct fs *fs, struct opbuf *buf, uint64_t parent, in
 static int make_locked(struct fs *fs, uint64_t parent, const char *name, uint32_t mode,
 	const char *target, struct fs_owner owner, struct fs_attr *attr)
 {
-	uint64_t layer = S_ISREG(mode) ? fs->next_layer : 0;
+	uint64_t layer = 0, next_layer = fs->next_layer;
 	struct snap_build b;
-	struct gf_op_layer *op;
 	struct opbuf buf;
 	int r = names_can_make(fs, parent, name);
 
@@ -271,8 +271,8 @@ static int make_locked(struct fs *fs, uint64_t parent, const char *name, uint32_
 	*attr = (struct fs_attr){.ino = fs->next_ino, .mode = mode, .uid = owner.uid,
 		.gid = owner.gid};
 	attr->btime_ns = attr->atime_ns = attr->mtime_ns = attr->ctime_ns = now_ns();
-	if (layer && OPBUF_ADD(&buf, GF_OP_LAYER, 0, op, 0))
-		op->layer = layer;
+	if (!r && S_ISREG(mode))
+		r = op_add_layer(&buf, &(struct frozen){.size = 0}, &next_layer, &layer);
 	if (!r)
 		r = op_add_inode(&buf, attr, parent, layer, name, target, GF_KIND_USER);
 	if (!r)

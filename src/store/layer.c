@@ -720,7 +720,7 @@ bool layer_is_marked(struct layer *l, uint64_t block, uint64_t count)
 	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
 
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t i = first; i <= last; i++)
+	for (uint32_t i = first; i <= last && !l->all_marked; i++)
 		if (!bit_is_set(l->marks, l->mark_count, i))
 			return false;
 	return true;
@@ -755,27 +755,40 @@ static int set_bits(uint8_t **bits, uint32_t *room, uint32_t first, uint32_t cou
 	return 0;
 }
 
-/* The others grow with the marks, so that all have room for the same regions. */
+/* All three bitmaps have room for the same regions. */
+static int grow_marks(struct layer *l, uint64_t count)
+{
+	uint32_t room = l->mark_count;
+	int e = grow_bits(&l->used_marks, &room, count);
+
+	room = l->mark_count;
+	if (!e)
+		e = grow_bits(&l->old_marks, &room, count);
+	return e ? e : grow_bits(&l->marks, &l->mark_count, count);
+}
+
 int layer_mark(struct layer *l, uint32_t region, uint32_t count, uint64_t seq)
 {
-	uint32_t room;
 	int e;
 
 	MUTEX_GUARD(&l->lock);
 	/* One that is recorded again counts all the time: the older record is not passed before. */
-	for (uint32_t i = region; i < region + count; i++)
+	for (uint32_t i = region; i < region + count && !l->all_marked; i++)
 		if (!bit_is_set(l->marks, l->mark_count, i) && atomic_load(&l->mark_seq) < seq)
 			atomic_store(&l->mark_seq, seq);
-	room = l->mark_count;
-	e = grow_bits(&l->used_marks, &room, (uint64_t)region + count);
-	room = l->mark_count;
-	if (!e)
-		e = grow_bits(&l->old_marks, &room, (uint64_t)region + count);
-	if (!e)
-		e = set_bits(&l->marks, &l->mark_count, region, count);
-	for (uint32_t i = region; !e && i < region + count; i++)
+	e = grow_marks(l, (uint64_t)region + count);
+	for (uint32_t i = region; !e && i < region + count; i++) {
+		l->marks[i / 8] |= 1u << (i % 8);
 		l->old_marks[i / 8] &= ~(1u << (i % 8));
+	}
 	return e;
+}
+
+void layer_mark_new(struct layer *l)
+{
+	MUTEX_GUARD(&l->lock);
+	l->all_marked = true;
+	l->all_old = false;
 }
 
 void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
@@ -783,27 +796,52 @@ void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
 	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
 
 	MUTEX_GUARD(&l->lock);
+	/* Without memory nothing is kept: who writes there next has it marked anew. */
+	if (l->all_marked && grow_marks(l, (uint64_t)last + 1))
+		return;
 	for (uint32_t i = block / GF_REGION_BLOCKS; i <= last; i++)
-		if (bit_is_set(l->marks, l->mark_count, i))
+		if (l->all_marked || bit_is_set(l->marks, l->mark_count, i))
 			l->used_marks[i / 8] |= 1u << (i % 8);
 }
 
-void layer_age_marks(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
+/* lock held */
+static bool is_any_used(const struct layer *l)
 {
-	uint32_t bytes, n;
-	bool kept = true;
+	for (uint32_t i = 0; i < l->mark_count / 8; i++)
+		if (l->used_marks[i])
+			return true;
+	return false;
+}
 
-	MUTEX_GUARD(&l->lock);
-	bytes = l->mark_count / 8;
+/* lock held. false: keep() could not. */
+static bool keep_used_runs(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
+{
+	bool kept = true;
+	uint32_t n;
+
 	for (uint32_t i = 0; i < l->mark_count && kept; i += n + 1) {
 		for (n = 0; bit_is_set(l->used_marks, l->mark_count, i + n); n++)
 			;
 		kept = !n || keep(arg, i, n) == 0;
 	}
-	for (uint32_t i = 0; i < bytes; i++)
+	return kept;
+}
+
+void layer_age_marks(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
+{
+	bool all, kept = false;
+
+	MUTEX_GUARD(&l->lock);
+	all = l->all_marked && !l->all_kept && is_any_used(l);
+	if (all)
+		l->all_kept = keep(arg, 0, 0) == 0;
+	else
+		kept = keep_used_runs(l, keep, arg);
+	l->all_old = l->all_marked && !(all && l->all_kept);
+	for (uint32_t i = 0; i < l->mark_count / 8; i++)
 		l->old_marks[i] = l->marks[i] & (kept ? ~l->used_marks[i] : 0xff);
-	if (bytes)
-		memset(l->used_marks, 0, bytes);
+	if (l->mark_count)
+		memset(l->used_marks, 0, l->mark_count / 8);
 }
 
 void layer_clear_old_marks(struct layer *l)
@@ -813,6 +851,8 @@ void layer_clear_old_marks(struct layer *l)
 		l->marks[i] &= ~l->old_marks[i];
 	if (l->old_marks)
 		memset(l->old_marks, 0, l->mark_count / 8);
+	l->all_marked &= !l->all_old;
+	l->all_old = false;
 }
 
 uint32_t layer_count_marks(struct layer *l)
@@ -830,6 +870,7 @@ void layer_clear_marks(struct layer *l)
 	MUTEX_GUARD(&l->lock);
 	if (l->marks)
 		memset(l->marks, 0, l->mark_count / 8);
+	l->all_marked = l->all_old = false;
 }
 
 /* ---- suspect regions ---- */
@@ -873,11 +914,13 @@ bool layer_is_suspect(struct layer *l, uint32_t region)
 /* Only regions that have anything: a mark covers more than what was written. */
 int layer_suspect_marked(struct layer *l)
 {
+	uint32_t end;
 	int e = 0;
 
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t i = 0; i < l->mark_count && !e; i++)
-		if (bit_is_set(l->marks, l->mark_count, i) && layer_find_region_locked(l, i))
+	end = l->all_marked ? l->leaf_count * LEAF_REGIONS : l->mark_count;
+	for (uint32_t i = 0; i < end && !e; i++)
+		if ((l->all_marked || bit_is_set(l->marks, l->mark_count, i)) && layer_find_region_locked(l, i))
 			e = set_suspect_locked(l, i, 1);
 	return e;
 }

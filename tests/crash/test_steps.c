@@ -355,14 +355,9 @@ static void test_recovery_reads_ahead(void **state)
 	assert_shows(a, count, count, 'H');
 }
 
-/* Without the announcement only the mark tells why the bytes do not have their sums. */
-static void test_mark_is_durable_before_the_bytes(void **state)
+/* Whatever the power loss left of what is not synced, the checksums are no reason to say damaged. */
+static void assert_no_damage_after_power_loss(uint64_t ino)
 {
-	uint64_t a = make("a");
-
-	put_and_sync(a, 0, LARGE / BLOCK, 'A');
-	assert_int_equal(fs_settle(fs), 0);
-	assert_int_equal(put(a, 0, LARGE / BLOCK, 'B'), 0);
 	for (uint64_t seed = 1; seed <= 16; seed++) {
 		struct simdisk *crashed = simdisk_crash(disk, SIMDISK_FILES, seed);
 		CLEANUP_FREE uint8_t *buf = malloc(LARGE);
@@ -371,9 +366,36 @@ static void test_mark_is_durable_before_the_bytes(void **state)
 
 		options.verify_reads = true;
 		assert_int_equal(fs_open(&after, simdisk_io(crashed), &options), 0);
-		assert_int_equal(fs_read(after, a, buf, LARGE, 0), LARGE);
+		assert_int_equal(fs_read(after, ino, buf, LARGE, 0), LARGE);
 		fs_abandon(after);
 		simdisk_free(crashed);
+	}
+}
+
+/* Without the announcement only the mark tells why the bytes do not have their sums. */
+static void test_mark_is_durable_before_the_bytes(void **state)
+{
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, LARGE / BLOCK, 'A');
+	/* More than one checkpoint: the first keeps the mark that a new layer has as a whole. */
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'B'), 0);
+	assert_no_damage_after_power_loss(a);
+}
+
+/* That of a new layer, which its first record makes, and later that of a region. */
+static void test_kept_marks_are_durable_before_the_bytes(void **state)
+{
+	uint64_t a = make("a");
+
+	put_and_sync(a, 0, LARGE / BLOCK, 'A');
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'B'), 0);
+	assert_no_damage_after_power_loss(a);
+	for (char c = 'C'; c < 'G'; c++) {
+		assert_int_equal(checkpoint_run(fs), 0);
+		assert_int_equal(put(a, 0, LARGE / BLOCK, c), 0);
+		assert_no_damage_after_power_loss(a);
 	}
 }
 
@@ -891,6 +913,7 @@ int main(void)
 		T(test_found_by_a_dead_process),
 		T(test_recovery_reads_ahead),
 		T(test_mark_is_durable_before_the_bytes),
+		T(test_kept_marks_are_durable_before_the_bytes),
 		T(test_checksums_of_what_was_discarded),
 		T(test_lost_write_behind_the_end),
 		T(test_last_blocks_after_power_loss),

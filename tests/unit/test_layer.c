@@ -980,6 +980,79 @@ static void marks_in_use_are_kept(void **state)
 	layer_free(layer);
 }
 
+/* kept[2]: how often all of a new layer is asked for. */
+static int note_all_kept(void *arg, uint32_t region, uint32_t count)
+{
+	uint32_t *kept = arg;
+
+	if (count)
+		return note_kept(kept, region, count);
+	kept[2]++;
+	return (int)kept[1];
+}
+
+/* From its first record on, and for one more checkpoint when somebody relied on that, whatever he wrote. */
+static void a_new_layer_is_marked_as_a_whole(void **state)
+{
+	struct bench *b = *state;
+	struct layer *layer = new_layer(b, 9), *idle = new_layer(b, 10);
+	const uint64_t region = GF_REGION_BLOCKS;
+	const uint64_t last = GF_MAX_SIZE / GF_BLOCK_SIZE - 1;
+	uint32_t kept[3] = {0};
+
+	layer_mark_new(idle);
+	layer_age_marks(idle, note_all_kept, kept);
+	assert_true(layer_is_marked(idle, 0, last));
+	layer_clear_old_marks(idle);
+	assert_false(layer_is_marked(idle, 0, 1));
+	assert_int_equal(kept[2], 0);
+
+	layer_mark_new(layer);
+	assert_true(layer_is_marked(layer, 0, last));
+	layer_use_marks(layer, 20 * region, 1);
+	/* One that replay finds in the ring counts no longer than the whole. */
+	assert_int_equal(layer_mark(layer, 5, 1, 1), 0);
+	layer_age_marks(layer, note_all_kept, kept);
+	assert_int_equal(kept[2], 1);
+	assert_int_equal(kept[0], 0);
+	layer_mark_new(layer);
+	layer_clear_old_marks(layer);
+	assert_true(layer_is_marked(layer, 0, last));
+	assert_int_equal(layer_count_marks(layer), 0);
+	/* From then on as all others. */
+	layer_use_marks(layer, 3 * region, 2 * region);
+	layer_age_marks(layer, note_all_kept, kept);
+	assert_int_equal(kept[2], 1);
+	assert_int_equal(kept[0], 3 << 3);
+	assert_int_equal(layer_mark(layer, 3, 2, 7), 0);
+	/* They counted already, whether that record is durable or not. */
+	assert_int_equal(atomic_load(&layer->mark_seq), 0);
+	layer_clear_old_marks(layer);
+	assert_true(layer_is_marked(layer, 3 * region, 2 * region));
+	assert_false(layer_is_marked(layer, 20 * region, 1));
+	layer_free(idle);
+	layer_free(layer);
+}
+
+/* What cannot be kept goes, at once. */
+static void a_new_layer_that_cannot_be_kept_is_marked_no_more(void **state)
+{
+	struct bench *b = *state;
+	struct layer *layer = new_layer(b, 9);
+	uint32_t kept[3] = {0, 1, 0};
+
+	layer_mark_new(layer);
+	layer_use_marks(layer, 0, 1);
+	layer_age_marks(layer, note_all_kept, kept);
+	assert_int_equal(kept[2], 1);
+	layer_clear_old_marks(layer);
+	assert_false(layer_is_marked(layer, 0, 1));
+	layer_mark_new(layer);
+	layer_clear_marks(layer);
+	assert_false(layer_is_marked(layer, 0, 1));
+	layer_free(layer);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -1001,6 +1074,8 @@ int main(void)
 		TEST(commits_wait_for_what_began_earlier),
 		TEST(marks_cover_whole_regions),
 		TEST(marks_in_use_are_kept),
+		TEST(a_new_layer_is_marked_as_a_whole),
+		TEST(a_new_layer_that_cannot_be_kept_is_marked_no_more),
 	};
 
 	alarm(120);

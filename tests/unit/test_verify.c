@@ -189,6 +189,13 @@ static void suspect_blocks_become_right(void **state)
 	assert_false(layer_is_suspect(b->layer, 3));
 	flip_data(b, far, 10);
 	assert_int_equal(judge(b, far), VERDICT_DAMAGED);
+	layer_clear_marks(b->layer);
+	layer_mark_new(b->layer);
+	assert_int_equal(layer_suspect_marked(b->layer), 0);
+	assert_int_equal(atomic_load(&b->layer->suspect_count), 2);
+	assert_int_equal(judge(b, far), VERDICT_HEALED);
+	layer_clear_suspect(b->layer, 0);
+	layer_clear_suspect(b->layer, 3);
 	/* Twice the same, then both. */
 	assert_int_equal(layer_set_suspect(b->layer, 3, 2), 0);
 	assert_int_equal(layer_set_suspect(b->layer, 4, 1), 0);
