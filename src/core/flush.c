@@ -335,28 +335,26 @@ static void *syncer_main(void *arg)
 	pthread_mutex_lock(&s->lock);
 	while (!s->stopping) {
 		uint64_t asked = s->asked;
+		bool all = s->served != asked;
 		int64_t now;
 		int r;
 
-		if (s->served == asked && !atomic_load(&s->journal_asked)) {
+		if (!all && !atomic_load(&s->journal_asked)) {
 			pthread_cond_wait(&s->work, &s->lock);
-			continue;
-		}
-		if (s->served == asked) {
-			pthread_mutex_unlock(&s->lock);
-			atomic_store(&s->journal_asked, false);
-			/* An error ends the journal, and so is told to everybody. */
-			fs_sync_journal(fs);
-			pthread_mutex_lock(&s->lock);
 			continue;
 		}
 		s->began_ns = times_now(CLOCK_MONOTONIC);
 		pthread_mutex_unlock(&s->lock);
-		r = fs_sync_others(fs);
+		if (!all)
+			atomic_store(&s->journal_asked, false);
+		/* An error ends the journal, and so is told to everybody. */
+		r = all ? fs_sync_others(fs) : fs_sync_journal(fs);
 		pthread_mutex_lock(&s->lock);
 		now = times_now(CLOCK_MONOTONIC);
 		s->slow_ns = now - s->began_ns > SOON_NS ? now : 0;
 		s->began_ns = 0;
+		if (!all)
+			continue;
 		s->served = asked;
 		s->result = r;
 		pthread_cond_broadcast(&s->done);

@@ -983,47 +983,85 @@ static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	bool stopped, released, waited_for;
-} removal = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+} stop = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
-/* As a file system below that takes its time to free what a has. */
-static void stop_removal(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+/* As a file system below that takes its time, until somebody waits for it. */
+static void stop_here(void)
 {
 	struct timespec until = in_ms(50 * PATIENCE_MS);
 
-	if ((call->op != SIMDISK_PUNCH && call->op != SIMDISK_UNLINK) || !strstr(call->path, "layer/1."))
-		return;
-	pthread_mutex_lock(&removal.lock);
-	removal.stopped = true;
-	pthread_cond_broadcast(&removal.cond);
-	while (!removal.released && !removal.waited_for)
-		removal.waited_for = pthread_cond_timedwait(&removal.cond, &removal.lock, &until) == ETIMEDOUT;
-	pthread_mutex_unlock(&removal.lock);
+	pthread_mutex_lock(&stop.lock);
+	stop.stopped = true;
+	pthread_cond_broadcast(&stop.cond);
+	while (!stop.released && !stop.waited_for)
+		stop.waited_for = pthread_cond_timedwait(&stop.cond, &stop.lock, &until) == ETIMEDOUT;
+	pthread_mutex_unlock(&stop.lock);
+}
+
+static void stop_removal(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	if ((call->op == SIMDISK_PUNCH || call->op == SIMDISK_UNLINK) && strstr(call->path, "layer/1."))
+		stop_here();
+}
+
+static void stop_sync(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	if (call->op == SIMDISK_FDATASYNC && strstr(call->path, "layer/1."))
+		stop_here();
+}
+
+static void stop_at(void (*hook)(void *, struct simdisk *, const struct simdisk_call *))
+{
+	stop.stopped = stop.released = stop.waited_for = false;
+	simdisk_set_hook(disk, hook, NULL);
+}
+
+static void wait_until_stopped(void)
+{
+	pthread_mutex_lock(&stop.lock);
+	while (!stop.stopped)
+		pthread_cond_wait(&stop.cond, &stop.lock);
+	pthread_mutex_unlock(&stop.lock);
 }
 
 /* Returns in the middle of it. */
 static void begin_removal(void)
 {
-	removal.stopped = removal.released = removal.waited_for = false;
-	simdisk_set_hook(disk, stop_removal, NULL);
+	stop_at(stop_removal);
 	remove_a();
 	assert_int_equal(checkpoint_run(fs), 0);
-	pthread_mutex_lock(&removal.lock);
-	while (!removal.stopped)
-		pthread_cond_wait(&removal.cond, &removal.lock);
-	pthread_mutex_unlock(&removal.lock);
+	wait_until_stopped();
 }
 
 /* False: it went on by itself, for somebody waited for it. */
-static bool release_removal(void)
+static bool release(void)
 {
 	bool in_time;
 
-	pthread_mutex_lock(&removal.lock);
-	in_time = !removal.waited_for;
-	removal.released = true;
-	pthread_cond_broadcast(&removal.cond);
-	pthread_mutex_unlock(&removal.lock);
+	pthread_mutex_lock(&stop.lock);
+	in_time = !stop.waited_for;
+	stop.released = true;
+	pthread_cond_broadcast(&stop.cond);
+	pthread_mutex_unlock(&stop.lock);
 	return in_time;
+}
+
+/* A command asks before the slow sync and in the middle of it. */
+static void test_commands_wait_for_no_slow_sync(void **state)
+{
+	background = true;
+	crash(false);
+	a = make("a");
+	put(a, 'A', LARGE, 0);
+	stop_at(stop_sync);
+	assert_int_equal(fs_sync_soon(fs), 0);
+	wait_until_stopped();
+	assert_int_equal(fs_sync_soon(fs), 0);
+	assert_true(release());
+	assert_int_equal(sync_file(fs, a), 0);
+	assert_int_equal(fs_sync_soon(fs), 0);
+	crash(true);
+	assert_reads(a, LARGE, 0, "A");
 }
 
 static int note_file_of_a(void *arg, const char *name)
@@ -1061,7 +1099,7 @@ static void test_nobody_waits_for_removal(void **state)
 	fs_abandon(open_after(copy));
 	assert_false(has_files_of_a(simdisk_io(copy)));
 	simdisk_free(copy);
-	assert_true(release_removal());
+	assert_true(release());
 	settle();
 	assert_false(has_files_of_a(fs->io));
 }
@@ -1178,7 +1216,7 @@ static void *release_soon(void *arg)
 	const struct timespec pause = {.tv_nsec = 100000000};
 
 	nanosleep(&pause, NULL);
-	release_removal();
+	release();
 	return NULL;
 }
 
@@ -1257,6 +1295,7 @@ int main(void)
 		T(test_unseen_waits_for_the_tail),
 		T(test_recast_waits_for_destage),
 		T(test_recast_of_what_is_removed),
+		T(test_commands_wait_for_no_slow_sync),
 		T(test_nobody_waits_for_removal),
 		T(test_nobody_waits_for_holes),
 		T(test_nobody_waits_for_counting),
