@@ -7,7 +7,8 @@
  *   1. T is the journal's head while no record is being applied; the journal is synced up to T
  *   2. every journaled block up to T goes to its place (or becomes ZERO or PARENT), sorted
  *   3. with the gate closed: a picture of changed map pages and of the catalog, S is the head now;
- *      intent marks are cleared but for those in use, which were recorded again behind T
+ *      intent marks are cleared but for those in use, and once those of new layers as a whole,
+ *      which were recorded again behind T
  *   4. the journal is synced up to S, so that nothing in the picture is newer than the journal
  *   5. data files, checksums and new names are synced: what the pages call OVERLAY is durable
  *   6. the pages are written to their other slots and synced
@@ -41,7 +42,8 @@
 
 #define DESTAGE_BLOCKS 256   /* blocks moved under one range lock */
 #define LEAST_LAP (32 * MIB)  /* of the ring: below that its fixed cost is most of a checkpoint */
-#define KEPT_MARKS 256	      /* runs of regions; more are marked anew when they are written */
+#define KEPT_MARKS 1024	      /* runs of regions, of all layers */
+#define KEPT_OF_LAYER 256     /* that one disk written at random does not take those of all others */
 #define IDLE_SECONDS 5	     /* after the first change, when nothing is pressing */
 #define RETRY_SECONDS 2	     /* after a failure */
 #define HELD_PAUSE_NS 10000000
@@ -826,7 +828,7 @@ static struct journal_mark settled_part(struct fs *fs)
 struct mark_list {
 	struct opbuf buf;
 	uint64_t layer;
-	unsigned count;
+	unsigned count, of_layer;
 };
 
 static int keep_mark(void *arg, uint32_t region, uint32_t count)
@@ -834,8 +836,11 @@ static int keep_mark(void *arg, uint32_t region, uint32_t count)
 	struct mark_list *list = arg;
 	struct gf_op_intent *op;
 
-	if (list->count++ == KEPT_MARKS || !OPBUF_ADD(&list->buf, GF_OP_INTENT, 0, op, 0))
+	if (list->count == KEPT_MARKS || list->of_layer == KEPT_OF_LAYER ||
+		!OPBUF_ADD(&list->buf, GF_OP_INTENT, 0, op, 0))
 		return -ENOSPC;
+	list->count++;
+	list->of_layer++;
 	op->layer = list->layer;
 	op->region = region;
 	op->count = count;
@@ -845,7 +850,8 @@ static int keep_mark(void *arg, uint32_t region, uint32_t count)
 /*
  * Between settled_head() and the picture: intent marks that large writes relied on lately are recorded
  * again, since the tail is about to pass their records. A guest that overwrites goes on without a sync of
- * its own then, which would wait behind that of the data. False: all marks go.
+ * its own then, which would wait behind that of the data. What finds no room in the list goes, and is marked
+ * anew when it is written. False: all marks go.
  */
 static bool keep_marks(struct fs *fs)
 {
@@ -858,12 +864,12 @@ static bool keep_marks(struct fs *fs)
 	pthread_rwlock_rdlock(&fs->tree);
 	HASH_ITER (hh, fs->layers, entry, next) {
 		list.layer = entry->layer->id;
+		list.of_layer = 0;
 		layer_age_marks(entry->layer, keep_mark, &list);
 	}
 	pthread_rwlock_unlock(&fs->tree);
 	if (list.buf.len && !MUTATED("intent marks are kept and their records passed")) {
-		room = list.count > KEPT_MARKS ? -ENOSPC :
-			journal_try_reserve(fs->journal, list.buf.len, JOURNAL_URGENT);
+		room = journal_try_reserve(fs->journal, list.buf.len, JOURNAL_URGENT);
 		r = room < 0 ? (int)room : record_commit(fs, &list.buf, NULL);
 		if (room >= 0)
 			journal_unreserve(fs->journal, room);

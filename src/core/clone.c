@@ -201,8 +201,8 @@ int fs_clone(struct fs *fs, uint64_t ino, const struct fs_clone_target *targets,
 	for (size_t i = 0; i < count && !r; i++) {
 		*failed = i;
 		r = name_check(targets[i].name);
-		b.bound += sizeof(struct gf_op_layer) + sizeof(struct gf_op_inode) +
-			 sizeof(struct gf_op_attr) + 2 * sizeof(struct gf_op_ino) +
+		b.bound += sizeof(struct gf_op_layer) + sizeof(struct gf_op_intent) +
+			 sizeof(struct gf_op_inode) + sizeof(struct gf_op_attr) + 2 * sizeof(struct gf_op_ino) +
 			 strlen(targets[i].name) + 8;
 	}
 	if (!r)

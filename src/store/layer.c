@@ -796,6 +796,10 @@ void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
 	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
 
 	MUTEX_GUARD(&l->lock);
+	if (l->all_marked && !l->all_kept) {
+		l->all_used = true;
+		return;
+	}
 	/* Without memory nothing is kept: who writes there next has it marked anew. */
 	if (l->all_marked && grow_marks(l, (uint64_t)last + 1))
 		return;
@@ -804,53 +808,63 @@ void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
 			l->used_marks[i / 8] |= 1u << (i % 8);
 }
 
-/* lock held */
-static bool is_any_used(const struct layer *l)
-{
-	for (uint32_t i = 0; i < l->mark_count / 8; i++)
-		if (l->used_marks[i])
-			return true;
-	return false;
-}
-
 /* lock held. false: keep() could not. */
 static bool keep_used_runs(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
 {
-	bool kept = true;
 	uint32_t n;
 
-	for (uint32_t i = 0; i < l->mark_count && kept; i += n + 1) {
+	for (uint32_t i = 0; i < l->mark_count; i += n + 1) {
+		if (i % 8 == 0 && !l->used_marks[i / 8]) {
+			n = 7;
+			continue;
+		}
 		for (n = 0; bit_is_set(l->used_marks, l->mark_count, i + n); n++)
 			;
-		kept = !n || keep(arg, i, n) == 0;
+		if (n && keep(arg, i, n))
+			return false;
 	}
-	return kept;
+	return true;
 }
 
 void layer_age_marks(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
 {
-	bool all, kept = false;
+	bool kept, all;
 
 	MUTEX_GUARD(&l->lock);
-	all = l->all_marked && !l->all_kept && is_any_used(l);
-	if (all)
-		l->all_kept = keep(arg, 0, 0) == 0;
-	else
-		kept = keep_used_runs(l, keep, arg);
-	l->all_old = l->all_marked && !(all && l->all_kept);
+	all = l->all_marked && l->all_used;
+	kept = all ? keep(arg, 0, 0) == 0 : keep_used_runs(l, keep, arg);
+	l->all_kept |= all && kept;
+	l->all_old = l->all_marked && !(all && kept);
 	for (uint32_t i = 0; i < l->mark_count / 8; i++)
-		l->old_marks[i] = l->marks[i] & (kept ? ~l->used_marks[i] : 0xff);
+		l->old_marks[i] = l->marks[i] & (kept && !all ? ~l->used_marks[i] : 0xff);
 	if (l->mark_count)
 		memset(l->used_marks, 0, l->mark_count / 8);
+	l->all_used = false;
+}
+
+/* lock held */
+static void free_marks(struct layer *l)
+{
+	free(l->marks);
+	free(l->used_marks);
+	free(l->old_marks);
+	l->marks = l->used_marks = l->old_marks = NULL;
+	l->mark_count = 0;
 }
 
 void layer_clear_old_marks(struct layer *l)
 {
+	uint8_t left = 0;
+
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t i = 0; i < l->mark_count / 8; i++)
+	for (uint32_t i = 0; i < l->mark_count / 8; i++) {
 		l->marks[i] &= ~l->old_marks[i];
-	if (l->old_marks)
-		memset(l->old_marks, 0, l->mark_count / 8);
+		l->old_marks[i] = 0;
+		left |= l->marks[i] | l->used_marks[i];
+	}
+	/* Frozen layers and those of idle files are many, and checkpoints ask each of them. */
+	if (!left)
+		free_marks(l);
 	l->all_marked &= !l->all_old;
 	l->all_old = false;
 }
@@ -868,9 +882,8 @@ uint32_t layer_count_marks(struct layer *l)
 void layer_clear_marks(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
-	if (l->marks)
-		memset(l->marks, 0, l->mark_count / 8);
-	l->all_marked = l->all_old = false;
+	free_marks(l);
+	l->all_marked = l->all_used = l->all_old = false;
 }
 
 /* ---- suspect regions ---- */

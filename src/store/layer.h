@@ -214,6 +214,7 @@ struct layer {
 	uint8_t *used_marks;	     /* lock; those on which a large write relied since they were aged */
 	uint8_t *old_marks;	     /* lock; those that go with the next picture */
 	bool all_marked;	     /* lock; every region is, since the layer was made */
+	bool all_used;		     /* lock; somebody relied on that */
 	bool all_kept;		     /* lock; for one more checkpoint, and no further one */
 	bool all_old;		     /* lock; all that goes with the next picture */
 	uint8_t *suspects;	     /* lock; bit per region in which a block may be old or new */
@@ -422,20 +423,22 @@ bool layer_take_unexamined(
 void layer_drop_shared(struct layer *layer);
 
 /* ---- intent marks (design 3): regions that may be overwritten in place unsynced ---- */
-/* The marks count once record layer->mark_seq is durable. */
+/* The marks count once record layer->mark_seq is durable, which is 0 for a new layer. */
 bool layer_is_marked(struct layer *layer, uint64_t block, uint64_t count);
 /* seq: of the record that says so. */
 int layer_mark(struct layer *layer, uint32_t region, uint32_t count, uint64_t seq);
-/* All regions, by the record that makes the layer: without it there is nothing that a mark could be about,
- * so that this one counts at once. */
+/* All regions, by the record that makes the layer, or by a copy of it while that one counts: without it there
+ * is nothing that a mark could be about, so that this one counts at once. */
 void layer_mark_new(struct layer *layer);
 uint32_t layer_count_marks(struct layer *layer); /* regions */
-/* A large write relies on the marks of these blocks, as far as there are any. */
+/* A large write relies on the marks of these blocks, as far as there are any; also one to new blocks, which
+ * would not need them. */
 void layer_use_marks(struct layer *layer, uint64_t block, uint64_t count);
 /*
  * Marks on which nobody relied since the last time are old; for runs of others keep() is told, which
- * returns non-zero when it cannot have them kept: then all are old. count 0: all regions of a new layer,
- * once, since what its file is about to overwrite shows only when it has been written for a while.
+ * returns non-zero when it cannot have them kept: then all are old that are not recorded again. count 0: all
+ * regions of a new layer, once, since what its file is about to overwrite shows only when it has been written
+ * for a while.
  */
 void layer_age_marks(struct layer *layer, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg);
 void layer_clear_old_marks(struct layer *layer);

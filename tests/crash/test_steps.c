@@ -399,6 +399,43 @@ static void test_kept_marks_are_durable_before_the_bytes(void **state)
 	}
 }
 
+static int syncs_of_journal;
+
+static void count_journal_syncs(void *arg, struct simdisk *busy, const struct simdisk_call *call)
+{
+	syncs_of_journal += call->op == SIMDISK_FDATASYNC && strcmp(call->path, "journal/0") == 0;
+}
+
+/* That many are waited for by a write over what stands in the file. */
+static int syncs_of_overwriting(uint64_t ino, char c)
+{
+	syncs_of_journal = 0;
+	simdisk_set_hook(disk, count_journal_syncs, NULL);
+	assert_int_equal(put(ino, 0, LARGE / BLOCK, c), 0);
+	simdisk_set_hook(disk, NULL, NULL);
+	return syncs_of_journal;
+}
+
+/* Of a new file, after a snapshot and after a checkpoint; a mark that nobody used is waited for. */
+static void test_overwriting_in_a_new_layer_waits_for_no_mark(void **state)
+{
+	uint64_t a = make("a");
+	size_t failed;
+
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'A'), 0);
+	assert_int_equal(syncs_of_overwriting(a, 'B'), 0);
+	assert_int_equal(fs_snapshot_create(fs, &a, 1, "s", &failed), 0);
+	assert_int_equal(put(a, 0, LARGE / BLOCK, 'C'), 0);
+	assert_int_equal(syncs_of_overwriting(a, 'D'), 0);
+	for (char c = 'E'; c < 'H'; c++) {
+		assert_int_equal(checkpoint_run(fs), 0);
+		assert_int_equal(syncs_of_overwriting(a, c), 0);
+	}
+	assert_int_equal(fs_settle(fs), 0);
+	assert_int_equal(syncs_of_overwriting(a, 'H'), 1);
+	assert_int_equal(syncs_of_overwriting(a, 'I'), 0);
+}
+
 /* The power fails when the bytes of a write are on the disk and its announcement is not: the file is as
  * long as it was, and when it becomes longer zeros follow. */
 static void test_lost_write_behind_the_end(void **state)
@@ -642,13 +679,6 @@ static void test_end_of_the_chain_is_durable(void **state)
 }
 
 /* ---- a sync that failed ---- */
-
-static int syncs_of_journal;
-
-static void count_journal_syncs(void *arg, struct simdisk *busy, const struct simdisk_call *call)
-{
-	syncs_of_journal += call->op == SIMDISK_FDATASYNC && strcmp(call->path, "journal/0") == 0;
-}
 
 static void test_failed_sync_of_the_journal_is_the_end(void **state)
 {
@@ -914,6 +944,7 @@ int main(void)
 		T(test_recovery_reads_ahead),
 		T(test_mark_is_durable_before_the_bytes),
 		T(test_kept_marks_are_durable_before_the_bytes),
+		T(test_overwriting_in_a_new_layer_waits_for_no_mark),
 		T(test_checksums_of_what_was_discarded),
 		T(test_lost_write_behind_the_end),
 		T(test_last_blocks_after_power_loss),

@@ -1010,6 +1010,8 @@ static void a_new_layer_is_marked_as_a_whole(void **state)
 	layer_mark_new(layer);
 	assert_true(layer_is_marked(layer, 0, last));
 	layer_use_marks(layer, 20 * region, 1);
+	/* Nothing is remembered of single regions. */
+	assert_int_equal(layer->mark_count, 0);
 	/* One that replay finds in the ring counts no longer than the whole. */
 	assert_int_equal(layer_mark(layer, 5, 1, 1), 0);
 	layer_age_marks(layer, note_all_kept, kept);
@@ -1018,7 +1020,7 @@ static void a_new_layer_is_marked_as_a_whole(void **state)
 	layer_mark_new(layer);
 	layer_clear_old_marks(layer);
 	assert_true(layer_is_marked(layer, 0, last));
-	assert_int_equal(layer_count_marks(layer), 0);
+	assert_int_equal(layer->mark_count, 0);
 	/* From then on as all others. */
 	layer_use_marks(layer, 3 * region, 2 * region);
 	layer_age_marks(layer, note_all_kept, kept);
@@ -1030,6 +1032,11 @@ static void a_new_layer_is_marked_as_a_whole(void **state)
 	layer_clear_old_marks(layer);
 	assert_true(layer_is_marked(layer, 3 * region, 2 * region));
 	assert_false(layer_is_marked(layer, 20 * region, 1));
+	/* What nobody uses takes no memory. */
+	layer_age_marks(layer, note_all_kept, kept);
+	layer_clear_old_marks(layer);
+	assert_int_equal(layer->mark_count, 0);
+	assert_null(layer->marks);
 	layer_free(idle);
 	layer_free(layer);
 }
