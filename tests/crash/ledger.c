@@ -222,7 +222,7 @@ static uint8_t *newest_catalog(struct io *io)
 	int best;
 
 	for (int i = 0; i < 2; i++) {
-		char path[16];
+		char path[24];
 		size_t len;
 
 		snprintf(path, sizeof(path), "catalog.%d", i);

@@ -47,7 +47,7 @@ static struct {
 	enum simdisk_op op;
 	const char *path;
 	bool after;
-	int nth; /* 0: not armed */
+	atomic_int nth; /* 0: not armed */
 	void (*other)(void);
 	bool started, ended;
 	/* Afterwards the first stops once more, for this one; NULL: no. */
