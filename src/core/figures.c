@@ -1026,8 +1026,6 @@ static int clone_info_locked(
 	struct inode *group = is_snapshot(inode) ? NULL : snapshots_of(fs, inode);
 	int r = 0;
 
-	info->kind = is_snapshot(inode) ? FS_KIND_SNAPSHOT :
-		inode->kind == GF_KIND_PROMOTED ? FS_KIND_GOLDEN : FS_KIND_CLONE;
 	info->snapshots = group ? group->child_count : 0;
 	info->mode = inode->kind == GF_KIND_PROMOTED ? "" : recast_mode(inode);
 	info->created_ns = inode->btime_ns;
@@ -1051,6 +1049,40 @@ static int clone_info_locked(
 	return asprintf(&info->base, "golden/%s", g->path) < 0 ? -ENOMEM : 0;
 }
 
+/* Of what does not stand in the images' folder. */
+static enum fs_kind kind_of(const struct inode *inode)
+{
+	if (S_ISDIR(inode->mode))
+		return FS_KIND_FOLDER;
+	if (S_ISLNK(inode->mode))
+		return FS_KIND_SYMLINK;
+	if (is_snapshot(inode))
+		return FS_KIND_SNAPSHOT;
+	return inode->kind == GF_KIND_PROMOTED ? FS_KIND_GOLDEN : FS_KIND_CLONE;
+}
+
+int fs_kind(struct fs *fs, uint64_t ino, enum fs_kind *kind)
+{
+	struct inode *inode;
+	struct fs_attr attr;
+	bool golden;
+	int r;
+
+	*kind = FS_KIND_FOLDER;
+	pthread_rwlock_rdlock(&fs->tree);
+	inode = tree_find(fs, ino);
+	golden = inode && inode->kind == GF_KIND_GOLDEN;
+	if (inode && !golden)
+		*kind = kind_of(inode);
+	pthread_rwlock_unlock(&fs->tree);
+	if (!golden)
+		return !inode && ino >= FS_INO_FIRST ? -ESTALE : 0;
+	r = golden_getattr(fs, inode, &attr);
+	if (!r && !S_ISDIR(attr.mode))
+		*kind = FS_KIND_GOLDEN;
+	return r;
+}
+
 int fs_info(struct fs *fs, uint64_t ino, int64_t since_ns, struct fs_info *info)
 {
 	bool golden = false;
@@ -1064,12 +1096,11 @@ int fs_info(struct fs *fs, uint64_t ino, int64_t since_ns, struct fs_info *info)
 	tree_hold(fs);
 	inode = tree_find(fs, ino);
 	if (inode && inode->kind != GF_KIND_GOLDEN) {
+		info->kind = kind_of(inode);
 		info->created_ns = inode->btime_ns;
 		info->limit_bytes = inode->limit ? inode->limit->bytes : 0;
 		if (S_ISREG(inode->mode))
 			r = clone_info_locked(fs, inode, since_ns, info);
-		else if (S_ISLNK(inode->mode))
-			info->kind = FS_KIND_SYMLINK;
 		if (!r && inode->kind == GF_KIND_USER && !S_ISLNK(inode->mode))
 			r = domain_info(fs, inode, info);
 	} else if (inode) {

@@ -410,14 +410,15 @@ struct fs_info {
 };
 
 #define FS_NOW INT64_MAX
-#define FS_ANY_TIME 1
 /*
  * since_ns: the earliest moment of CLOCK_MONOTONIC at which what is told of sharing was true, not 0; what is
  * the file's own is of now. Who asks about many files names the moment when he began, or what they share is
- * counted anew for each while guests write. FS_ANY_TIME is for who wants to know something else.
+ * counted anew for each while guests write.
  */
 int fs_info(struct fs *fs, uint64_t ino, int64_t since_ns, struct fs_info *info);
 void fs_info_release(struct fs_info *info);
+/* What a file is, without counting anything. -ESTALE: it is gone; or what the images' folder answers. */
+int fs_kind(struct fs *fs, uint64_t ino, enum fs_kind *kind);
 /* What removing this set together frees, golden images that go with it included. */
 int fs_if_removed(struct fs *fs, const uint64_t *inos, size_t count, uint64_t *bytes);
 

@@ -72,14 +72,9 @@ static enum fs_sharing judge_files(const struct wanted *w)
 
 static bool is_clone(struct fs *fs, uint64_t ino)
 {
-	struct fs_info info;
-	bool is;
+	enum fs_kind kind;
 
-	if (fs_info(fs, ino, FS_ANY_TIME, &info) < 0)
-		return false;
-	is = info.kind == FS_KIND_CLONE;
-	fs_info_release(&info);
-	return is;
+	return fs_kind(fs, ino, &kind) == 0 && kind == FS_KIND_CLONE;
 }
 
 /* Looking at nothing, and saying that it is done, would leave him who asked wondering. */

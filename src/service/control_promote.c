@@ -72,14 +72,9 @@ static int reply_again(struct request *rq, const char *name, uint64_t rate)
 
 static bool is_golden(struct fs *fs, uint64_t ino)
 {
-	struct fs_info info;
-	bool golden;
+	enum fs_kind kind;
 
-	if (fs_info(fs, ino, FS_ANY_TIME, &info) < 0)
-		return false;
-	golden = info.kind == FS_KIND_GOLDEN;
-	fs_info_release(&info);
-	return golden;
+	return fs_kind(fs, ino, &kind) == 0 && kind == FS_KIND_GOLDEN;
 }
 
 static int golden_already(struct request *rq, const char *source)

@@ -211,7 +211,7 @@ static int judge_clone(const struct request *rq, const struct fs_attr *attr)
 
 static int take_clone(struct request *rq, struct work *w, const char *path)
 {
-	struct fs_info info = {0};
+	enum fs_kind kind;
 	struct node node;
 	int r;
 
@@ -222,11 +222,9 @@ static int take_clone(struct request *rq, struct work *w, const char *path)
 		return rq->error;
 	r = judge_clone(rq, &node.attr);
 	if (!r)
-		r = fs_info(rq->service->fs, node.attr.ino, FS_ANY_TIME, &info);
-	if (!r) {
-		r = info.kind == FS_KIND_CLONE ? add_item(w, node.attr.ino, path) : -EROFS;
-		fs_info_release(&info);
-	}
+		r = fs_kind(rq->service->fs, node.attr.ino, &kind);
+	if (!r)
+		r = kind == FS_KIND_CLONE ? add_item(w, node.attr.ino, path) : -EROFS;
 	node_release(rq->service->fs, &node);
 	return r < 0 ? request_fail_path(rq, r, "cannot change", path) : 0;
 }
@@ -265,18 +263,14 @@ static int judge_image(struct request *rq, const struct work *w, const char *pat
 {
 	CLEANUP_FREE char *name = request_name(rq, path);
 	const char *format = fs_golden_format(rq->service->fs, w->onto.attr.ino);
-	struct fs_info info = {0};
-	bool golden, written;
-	int r = fs_info(rq->service->fs, w->onto.attr.ino, FS_ANY_TIME, &info);
+	enum fs_kind kind;
+	int r = fs_kind(rq->service->fs, w->onto.attr.ino, &kind);
 
 	if (r)
 		return request_fail_path(rq, r, "cannot put clones on", path);
-	golden = info.kind == FS_KIND_GOLDEN;
-	written = !fs_is_promotion(rq->service->fs, w->onto.attr.ino);
-	fs_info_release(&info);
-	if (!golden)
+	if (kind != FS_KIND_GOLDEN)
 		return request_fail(rq, -EINVAL, "\"%s\" is no golden image", name ? name : "");
-	if (!written)
+	if (fs_is_promotion(rq->service->fs, w->onto.attr.ino))
 		return request_fail(rq, -EBUSY,
 			"\"%s\" is being written, wait for its job: goldfs job list",
 			name ? name : "");

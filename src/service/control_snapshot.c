@@ -762,20 +762,16 @@ static int explain_refresh(struct request *rq, int err, const struct subject *s,
 static int judge_image(struct request *rq, const struct node *node, const char *path)
 {
 	CLEANUP_FREE char *name = request_name(rq, path);
-	struct fs_info info;
-	bool golden, written;
-	int r = fs_info(rq->service->fs, node->attr.ino, FS_ANY_TIME, &info);
+	enum fs_kind kind;
+	int r = fs_kind(rq->service->fs, node->attr.ino, &kind);
 
 	if (r)
 		return request_fail_path(rq, r, "cannot use", path);
-	golden = info.kind == FS_KIND_GOLDEN;
-	written = !fs_is_promotion(rq->service->fs, node->attr.ino);
-	fs_info_release(&info);
-	if (!golden)
+	if (kind != FS_KIND_GOLDEN)
 		return request_fail(rq, -EINVAL,
 			"\"%s\" is no golden image; goldfs snapshot rollback goes to a snapshot",
 			name ? name : "");
-	if (!written)
+	if (fs_is_promotion(rq->service->fs, node->attr.ino))
 		return request_fail(rq, -EBUSY,
 			"\"%s\" is being written, wait for its job: goldfs job list",
 			name ? name : "");

@@ -519,11 +519,15 @@ static void check_busy(struct world *w)
 
 	HASH_ITER (by_ino, w->fs->inodes, inode, next) {
 		struct fs_info info;
+		enum fs_kind kind;
 
-		if (!atomic_load(&inode->layer))
-			continue;
+		must(w, fs_kind(w->fs, inode->ino, &kind));
 		must(w, fs_info(w->fs, inode->ino, FS_NOW, &info));
-		check_identities(w, inode->ino, &info.figures);
+		if (kind != info.kind)
+			FAIL(w, "file %" PRIu64 " is of kind %d, and of kind %d with its figures",
+				inode->ino, (int)kind, (int)info.kind);
+		if (atomic_load(&inode->layer))
+			check_identities(w, inode->ino, &info.figures);
 		fs_info_release(&info);
 	}
 }
