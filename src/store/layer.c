@@ -86,6 +86,16 @@ static void punches_free(struct punch *list)
 	}
 }
 
+/* lock held, or nobody else there */
+static void free_marks(struct layer *l)
+{
+	free(l->marks);
+	free(l->used_marks);
+	free(l->old_marks);
+	l->marks = l->used_marks = l->old_marks = NULL;
+	l->mark_count = 0;
+}
+
 void layer_free(struct layer *l)
 {
 	if (!l)
@@ -98,9 +108,7 @@ void layer_free(struct layer *l)
 	}
 	free(l->leaves);
 	layer_forget_large_failures(l, UINT64_MAX);
-	free(l->marks);
-	free(l->used_marks);
-	free(l->old_marks);
+	free_marks(l);
 	free(l->uses);
 	free(l->suspects);
 	pages_free(l->spare_pages);
@@ -714,14 +722,19 @@ static bool bit_is_set(const uint8_t *bits, uint32_t room, uint32_t i)
 	return i < room && (bits[i / 8] >> (i % 8) & 1);
 }
 
+static bool region_is_marked(const struct layer *l, uint32_t i)
+{
+	return l->whole_mark != WHOLE_NOT || bit_is_set(l->marks, l->mark_count, i);
+}
+
 bool layer_is_marked(struct layer *l, uint64_t block, uint64_t count)
 {
 	uint32_t first = block / GF_REGION_BLOCKS;
 	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
 
 	MUTEX_GUARD(&l->lock);
-	for (uint32_t i = first; i <= last && !l->all_marked; i++)
-		if (!bit_is_set(l->marks, l->mark_count, i))
+	for (uint32_t i = first; i <= last; i++)
+		if (!region_is_marked(l, i))
 			return false;
 	return true;
 }
@@ -773,22 +786,23 @@ int layer_mark(struct layer *l, uint32_t region, uint32_t count, uint64_t seq)
 
 	MUTEX_GUARD(&l->lock);
 	/* One that is recorded again counts all the time: the older record is not passed before. */
-	for (uint32_t i = region; i < region + count && !l->all_marked; i++)
-		if (!bit_is_set(l->marks, l->mark_count, i) && atomic_load(&l->mark_seq) < seq)
+	for (uint32_t i = region; i < region + count; i++)
+		if (!region_is_marked(l, i) && atomic_load(&l->mark_seq) < seq)
 			atomic_store(&l->mark_seq, seq);
 	e = grow_marks(l, (uint64_t)region + count);
-	for (uint32_t i = region; !e && i < region + count; i++) {
-		l->marks[i / 8] |= 1u << (i % 8);
+	if (!e)
+		e = set_bits(&l->marks, &l->mark_count, region, count);
+	for (uint32_t i = region; !e && i < region + count; i++)
 		l->old_marks[i / 8] &= ~(1u << (i % 8));
-	}
 	return e;
 }
 
 void layer_mark_new(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
-	l->all_marked = true;
-	l->all_old = false;
+	if (l->whole_mark == WHOLE_NOT)
+		l->whole_mark = WHOLE_NEW;
+	l->whole_old = false;
 }
 
 void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
@@ -796,60 +810,46 @@ void layer_use_marks(struct layer *l, uint64_t block, uint64_t count)
 	uint32_t last = (block + count - 1) / GF_REGION_BLOCKS;
 
 	MUTEX_GUARD(&l->lock);
-	if (l->all_marked && !l->all_kept) {
-		l->all_used = true;
+	if (l->whole_mark == WHOLE_NEW || l->whole_mark == WHOLE_USED) {
+		l->whole_mark = WHOLE_USED;
 		return;
 	}
 	/* Without memory nothing is kept: who writes there next has it marked anew. */
-	if (l->all_marked && grow_marks(l, (uint64_t)last + 1))
+	if (l->whole_mark == WHOLE_KEPT && grow_marks(l, (uint64_t)last + 1))
 		return;
 	for (uint32_t i = block / GF_REGION_BLOCKS; i <= last; i++)
-		if (l->all_marked || bit_is_set(l->marks, l->mark_count, i))
+		if (region_is_marked(l, i))
 			l->used_marks[i / 8] |= 1u << (i % 8);
 }
 
 /* lock held. false: keep() could not. */
 static bool keep_used_runs(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
 {
+	bool kept = true;
 	uint32_t n;
 
-	for (uint32_t i = 0; i < l->mark_count; i += n + 1) {
-		if (i % 8 == 0 && !l->used_marks[i / 8]) {
-			n = 7;
-			continue;
-		}
+	for (uint32_t i = 0; i < l->mark_count && kept; i += n + 1) {
 		for (n = 0; bit_is_set(l->used_marks, l->mark_count, i + n); n++)
 			;
-		if (n && keep(arg, i, n))
-			return false;
+		kept = !n || keep(arg, i, n) == 0;
 	}
-	return true;
+	return kept;
 }
 
 void layer_age_marks(struct layer *l, int (*keep)(void *arg, uint32_t region, uint32_t count), void *arg)
 {
-	bool kept, all;
+	bool whole, kept;
 
 	MUTEX_GUARD(&l->lock);
-	all = l->all_marked && l->all_used;
-	kept = all ? keep(arg, 0, 0) == 0 : keep_used_runs(l, keep, arg);
-	l->all_kept |= all && kept;
-	l->all_old = l->all_marked && !(all && kept);
+	whole = l->whole_mark == WHOLE_USED;
+	kept = whole ? keep(arg, 0, 0) == 0 : keep_used_runs(l, keep, arg);
+	if (whole && kept)
+		l->whole_mark = WHOLE_KEPT;
+	l->whole_old = l->whole_mark != WHOLE_NOT && !(whole && kept);
 	for (uint32_t i = 0; i < l->mark_count / 8; i++)
-		l->old_marks[i] = l->marks[i] & (kept && !all ? ~l->used_marks[i] : 0xff);
+		l->old_marks[i] = l->marks[i] & (kept && !whole ? ~l->used_marks[i] : 0xff);
 	if (l->mark_count)
 		memset(l->used_marks, 0, l->mark_count / 8);
-	l->all_used = false;
-}
-
-/* lock held */
-static void free_marks(struct layer *l)
-{
-	free(l->marks);
-	free(l->used_marks);
-	free(l->old_marks);
-	l->marks = l->used_marks = l->old_marks = NULL;
-	l->mark_count = 0;
 }
 
 void layer_clear_old_marks(struct layer *l)
@@ -865,8 +865,9 @@ void layer_clear_old_marks(struct layer *l)
 	/* Frozen layers and those of idle files are many, and checkpoints ask each of them. */
 	if (!left)
 		free_marks(l);
-	l->all_marked &= !l->all_old;
-	l->all_old = false;
+	if (l->whole_old)
+		l->whole_mark = WHOLE_NOT;
+	l->whole_old = false;
 }
 
 uint32_t layer_count_marks(struct layer *l)
@@ -883,7 +884,8 @@ void layer_clear_marks(struct layer *l)
 {
 	MUTEX_GUARD(&l->lock);
 	free_marks(l);
-	l->all_marked = l->all_used = l->all_old = false;
+	l->whole_mark = WHOLE_NOT;
+	l->whole_old = false;
 }
 
 /* ---- suspect regions ---- */
@@ -931,9 +933,9 @@ int layer_suspect_marked(struct layer *l)
 	int e = 0;
 
 	MUTEX_GUARD(&l->lock);
-	end = l->all_marked ? l->leaf_count * LEAF_REGIONS : l->mark_count;
+	end = l->whole_mark != WHOLE_NOT ? l->leaf_count * LEAF_REGIONS : l->mark_count;
 	for (uint32_t i = 0; i < end && !e; i++)
-		if ((l->all_marked || bit_is_set(l->marks, l->mark_count, i)) && layer_find_region_locked(l, i))
+		if (region_is_marked(l, i) && layer_find_region_locked(l, i))
 			e = set_suspect_locked(l, i, 1);
 	return e;
 }

@@ -118,6 +118,10 @@ struct golden_use {
 	uint64_t blocks;
 };
 
+/* The intent mark of a new layer: all of its regions, until a checkpoint finds that nobody relied on it; else
+ * for one more, from which on it is remembered which regions are relied on. */
+enum whole_mark { WHOLE_NOT, WHOLE_NEW, WHOLE_USED, WHOLE_KEPT };
+
 struct layer {
 	const struct layer_env *env;
 	uint64_t id;
@@ -213,10 +217,8 @@ struct layer {
 	uint32_t mark_count;	     /* lock; regions that `marks` has room for, and the next two */
 	uint8_t *used_marks;	     /* lock; those on which a large write relied since they were aged */
 	uint8_t *old_marks;	     /* lock; those that go with the next picture */
-	bool all_marked;	     /* lock; every region is, since the layer was made */
-	bool all_used;		     /* lock; somebody relied on that */
-	bool all_kept;		     /* lock; for one more checkpoint, and no further one */
-	bool all_old;		     /* lock; all that goes with the next picture */
+	enum whole_mark whole_mark;  /* lock; of all regions, whatever `marks` says */
+	bool whole_old;		     /* lock; that goes with the next picture */
 	uint8_t *suspects;	     /* lock; bit per region in which a block may be old or new */
 	uint32_t suspect_room;	     /* lock; regions that `suspects` has room for */
 	_Atomic uint32_t suspect_count; /* changed under lock; bits that are set */

@@ -1009,6 +1009,8 @@ static void a_new_layer_is_marked_as_a_whole(void **state)
 
 	layer_mark_new(layer);
 	assert_true(layer_is_marked(layer, 0, last));
+	/* One that was not used, and then was before there came a picture. */
+	layer_age_marks(layer, note_all_kept, kept);
 	layer_use_marks(layer, 20 * region, 1);
 	/* Nothing is remembered of single regions. */
 	assert_int_equal(layer->mark_count, 0);
@@ -1017,10 +1019,10 @@ static void a_new_layer_is_marked_as_a_whole(void **state)
 	layer_age_marks(layer, note_all_kept, kept);
 	assert_int_equal(kept[2], 1);
 	assert_int_equal(kept[0], 0);
-	layer_mark_new(layer);
 	layer_clear_old_marks(layer);
 	assert_true(layer_is_marked(layer, 0, last));
 	assert_int_equal(layer->mark_count, 0);
+	layer_mark_new(layer);
 	/* From then on as all others. */
 	layer_use_marks(layer, 3 * region, 2 * region);
 	layer_age_marks(layer, note_all_kept, kept);
